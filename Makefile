@@ -1,0 +1,65 @@
+# `make` alone lists what can be done. Everything runs in the project's own .venv.
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check format lock benchmarks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make the environment in .venv (again only when the lock changed)
+
+train: $(READY) ## fetch, preprocess, train, evaluate, publish: one run, with the settings in force
+	@$(BIN)/python flows/train.py $(ARGS)
+
+test: $(READY) ## run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+benchmarks: $(READY) ## measure the epoch (2 min) and the seeds (30 min); keep the tables
+	$(BIN)/python benchmarks/epoch.py > $(VENV)/epoch.md && mv $(VENV)/epoch.md benchmarks/results/
+	$(BIN)/python benchmarks/seeds.py > $(VENV)/seeds.md && mv $(VENV)/seeds.md benchmarks/results/
+
+lock: ## renew the hash-locked requirements from pyproject.toml (needs uv)
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	  pyproject.toml -o requirements.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	  pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+
+clean: ## remove the environment and what tools left behind
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# The first Python that is new enough and not too new; PYTHON=... names another.
+$(READY): requirements-dev.txt
+	@set -e; for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python); do \
+	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	    2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make: Python 3.11, 3.12 or 3.13 is needed and none was found;" \
+	    "install one, or name it with PYTHON=..." >&2; exit 1; fi; \
+	if ! $$found -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "make: $$found has no venv; install it (Debian, Ubuntu: apt install python3-venv)" \
+	    >&2; exit 1; fi; \
+	echo "Making the environment in $(VENV) with $$($$found --version) ..." >&2; \
+	rm -rf $(VENV); $$found -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --compile \
+	  -r requirements-dev.txt; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --no-build-isolation -e .; \
+	$(BIN)/python -m compileall -q fmnist flows; \
+	touch $(READY)
