@@ -1,0 +1,232 @@
+"""The command line, made from the settings: their parsing, help, origin, and faults in words."""
+
+import argparse
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import DotEnvSettingsSource
+from pydantic_settings import SettingsError as SourceError
+from rich.console import Console
+from rich.table import Table
+
+from fmnist.config import ENV_PREFIX, Settings, sections
+from fmnist.errors import ExitCode, SettingsError
+
+_DELIMITER = "__"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as a user meets it."""
+
+    name: str
+    allowed: str
+    default: str
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return ENV_PREFIX + self.name.upper().replace(".", _DELIMITER)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for: a run with these settings, or only a look at them."""
+
+    settings: Settings
+    show_settings: bool
+    given: Mapping[str, str]
+
+
+def all_settings() -> tuple[Setting, ...]:
+    """Every setting, in the order of the stages."""
+    return tuple(
+        Setting(
+            name=f"{section}.{name}",
+            allowed=_allowed(schema),
+            default=_written(schema.get("default")),
+            meaning=schema.get("description", ""),
+        )
+        for section, model in sections().items()
+        for name, schema in model.model_json_schema()["properties"].items()
+    )
+
+
+def parse(arguments: Sequence[str], program: str) -> Request:
+    """Read a command line, the environment and `.env`.
+
+    `-h` and `--help` print the help and leave by `SystemExit`, as argparse does.
+
+    Raises:
+        SettingsError: a wrong name, type or range; one line for each fault.
+    """
+    parser = _Parser(prog=program, add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--show-settings", action="store_true")
+    for setting in all_settings():
+        parser.add_argument(f"--{setting.name}", default=argparse.SUPPRESS)
+    found, unknown = parser.parse_known_args(arguments)
+    options = vars(found)
+    if options.pop("help"):
+        _print_help(program)
+        raise SystemExit(ExitCode.PROMOTED)
+    show = options.pop("show_settings")
+    faults = [_unknown(argument) for argument in unknown if argument.startswith("-")]
+    if unknown and not faults:
+        faults = [f"{argument}: not an option; write --name value" for argument in unknown]
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return Request(load(options), show, options)
+
+
+def load(given: Mapping[str, str]) -> Settings:
+    """The settings for these values by dotted name, over the environment, `.env` and defaults.
+
+    Raises:
+        SettingsError: a wrong name, type or range; one line for each fault.
+    """
+    tree: dict[str, dict[str, str]] = {}
+    for name, value in given.items():
+        section, _, leaf = name.partition(".")
+        tree.setdefault(section, {})[leaf] = value
+    try:
+        return Settings(**tree)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("\n".join(describe_faults(error))) from error
+    except SourceError as error:
+        raise SettingsError(f"the environment or .env cannot be read: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f".env cannot be read: {error}") from error
+
+
+def describe_faults(error: ValidationError) -> list[str]:
+    """One line for each fault: the setting, what was given, what is allowed."""
+    known = {setting.name: setting for setting in all_settings()}
+    lines = []
+    for fault in error.errors(include_url=False):
+        place = [str(part) for part in fault["loc"] if not isinstance(part, int)]
+        name = ".".join(place[:2])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            lines.append(_unknown(name.replace(_DELIMITER, ".")))
+        elif name in known:
+            given = _without_credentials(fault["input"])
+            rule = message if fault["type"] == "value_error" else f"allowed: {known[name].allowed}"
+            lines.append(f"{name}: {given} was given; {rule}")
+        else:
+            lines.append(f"{name}: {message}" if name else message)
+    return list(dict.fromkeys(lines))
+
+
+def print_settings(request: Request) -> None:
+    """Print what would be used and where each value comes from."""
+    environment = {name.upper() for name in os.environ}
+    dotenv = {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    for setting in all_settings():
+        section, _, leaf = setting.name.partition(".")
+        value = getattr(getattr(request.settings, section), leaf)
+        if setting.name in request.given:
+            origin = "command line"
+        elif setting.variable in environment:
+            origin = f"environment, {setting.variable}"
+        elif setting.variable in dotenv:
+            origin = ".env"
+        else:
+            origin = "default"
+        table.add_row(setting.name, _written(value), origin)
+    _console().print(table)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Report a fault as every other fault of a setting."""
+        raise SettingsError(message.removeprefix("argument "))
+
+
+def _print_help(program: str) -> None:
+    console = _console()
+    console.print(
+        f"usage: {program} [--section.name value ...] [--show-settings]\n\n"
+        "Train on Fashion-MNIST, judge on the test set, publish; promote if the gate is passed.\n"
+        "Each setting is an option, an environment variable (training.epochs is "
+        f"{ENV_PREFIX}TRAINING__EPOCHS), or a line of that form in a file .env here; "
+        "the first of these counts.\n"
+        "--show-settings prints what would be used and from where, and trains nothing.\n",
+        highlight=False,
+    )
+    table = Table("setting", "meaning", "allowed", "default", box=None, pad_edge=False)
+    for setting in all_settings():
+        table.add_row(f"--{setting.name}", setting.meaning, setting.allowed, setting.default)
+    console.print(table)
+    codes = Table("exit code", "meaning", box=None, pad_edge=False)
+    for code in ExitCode:
+        codes.add_row(str(int(code)), code.meaning)
+    console.print()
+    console.print(codes)
+
+
+def _console() -> Console:
+    # Piped into a file or pager, a table of 80 columns would be cut into slivers.
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(markup=False, width=160)
+
+
+def _unknown(name: str) -> str:
+    name = name.lstrip("-").partition("=")[0].lower()
+    close = difflib.get_close_matches(name, [setting.name for setting in all_settings()], 1)
+    hint = f"did you mean {close[0]}?" if close else "see --help for all settings"
+    return f"{name}: no such setting; {hint}"
+
+
+def _without_credentials(value: object) -> str:
+    """What was given, as text; whatever stands before an `@` in an address is left out."""
+    text = repr(value) if isinstance(value, str) else _written(value)
+    scheme, separator, rest = text.partition("://")
+    if separator and "@" in rest:
+        return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+
+
+def _written(value: Any) -> str:
+    """A value as it would be written on the command line."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """What a value may be, in words, from its JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(_allowed(option) for option in schema["anyOf"])
+    match schema["type"]:
+        case "null":
+            return "none"
+        case "boolean":
+            return "true or false"
+        case "string":
+            return "a folder" if schema.get("format") == "path" else "text"
+        case "array":
+            least, most = schema.get("minItems", 0), schema.get("maxItems")
+            count = str(least) if least == most else f"{least} to {most}" if most else f"{least}+"
+            return f"{count} comma-separated, each {_allowed(schema['items'])}"
+        case kind:
+            return f"{kind} {_range(schema)}".rstrip()
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    bounds = [
+        f"from {low:g}" if low is not None else f"above {above:g}" if above is not None else "",
+        f"to {high}" if high is not None else f"below {below}" if below is not None else "",
+    ]
+    return " ".join(bound for bound in bounds if bound)

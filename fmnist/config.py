@@ -1,0 +1,293 @@
+"""Every setting, once: its name, type, range, default and meaning.
+
+`Settings` is one frozen tree with a section for each stage. Values come, in this order, from
+the caller (command line or flow parameter), the environment (`FMNIST_TRAINING__EPOCHS`), a
+`.env` file in the current folder, and the defaults below. They are read when a `Settings` is
+made, never at import.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+ENV_PREFIX = "FMNIST_"
+MIRRORS = "mirrors"
+
+
+def _split_commas(value: object) -> object:
+    """Let a list be written as `0.1,0.05,0` on a command line or in the environment."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _checked_location(value: str) -> str:
+    """Accept a folder, an http(s) address or an s3 location; refuse what cannot be meant.
+
+    Raises:
+        ValueError: empty, a credential inside, an unknown scheme, no bucket, or `..` in a prefix.
+    """
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if "\0" in value or "\n" in value:
+        raise ValueError("must not contain control characters")
+    if "://" not in value:
+        return value
+    parts = urlsplit(value)
+    if "@" in parts.netloc:
+        raise ValueError("must not contain credentials: give them through the environment")
+    scheme = value.partition("://")[0]
+    if scheme not in ("s3", "http", "https"):
+        raise ValueError(f"has the unknown scheme '{scheme}://'")
+    if not parts.netloc:
+        raise ValueError("names no bucket or host")
+    if parts.query or parts.fragment:
+        raise ValueError("must not contain '?' or '#'")
+    if ".." in parts.path.split("/"):
+        raise ValueError("must not contain '..'")
+    return value.rstrip("/")
+
+
+def _checked_store(value: str) -> str:
+    """Accept what `_checked_location` does, except http(s), which cannot be written to.
+
+    Raises:
+        ValueError: as `_checked_location`, or an http(s) address.
+    """
+    if value.startswith(("http://", "https://")):
+        raise ValueError(
+            "must be a folder or s3://bucket/prefix; a server's address goes into AWS_ENDPOINT_URL_S3"
+        )
+    return _checked_location(value)
+
+
+Location = Annotated[str, AfterValidator(_checked_location)]
+Pauses = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=3600)], ...],
+    NoDecode,
+    BeforeValidator(_split_commas),
+    Field(max_length=10),
+]
+
+
+class _Section(BaseModel):
+    """What all sections share: frozen, and no name that is not a setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Section):
+    """Where the four data files come from."""
+
+    source: Location = Field(
+        MIRRORS,
+        description="Where the four files are: 'mirrors' (the public ones, in order), a folder, "
+        "an http(s):// address or s3://bucket/prefix.",
+    )
+    mirrors: Annotated[tuple[Location, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion",
+        ),
+        min_length=1,
+        description="The addresses tried in order when the source is 'mirrors'; they must serve "
+        "the official files.",
+    )
+    cache: Path | None = Field(
+        None, description="Folder for verified downloads; by default in the user's cache folder."
+    )
+    timeout: float = Field(
+        30.0, gt=0, le=600, description="Longest wait for an answer from a mirror, in seconds."
+    )
+    retry_pauses: Pauses = Field(
+        (5.0, 30.0),
+        description="Pauses before the fetch is tried again, in seconds; one more try for each.",
+    )
+    class_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        min_length=10,
+        max_length=10,
+        description="The names of the classes 0 to 9, in order.",
+    )
+
+
+class SplitSettings(_Section):
+    """How the training images are divided into training and validation."""
+
+    validation: float = Field(
+        0.2, ge=0.01, le=0.5, description="Share of the training images kept for validation."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the stratified split.")
+
+
+class ModelSettings(_Section):
+    """The network: hidden blocks of Dense, BatchNormalization, LeakyReLU and Dropout."""
+
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = Field((256, 128, 64), min_length=1, max_length=8, description="Units of each hidden layer.")
+    dropout: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=0.9)], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = Field(
+        (0.1, 0.05, 0.02),
+        min_length=1,
+        max_length=8,
+        description="Dropout rate after each hidden layer.",
+    )
+    leaky_slope: float = Field(
+        0.1, ge=0, le=1, description="Slope of LeakyReLU for negative inputs."
+    )
+
+    @model_validator(mode="after")
+    def _one_rate_for_each_layer(self) -> Self:
+        if len(self.hidden) != len(self.dropout):
+            raise ValueError(
+                f"model.dropout has {len(self.dropout)} rates for {len(self.hidden)} hidden layers:"
+                " give one for each"
+            )
+        return self
+
+
+class TrainingSettings(_Section):
+    """The recipe. The defaults were chosen on validation figures alone."""
+
+    epochs: int = Field(150, ge=1, le=10_000, description="Most epochs to train.")
+    batch_size: int = Field(2048, ge=8, le=65_536, description="Images in each training step.")
+    learning_rate: float = Field(
+        0.012,
+        gt=0,
+        le=1,
+        description="Adam's highest learning rate; it warms up to it, then falls along a cosine.",
+    )
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="Share of the steps over which the learning rate warms up."
+    )
+    weight_decay: float = Field(
+        0.1, ge=0, le=10, description="Adam's decoupled weight decay, on the Dense kernels only."
+    )
+    shifted: float = Field(
+        0.5, ge=0, le=1, description="Share of each batch that is shifted by one pixel."
+    )
+    erased: int = Field(
+        6,
+        ge=0,
+        le=28,
+        description="Longest side, in pixels, of the rectangle erased in each image; 0 erases none.",
+    )
+    patience: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        description="Epochs without a better validation accuracy after which training stops.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the weights, the shuffling and the augmentation."
+    )
+
+
+class GateSettings(_Section):
+    """What a model must reach on the test set to be promoted."""
+
+    min_accuracy: float = Field(
+        0.90, ge=0, le=1, description="Test accuracy a model must reach to be promoted."
+    )
+    lower_bound: bool = Field(
+        False,
+        description="Also ask it of the lower end of the accuracy's 95 % interval.",
+    )
+
+
+class StoreSettings(_Section):
+    """Where runs and the champion are kept."""
+
+    url: Annotated[str, AfterValidator(_checked_store)] = Field(
+        "store",
+        max_length=1000,
+        description="Where runs are published: a folder, or s3://bucket/prefix.",
+    )
+    work: Path | None = Field(
+        None,
+        description="Folder in which a run is put together, kept if it cannot be published; "
+        "by default in the user's cache folder.",
+    )
+    retry_pauses: Pauses = Field(
+        (2.0, 10.0, 30.0),
+        description="Pauses before the publication is tried again, in seconds; one more try for "
+        "each.",
+    )
+
+
+class _StrictEnvironment(EnvSettingsSource):
+    """The environment, where a name with our prefix that is no setting is a fault too."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        prefix = self._apply_case_sensitive(self.env_prefix)
+        for name in self.env_vars:
+            if name.startswith(prefix):
+                section = name.removeprefix(prefix).partition("__")[0]
+                if section not in self.settings_cls.model_fields:
+                    found[name.removeprefix(prefix)] = self.env_vars[name]
+        return found
+
+
+class Settings(BaseSettings):
+    """All settings of one run."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_file=".env",
+        dotenv_filtering="match_prefix",
+        nested_model_default_partial_update=True,
+    )
+
+    data: DataSettings = Field(DataSettings(), description="Where the data come from.")
+    split: SplitSettings = Field(SplitSettings(), description="Training and validation.")
+    model: ModelSettings = Field(ModelSettings(), description="The network.")
+    training: TrainingSettings = Field(TrainingSettings(), description="The recipe.")
+    gate: GateSettings = Field(GateSettings(), description="What a model must reach.")
+    store: StoreSettings = Field(StoreSettings(), description="Where runs are kept.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: caller, environment, `.env`."""
+        return init_settings, _StrictEnvironment(settings_cls), dotenv_settings
+
+
+def sections() -> Mapping[str, type[BaseModel]]:
+    """The sections of the tree by name, in the order of the stages."""
+    return {
+        name: field.annotation
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
