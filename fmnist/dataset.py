@@ -1,0 +1,123 @@
+"""The data set's files and format, and the checks that make them fit to train on.
+
+Format (IDX, http://yann.lecun.com/exdb/mnist): two zero bytes, the element type (8: unsigned
+byte), the number of dimensions, each dimension as a big-endian 32-bit integer, then the elements
+row by row. Each file is gzip-compressed.
+"""
+
+import gzip
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fmnist.errors import DataError
+
+TRAIN_IMAGES = "train-images-idx3-ubyte.gz"
+TRAIN_LABELS = "train-labels-idx1-ubyte.gz"
+TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
+TEST_LABELS = "t10k-labels-idx1-ubyte.gz"
+FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+
+OFFICIAL_SHA256 = {
+    TRAIN_IMAGES: "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    TRAIN_LABELS: "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    TEST_IMAGES: "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    TEST_LABELS: "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+}
+
+CLASSES = 10
+IMAGE_SHAPE = (28, 28)
+
+_UNSIGNED_BYTE = 8
+_LARGEST_FILE = 2**31
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images `(n, 28, 28)` of 0..255 and their labels `(n,)` of 0..9, both uint8."""
+
+    images: Bytes
+    labels: Bytes
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+
+def read_idx(path: Path, dimensions: int) -> Bytes:
+    """Read a gzip-compressed IDX file of unsigned bytes with that many dimensions.
+
+    Raises:
+        DataError: not whole, not gzip, not IDX, another type or number of dimensions, or more or
+            fewer elements than its header says.
+    """
+    try:
+        with gzip.open(path) as stream:
+            header = stream.read(4)
+            if len(header) < 4 or header[:2] != b"\0\0":
+                raise DataError(
+                    f"{path} is no IDX file: it starts with {header.hex() or 'nothing'}"
+                )
+            if header[2] != _UNSIGNED_BYTE:
+                raise DataError(
+                    f"{path} holds elements of IDX type {header[2]:#04x}; "
+                    "unsigned bytes (0x08) are needed"
+                )
+            if header[3] != dimensions:
+                raise DataError(f"{path} has {header[3]} dimensions; {dimensions} are needed")
+            raw_shape = stream.read(4 * dimensions)
+            if len(raw_shape) < 4 * dimensions:
+                raise DataError(f"{path} ends within its IDX header")
+            shape = tuple(int(size) for size in np.frombuffer(raw_shape, ">u4"))
+            size = math.prod(shape)
+            if size > _LARGEST_FILE:
+                raise DataError(f"{path} claims {size:,} bytes of elements: too many to be true")
+            elements = stream.read(size)
+            if len(elements) < size:
+                raise DataError(
+                    f"{path} holds {len(elements):,} elements; its header says {size:,}"
+                )
+            if stream.read(1):
+                raise DataError(f"{path} goes on after the {size:,} elements its header says")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is no whole gzip file: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return np.frombuffer(elements, np.uint8).reshape(shape)
+
+
+def read_labelled_images(images_path: Path, labels_path: Path) -> LabelledImages:
+    """Read an images file and its labels file, and check that they are fit to be used.
+
+    Raises:
+        DataError: as `read_idx`; or the images are not 28 x 28, none or all alike; or the labels
+            are not one for each image, not all 0..9, or lack a class.
+    """
+    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    if images.shape[1:] != IMAGE_SHAPE:
+        found = " x ".join(map(str, images.shape[1:]))
+        raise DataError(f"{images_path} has images of {found} pixels; 28 x 28 are needed")
+    if len(images) == 0:
+        raise DataError(f"{images_path} has no images")
+    if len(images) != len(labels):
+        raise DataError(
+            f"{images_path} has {len(images):,} images, but {labels_path} {len(labels):,} labels"
+        )
+    if labels.max() >= CLASSES:
+        place = int(labels.argmax())
+        raise DataError(
+            f"{labels_path} has the label {labels[place]} at {place}; labels are 0 to {CLASSES - 1}"
+        )
+    missing = sorted(set(range(CLASSES)) - set(np.unique(labels).tolist()))
+    if missing:
+        names = ", ".join(map(str, missing))
+        raise DataError(f"{labels_path} has no image of class {names}; every class is needed")
+    if len(images) > 1 and (images == images[0]).all():
+        raise DataError(f"{images_path}: all {len(images):,} images are alike")
+    return LabelledImages(images, labels)
