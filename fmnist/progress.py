@@ -1,0 +1,55 @@
+"""Progress of long work: a live bar on a terminal, sparse log lines anywhere else."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger(__name__)
+
+Advance = Callable[[float, str], None]
+
+_SHARE_BETWEEN_LINES = 0.1
+_SECONDS_BETWEEN_LINES = 2.0
+
+
+@contextmanager
+def track(label: str, total: float) -> Iterator[Advance]:
+    """Show how far work of `total` units is; yields `advance(done, note)` to call as it goes on.
+
+    `done` is the absolute amount so far and `note` a few words on the present state.
+    """
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total, note="")
+            yield lambda done, note: bar.update(task, completed=done, note=note)
+    else:
+        yield _sparse_lines(label, total)
+
+
+def _sparse_lines(label: str, total: float) -> Advance:
+    """Log a line at each tenth of the work, but never two within two seconds; always the last."""
+    start = time.monotonic()
+    last_share, last_time = 0.0, start
+
+    def advance(done: float, note: str) -> None:
+        nonlocal last_share, last_time
+        now, share = time.monotonic(), done / total if total else 1.0
+        due = share - last_share >= _SHARE_BETWEEN_LINES
+        if share < 1 and not (due and now - last_time >= _SECONDS_BETWEEN_LINES):
+            return
+        last_share, last_time = share, now
+        left = (now - start) * (1 - share) / share if share else 0.0
+        logger.info("%s: %s%s", label, note, f", about {left:.0f} s left" if share < 1 else "")
+
+    return advance
