@@ -1,0 +1,89 @@
+"""What a run was computed with: code, machine, and the versions of what it stands on."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_PACKAGES = (
+    "fmnist",
+    "tensorflow",
+    "keras",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "prefect",
+    "fastapi",
+    "sqlalchemy",
+    "pydantic",
+    "boto3",
+    "matplotlib",
+    "seaborn",
+)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`commit` is the git commit of the code, with `+changes` if it was edited since."""
+
+    commit: str | None
+    python: str
+    platform: str
+    processor: str
+    cores: int
+    packages: Mapping[str, str]
+
+
+def describe() -> Environment:
+    """Describe this process's environment. No host name, user or path is among it."""
+    return Environment(
+        commit=_commit(Path(__file__).parent),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        packages={name: _version(name) for name in _PACKAGES},
+    )
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit of the checkout that holds `folder`; `None` outside one, or without git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(  # noqa: S603 - fixed arguments, no shell
+            ["git", *arguments],  # noqa: S607 - the user's own git
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        # An installed package may lie inside somebody else's repository: that one says nothing.
+        if not git("ls-files", Path(__file__).name):
+            return None
+        return f"{commit}+changes" if git("status", "--porcelain", "-uno") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,113 @@
+"""Draw what a person should see: confusion, learning curves, the most confident mistakes.
+
+Figures are made without pyplot, so that drawing needs no display and leaves nothing behind.
+"""
+
+import io
+
+import numpy as np
+import seaborn
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from fmnist.dataset import Bytes
+from fmnist.evaluation import Evaluation
+from fmnist.history import TrainingResult
+
+_TRAINING, _VALIDATION, _RATE, _BEST = "#4878a8", "#d1603d", "#8a8a8a", "#3a7d44"
+_DOTS_PER_INCH = 80
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
+    return buffer.getvalue()
+
+
+def confusion_matrix(evaluation: Evaluation) -> Figure:
+    """Heat map of true by predicted classes: counts, coloured by the share of the true class."""
+    counts = np.array(evaluation.confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [scores.name for scores in evaluation.classes]
+    figure = Figure(figsize=(8.4, 7.2), layout="constrained")
+    axes = figure.add_subplot()
+    seaborn.heatmap(
+        shares,
+        ax=axes,
+        annot=np.where(counts == 0, "·", counts.astype(str)),
+        fmt="",
+        # A square root keeps the few confused images visible beside the many right ones.
+        norm=PowerNorm(0.5, vmin=0, vmax=1),
+        cmap="Blues",
+        square=True,
+        linewidths=0.5,
+        xticklabels=names,
+        yticklabels=names,
+        cbar_kws={"label": "share of the true class", "format": PercentFormatter(1)},
+    )
+    axes.set(
+        xlabel="predicted class",
+        ylabel="true class",
+        title=f"Confusion on {evaluation.images:,} test images: "
+        f"{evaluation.images - evaluation.correct:,} wrong",
+    )
+    axes.tick_params(axis="x", rotation=40)
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment("right")
+    return figure
+
+
+def learning_curves(result: TrainingResult) -> Figure:
+    """Loss, accuracy and learning rate by epoch; the epoch whose weights were kept is marked."""
+    epochs = [epoch.number for epoch in result.history]
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for axes, name, title in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), ("Loss", "Accuracy"), strict=True
+    ):
+        training = [getattr(epoch, name) for epoch in result.history]
+        validation = [getattr(epoch, f"val_{name}") for epoch in result.history]
+        rate = axes.twinx()
+        rates = [epoch.learning_rate for epoch in result.history]
+        rate.fill_between(epochs, rates, color=_RATE, alpha=0.12, linewidth=0)
+        rate.set_ylim(bottom=0)
+        rate.set_ylabel("learning rate (shaded)", color=_RATE)
+        rate.tick_params(colors=_RATE)
+        axes.set_zorder(rate.get_zorder() + 1)
+        axes.patch.set_visible(False)
+        style = {"marker": "o"} if len(epochs) == 1 else {}
+        axes.plot(epochs, training, color=_TRAINING, label="training (augmented)", **style)
+        axes.plot(epochs, validation, color=_VALIDATION, label="validation", **style)
+        axes.axvline(
+            result.best_epoch,
+            color=_BEST,
+            linestyle="--",
+            linewidth=1,
+            label=f"kept: epoch {result.best_epoch}",
+        )
+        # The first epochs' jump would flatten everything after it.
+        settled = np.concatenate([training[len(epochs) // 20 :], validation[len(epochs) // 20 :]])
+        margin = 0.05 * (settled.max() - settled.min() or 1)
+        axes.set_ylim(settled.min() - margin, settled.max() + margin)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.25)
+        axes.legend(loc="upper right" if name == "loss" else "lower right")
+    return figure
+
+
+def confident_mistakes(evaluation: Evaluation, images: Bytes) -> Figure:
+    """The wrongly classified test images the model was surest of, most confident first."""
+    columns = 8
+    rows = max(1, -(-len(evaluation.mistakes) // columns))
+    figure = Figure(figsize=(10, 1.65 * rows + 0.5), layout="constrained")
+    figure.suptitle("Most confident mistakes: true class, then what it was taken for")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, mistake in zip(grid.flat, evaluation.mistakes, strict=False):
+        axes.imshow(images[mistake.index], cmap="gray_r", vmin=0, vmax=255)
+        axes.set_title(
+            f"{mistake.true}\n{mistake.predicted} {mistake.confidence:.0%}", fontsize=8.5
+        )
+    return figure
