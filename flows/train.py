@@ -1,0 +1,408 @@
+"""The training job: fetch, preprocess, train, evaluate, publish, as one Prefect flow.
+
+    python flows/train.py --help
+
+Everything that computes or stores is in the package `fmnist`; here is only what an orchestrator
+knows: the order of the stages, retries, progress, artifacts, states, and the command line.
+"""
+
+import base64
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect import flow, runtime, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from prefect.states import Cancelled, Completed
+
+from fmnist import cli, gate, publication, registry
+from fmnist import evaluation as evaluating
+from fmnist import fetch as fetching
+from fmnist import preprocess as preprocessing
+from fmnist.config import DataSettings, Settings, SplitSettings
+from fmnist.environment import describe
+from fmnist.errors import ExitCode, JobError, PrefectError
+from fmnist.evaluation import Evaluation
+from fmnist.fetch import FetchedData
+from fmnist.history import Epoch, TrainingResult
+from fmnist.preprocess import PreparedData
+from fmnist.progress import track
+from fmnist.report import Run, classification_table, markdown, summary
+from fmnist.store import open_store
+
+logger = logging.getLogger("fmnist.flow")
+
+_PROGRAM = "python flows/train.py"
+_LONGEST_SERVER_START = 180
+_LONGEST_FIRST_ANSWER = 15
+_SECONDS_BETWEEN_UPDATES = 2.0
+
+
+# ---- the stages ---------------------------------------------------------------------------------
+
+
+def _may_pass(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try: only after a fault that time can heal."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, JobError) and error.temporary
+
+
+@task(cache_policy=NO_CACHE, retry_condition_fn=_may_pass)
+def fetch(settings: DataSettings) -> FetchedData:
+    """Bring the four data files to this machine, verified."""
+    return fetching.fetch(settings)
+
+
+@task(cache_policy=NO_CACHE)
+def preprocess(fetched: FetchedData, settings: SplitSettings, folder: Path) -> PreparedData:
+    """Check the data and split them into training, validation and test."""
+    return preprocessing.preprocess(fetched, settings, folder)
+
+
+@task(cache_policy=NO_CACHE)
+def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingResult:
+    """Train and calibrate the network, and save it."""
+    # Imported here, since TensorFlow takes seconds that a rejected setting should not cost.
+    with _native_stderr_silenced():
+        from fmnist import training
+
+    with _training_progress(settings.training.epochs) as report:
+        return training.train(
+            preprocessing.load(prepared.train),
+            preprocessing.load(prepared.validation),
+            settings.model,
+            settings.training,
+            _model_file(folder),
+            report,
+        )
+
+
+@task(cache_policy=NO_CACHE)
+def evaluate(prepared: PreparedData, settings: DataSettings, folder: Path) -> Evaluation:
+    """Score the saved model once on the test images."""
+    from fmnist import model
+
+    test = preprocessing.load(prepared.test)
+    probabilities = model.predict(model.load(_model_file(folder)), test.images)
+    return evaluating.evaluate(probabilities, test.labels, settings.class_names)
+
+
+@task(cache_policy=NO_CACHE, retry_condition_fn=_may_pass)
+def publish(run: Run, folder: Path) -> None:
+    """Put the run's files together, store them, and promote the model if it passed the gate."""
+    finished = publication.finished(folder)
+    if not (finished / registry.MANIFEST).exists():
+        publication.assemble(run, preprocessing.load(run.prepared.test).images, finished)
+    publication.publish(run, finished, open_store(run.settings.store.url))
+    _show(run, finished)
+
+
+@flow(name="fashion-mnist", log_prints=False)
+def training_job(settings: Settings = {}) -> State[Any]:  # type: ignore[assignment]  # noqa: B006
+    """Train on Fashion-MNIST, judge on the test set, publish; promote if the gate is passed.
+
+    A part of the settings is enough: the rest comes from the environment of the process that runs
+    the flow, then from the defaults.
+    """
+    with _named_run() as (run_id, started_at):
+        store = open_store(settings.store.url)
+        store.check()
+        champion = registry.champion(store)
+        with publication.workspace(settings.store, run_id) as folder:
+            fetched = _retried(fetch, settings.data.retry_pauses)(settings.data)
+            prepared = preprocess(fetched, settings.split, folder)
+            trained = train(prepared, settings, folder)
+            evaluation = evaluate(prepared, settings.data, folder)
+            run = Run(
+                run_id=run_id,
+                started_at=started_at,
+                location=store.location(registry.run_key(run_id)),
+                settings=settings,
+                data=fetched.origin,
+                prepared=prepared,
+                training=trained,
+                evaluation=evaluation,
+                verdict=gate.decide(evaluation, settings.gate, prepared.test_images),
+                environment=describe(),
+                champion_before=champion,
+            )
+            _retried(publish, settings.store.retry_pauses)(run, folder)
+        _tag(run.verdict.word, "official-data" if fetched.origin.official else "own-data")
+        return Completed(name=run.verdict.word.capitalize(), message=run.verdict.reason, data=run)
+    return Cancelled(message="interrupted; nothing was promoted")
+
+
+# ---- what an orchestrator knows -----------------------------------------------------------------
+
+
+def _model_file(folder: Path) -> Path:
+    return publication.finished(folder) / publication.MODEL
+
+
+def _retried(stage: Any, pauses: Sequence[float]) -> Any:
+    return stage.with_options(retries=len(pauses), retry_delay_seconds=list(pauses) or None)
+
+
+@contextmanager
+def _named_run() -> Iterator[tuple[str, datetime]]:
+    """Give this flow run an id of its own, as its name too; say plainly how it failed.
+
+    Ctrl-C ends the block quietly: what follows it marks the run as cancelled.
+    """
+    _prepare_process()
+    started_at = datetime.now(UTC)
+    run_id = registry.new_run_id(started_at)
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(runtime.flow_run.id, name=run_id)
+    try:
+        yield run_id, started_at
+    except JobError as error:
+        error.run_id = run_id
+        logger.error("%s", error)
+        raise
+    except KeyboardInterrupt:
+        logger.warning("interrupted")
+
+
+def _tag(*tags: str) -> None:
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(runtime.flow_run.id, tags={*runtime.flow_run.tags, *tags})
+
+
+@contextmanager
+def _training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
+    """Report epochs on the terminal or in the log, and in a progress artifact."""
+    artifact = cast(
+        UUID,
+        create_progress_artifact(
+            0.0, key="training-progress", description="Epochs trained, in percent"
+        ),
+    )
+    with track("training", epochs) as advance:
+        shown_at = time.monotonic()
+
+        def report(epoch: Epoch) -> None:
+            nonlocal shown_at
+            advance(
+                epoch.number,
+                f"epoch {epoch.number}/{epoch.of}, loss {epoch.loss:.4f}, accuracy "
+                f"{epoch.accuracy:.4f}, validation {epoch.val_loss:.4f}, {epoch.val_accuracy:.4f}",
+            )
+            now = time.monotonic()
+            if epoch.number == epoch.of or now - shown_at >= _SECONDS_BETWEEN_UPDATES:
+                shown_at = now
+                update_progress_artifact(artifact, 100 * epoch.number / epoch.of)
+
+        yield report
+    update_progress_artifact(artifact, 100.0)
+
+
+@contextmanager
+def _native_stderr_silenced() -> Iterator[None]:
+    """Keep what native code writes straight to the standard error stream from being shown.
+
+    TensorFlow's libraries note missing GPUs there as they load, whatever log level is set.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _show(run: Run, folder: Path) -> None:
+    """Put the report, with its figures inside, and the classification table on the run's page."""
+    figures = {
+        title: "data:image/png;base64," + base64.b64encode((folder / name).read_bytes()).decode()
+        for title, name in publication.FIGURES.items()
+    }
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    create_markdown_artifact(
+        markdown(run, figures, files), key="report", description=f"Report of {run.run_id}"
+    )
+    header, rows = classification_table(run.evaluation)
+    create_table_artifact(
+        [dict(zip(header, row, strict=True)) for row in rows],
+        key="classification-report",
+        description=f"Scores on {run.evaluation.images:,} test images",
+    )
+
+
+class _ForeseenErrors(logging.Filter):
+    """Drops Prefect's tracebacks of foreseeable errors: the flow has said in a line what it was."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], JobError))
+
+
+_foreseen_errors = _ForeseenErrors()
+
+
+def _prepare_process() -> None:
+    """Set up what this process needs to run the flow, wherever it was started; may be repeated."""
+    # TensorFlow and Keras read these as they are imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_foreseen_errors)
+    library = logging.getLogger("fmnist")
+    library.setLevel(logging.INFO)
+    for name in ("prefect", "prefect.flow_runs"):
+        for handler in logging.getLogger(name).handlers:
+            library.addHandler(handler)
+
+
+# ---- the command line ---------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> ExitCode:
+    """Run the job once as the command line says; the last line on standard output sums it up."""
+    start = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        request = cli.parse(sys.argv[1:] if arguments is None else arguments, _PROGRAM)
+        if request.show_settings:
+            cli.print_settings(request)
+            return ExitCode.PROMOTED
+        run = _run(request.settings)
+    except JobError as error:
+        kind = error.exit_code.name.lower()
+        first, *rest = str(error).splitlines()
+        if rest:
+            print(error, file=sys.stderr)
+            first += f" (and {len(rest)} more lines above)"
+        return _end(error.exit_code, f"failed  {error.run_id or '-'}  {kind}: {first}")
+    except (KeyboardInterrupt, TerminationSignal):
+        return _end(
+            ExitCode.INTERRUPTED,
+            f"interrupted  after {time.monotonic() - start:.0f} s; the champion is unchanged",
+        )
+    except Exception as error:
+        traceback.print_exc()
+        return _end(ExitCode.DEFECT, f"defect  {type(error).__name__}: {error}".splitlines()[0])
+    code = ExitCode.PROMOTED if run.verdict.promoted else ExitCode.REJECTED
+    return _end(code, summary(run, time.monotonic() - start))
+
+
+def _run(settings: Settings) -> Run:
+    """Run the flow in this process, on the configured Prefect server or a temporary one.
+
+    Raises:
+        JobError: a foreseeable failure.
+        KeyboardInterrupt: the run was interrupted.
+    """
+    with temporary_settings(_prefect_settings()):
+        _check_prefect()
+        try:
+            state = training_job(settings, return_state=True)
+        except (httpx.HTTPError, PrefectException) as error:
+            raise PrefectError(
+                f"lost the Prefect server at {_server()} ({error}); look at its log, then run again"
+            ) from error
+        if state.is_cancelled():
+            raise KeyboardInterrupt
+        return cast(Run, state.result())
+
+
+def _prefect_settings() -> dict[Any, Any]:
+    if PREFECT_API_URL.value():
+        return {}
+    return {
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _LONGEST_SERVER_START,
+        # Its telemetry prints a traceback when it meets a locked database at the start.
+        PREFECT_SERVER_ANALYTICS_ENABLED: False,
+    }
+
+
+def _check_prefect() -> None:
+    """Ask the configured Prefect server something, or start the temporary one.
+
+    Raises:
+        PrefectError: no server answers as it should.
+    """
+    patience = {
+        PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER,
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+    }
+    try:
+        with (
+            temporary_settings(patience if PREFECT_API_URL.value() else {}),
+            _interrupts_held_back(),
+            get_client(sync_client=True) as client,
+        ):
+            client.read_flows(limit=1)
+    except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PrefectError(
+            f"no Prefect server answers at {_server()} ({reason}); start it or correct "
+            "PREFECT_API_URL, or unset that to use a temporary server"
+        ) from error
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start no process that a terminal's Ctrl-C reaches.
+
+    It goes to every process of the command. The temporary server, started in here, inherits the
+    block and stays to record that the run was cancelled; its parent ends it after that.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+
+
+def _server() -> str:
+    return PREFECT_API_URL.value() or "a temporary address"
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end(code: ExitCode, line: str) -> ExitCode:
+    print(line)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
