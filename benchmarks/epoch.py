@@ -133,9 +133,7 @@ def matrix_products(settings: Settings, images: int, held_out: int) -> Callable[
     @tf.function
     def step() -> list[tf.Tensor]:
         forward = [tf.matmul(x, kernel) for x, kernel in zip(inputs, kernels, strict=False)]
-        to_kernels = [
-            tf.matmul(x, y, transpose_a=True) for x, y in itertools.pairwise(inputs)
-        ]
+        to_kernels = [tf.matmul(x, y, transpose_a=True) for x, y in itertools.pairwise(inputs)]
         # The first layer's input needs no gradient.
         to_inputs = [
             tf.matmul(y, kernel, transpose_b=True)

@@ -3,18 +3,16 @@
 import argparse
 import difflib
 import json
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import DotEnvSettingsSource
 from pydantic_settings import SettingsError as SourceError
 from rich.console import Console
-from rich.table import Table
 
-from fmnist.config import ENV_PREFIX, Settings, sections
+from fmnist.config import ENV_PREFIX, Settings, given_outside, sections
 from fmnist.errors import ExitCode, SettingsError
 
 _DELIMITER = "__"
@@ -77,12 +75,14 @@ def parse(arguments: Sequence[str], program: str) -> Request:
         _print_help(program)
         raise SystemExit(ExitCode.PROMOTED)
     show = options.pop("show_settings")
-    faults = [_unknown(argument) for argument in unknown if argument.startswith("-")]
-    if unknown and not faults:
-        faults = [f"{argument}: not an option; write --name value" for argument in unknown]
+    faults = _unknown_arguments(unknown)
+    try:
+        settings = load(options)
+    except SettingsError as error:
+        raise SettingsError("\n".join([*faults, str(error)])) from error
     if faults:
         raise SettingsError("\n".join(faults))
-    return Request(load(options), show, options)
+    return Request(settings, show, options)
 
 
 def load(given: Mapping[str, str]) -> Settings:
@@ -100,7 +100,11 @@ def load(given: Mapping[str, str]) -> Settings:
     except ValidationError as error:
         raise SettingsError("\n".join(describe_faults(error))) from error
     except SourceError as error:
-        raise SettingsError(f"the environment or .env cannot be read: {error}") from error
+        field = re.search(r'field "(\w+)"', str(error))
+        name = ENV_PREFIX + field[1].upper() if field else "the environment or .env"
+        raise SettingsError(
+            f"{name}: cannot be read as JSON; set single values, as {ENV_PREFIX}TRAINING__EPOCHS=3"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f".env cannot be read: {error}") from error
 
@@ -116,32 +120,30 @@ def describe_faults(error: ValidationError) -> list[str]:
         if fault["type"] == "extra_forbidden":
             lines.append(_unknown(name.replace(_DELIMITER, ".")))
         elif name in known:
-            given = _without_credentials(fault["input"])
+            given = _without_secrets(fault["input"])
             rule = message if fault["type"] == "value_error" else f"allowed: {known[name].allowed}"
             lines.append(f"{name}: {given} was given; {rule}")
         else:
-            lines.append(f"{name}: {message}" if name else message)
+            lines.append(message)
     return list(dict.fromkeys(lines))
 
 
 def print_settings(request: Request) -> None:
     """Print what would be used and where each value comes from."""
-    environment = {name.upper() for name in os.environ}
-    dotenv = {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
-    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    console = _console()
+    environment, dotenv = given_outside()
     for setting in all_settings():
         section, _, leaf = setting.name.partition(".")
         value = getattr(getattr(request.settings, section), leaf)
         if setting.name in request.given:
             origin = "command line"
-        elif setting.variable in environment:
+        elif leaf in environment.get(section, {}):
             origin = f"environment, {setting.variable}"
-        elif setting.variable in dotenv:
+        elif leaf in dotenv.get(section, {}):
             origin = ".env"
         else:
             origin = "default"
-        table.add_row(setting.name, _written(value), origin)
-    _console().print(table)
+        console.print(f"{setting.name:23} {_written(value):23} {origin}", soft_wrap=True)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -152,30 +154,46 @@ class _Parser(argparse.ArgumentParser):
 
 def _print_help(program: str) -> None:
     console = _console()
-    console.print(
-        f"usage: {program} [--section.name value ...] [--show-settings]\n\n"
-        "Train on Fashion-MNIST, judge on the test set, publish; promote if the gate is passed.\n"
+
+    def say(text: str = "") -> None:
+        console.print(text, soft_wrap=True)
+
+    say(f"usage: {program} [--section.name value ...] [--show-settings]\n")
+    say("Train on Fashion-MNIST, judge on the test set, publish; promote if the gate is passed.\n")
+    say(
         "Each setting is an option, an environment variable (training.epochs is "
-        f"{ENV_PREFIX}TRAINING__EPOCHS), or a line of that form in a file .env here; "
-        "the first of these counts.\n"
-        "--show-settings prints what would be used and from where, and trains nothing.\n",
-        highlight=False,
+        f"{ENV_PREFIX}TRAINING__EPOCHS),\nor a line of that form in a file .env here; the first of "
+        "these counts. --show-settings prints\nwhat would be used and from where, and trains "
+        "nothing."
     )
-    table = Table("setting", "meaning", "allowed", "default", box=None, pad_edge=False)
+    section = ""
     for setting in all_settings():
-        table.add_row(f"--{setting.name}", setting.meaning, setting.allowed, setting.default)
-    console.print(table)
-    codes = Table("exit code", "meaning", box=None, pad_edge=False)
+        if not setting.name.startswith(f"{section}."):
+            section = setting.name.partition(".")[0]
+            say(f"\n{section}: {(sections()[section].__doc__ or '').strip()}")
+        say(f"  --{setting.name}  {setting.allowed} | default {setting.default}")
+        say(f"      {setting.meaning}")
+    say("\nexit codes:")
     for code in ExitCode:
-        codes.add_row(str(int(code)), code.meaning)
-    console.print()
-    console.print(codes)
+        say(f"  {int(code):3}  {code.meaning}")
 
 
 def _console() -> Console:
-    # Piped into a file or pager, a table of 80 columns would be cut into slivers.
-    console = Console(markup=False)
-    return console if console.is_terminal else Console(markup=False, width=160)
+    return Console(markup=False, highlight=False)
+
+
+def _unknown_arguments(arguments: Sequence[str]) -> list[str]:
+    """A line for each argument that is none of ours; the value of an unknown option counts to it."""
+    faults = []
+    before = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            faults.append(_unknown(argument))
+        elif not before.startswith("-") or "=" in before:
+            shown = _without_secrets(argument).strip("'")
+            faults.append(f"{shown}: not an option; write --name value")
+        before = argument
+    return faults
 
 
 def _unknown(name: str) -> str:
@@ -185,13 +203,16 @@ def _unknown(name: str) -> str:
     return f"{name}: no such setting; {hint}"
 
 
-def _without_credentials(value: object) -> str:
-    """What was given, as text; whatever stands before an `@` in an address is left out."""
-    text = repr(value) if isinstance(value, str) else _written(value)
+def _without_secrets(value: object) -> str:
+    """What was given, as text, without what may be a secret in an address."""
+    text = value if isinstance(value, str) else _written(value)
     scheme, separator, rest = text.partition("://")
-    if separator and "@" in rest:
-        return f"{scheme}://***@{rest.rpartition('@')[2]}"
-    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+    if separator:
+        rest = rest.partition("?")[0]
+        rest = f"***@{rest.rpartition('@')[2]}" if "@" in rest else rest
+    text = scheme + separator + rest
+    text = text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+    return repr(text) if isinstance(value, str) else text
 
 
 def _written(value: Any) -> str:

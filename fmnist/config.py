@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -26,7 +27,26 @@ MIRRORS = "mirrors"
 
 def _split_commas(value: object) -> object:
     """Let a list be written as `0.1,0.05,0` on a command line or in the environment."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value.strip() else []
+
+
+def _expanded(folder: Path | None) -> Path | None:
+    """The folder with a leading `~` replaced by the user's home.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return folder.expanduser() if folder else None
+    except RuntimeError as error:
+        raise ValueError("starts with the home of an unknown user") from error
+
+
+def _none_in_words(value: object) -> object:
+    """Let an optional value be written as `none`, to have its default back."""
+    return None if value in ("none", "") else value
 
 
 def _checked_location(value: str) -> str:
@@ -37,14 +57,16 @@ def _checked_location(value: str) -> str:
     """
     if not value.strip():
         raise ValueError("must not be empty")
-    if "\0" in value or "\n" in value:
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise ValueError("must not contain control characters")
-    if "://" not in value:
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        _expanded(Path(value))
         return value
-    parts = urlsplit(value)
-    if "@" in parts.netloc:
+    # Anywhere, not just before the first slash: a secret key may have slashes of its own.
+    if "@" in rest:
         raise ValueError("must not contain credentials: give them through the environment")
-    scheme = value.partition("://")[0]
+    parts = urlsplit(value)
     if scheme not in ("s3", "http", "https"):
         raise ValueError(f"has the unknown scheme '{scheme}://'")
     if not parts.netloc:
@@ -54,6 +76,18 @@ def _checked_location(value: str) -> str:
     if ".." in parts.path.split("/"):
         raise ValueError("must not contain '..'")
     return value.rstrip("/")
+
+
+def _checked_mirror(value: str) -> str:
+    """Accept an http(s) address.
+
+    Raises:
+        ValueError: as `_checked_location`, or it is a folder or an s3 location.
+    """
+    checked = _checked_location(value)
+    if not checked.startswith(("http://", "https://")):
+        raise ValueError("must be http(s):// addresses; other places go into data.source")
+    return checked
 
 
 def _checked_store(value: str) -> str:
@@ -70,11 +104,12 @@ def _checked_store(value: str) -> str:
 
 
 Location = Annotated[str, AfterValidator(_checked_location)]
+OptionalFolder = Annotated[Path | None, BeforeValidator(_none_in_words), AfterValidator(_expanded)]
 Pauses = Annotated[
     tuple[Annotated[float, Field(ge=0, le=3600)], ...],
+    Field(max_length=10),
     NoDecode,
     BeforeValidator(_split_commas),
-    Field(max_length=10),
 ]
 
 
@@ -92,7 +127,11 @@ class DataSettings(_Section):
         description="Where the four files are: 'mirrors' (the public ones, in order), a folder, "
         "an http(s):// address or s3://bucket/prefix.",
     )
-    mirrors: Annotated[tuple[Location, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+    mirrors: Annotated[
+        tuple[Annotated[str, AfterValidator(_checked_mirror)], ...],
+        NoDecode,
+        BeforeValidator(_split_commas),
+    ] = Field(
         (
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
@@ -102,7 +141,7 @@ class DataSettings(_Section):
         description="The addresses tried in order when the source is 'mirrors'; they must serve "
         "the official files.",
     )
-    cache: Path | None = Field(
+    cache: OptionalFolder = Field(
         None, description="Folder for verified downloads; by default in the user's cache folder."
     )
     timeout: float = Field(
@@ -225,7 +264,7 @@ class StoreSettings(_Section):
         max_length=1000,
         description="Where runs are published: a folder, or s3://bucket/prefix.",
     )
-    work: Path | None = Field(
+    work: OptionalFolder = Field(
         None,
         description="Folder in which a run is put together, kept if it cannot be published; "
         "by default in the user's cache folder.",
@@ -282,6 +321,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: caller, environment, `.env`."""
         return init_settings, _StrictEnvironment(settings_cls), dotenv_settings
+
+
+def given_outside() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What the environment sets, and what `.env` does, as trees of raw values."""
+    return _StrictEnvironment(Settings)(), DotEnvSettingsSource(Settings)()
 
 
 def sections() -> Mapping[str, type[BaseModel]]:

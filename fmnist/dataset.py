@@ -34,6 +34,7 @@ IMAGE_SHAPE = (28, 28)
 
 _UNSIGNED_BYTE = 8
 _LARGEST_FILE = 2**31
+_CHUNK = 2**24
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -78,7 +79,7 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
             size = math.prod(shape)
             if size > _LARGEST_FILE:
                 raise DataError(f"{path} claims {size:,} bytes of elements: too many to be true")
-            elements = stream.read(size)
+            elements = _read(stream, size)
             if len(elements) < size:
                 raise DataError(
                     f"{path} holds {len(elements):,} elements; its header says {size:,}"
@@ -90,6 +91,15 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     return np.frombuffer(elements, np.uint8).reshape(shape)
+
+
+def _read(stream: gzip.GzipFile, size: int) -> bytes:
+    """Up to `size` bytes; what a lying header claims is not reserved before it is there."""
+    parts = []
+    while size and (part := stream.read(min(size, _CHUNK))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def read_labelled_images(images_path: Path, labels_path: Path) -> LabelledImages:

@@ -30,7 +30,6 @@ SUMS = "SHA256SUMS"
 
 _ATTEMPTS = 4
 _PAUSE = 0.5
-_CHUNK = 1 << 16
 _LEAST_BYTES_PER_SECOND = 10_000
 _LARGEST_DOWNLOAD = 2**31
 _LEFTOVER_AGE = 24 * 3600
@@ -102,7 +101,8 @@ def parse_sums(text: str) -> dict[str, str]:
         if not line.strip():
             continue
         digest, _, name = line.strip().partition(" ")
-        if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef") or len(name) < 2:
+        is_digest = len(digest) == 64 and not set(digest.lower()) - set("0123456789abcdef")
+        if not is_digest or name[:1] not in (" ", "*") or len(name) < 2:
             raise ValueError(f"line {number} is not of the form '<64 hex digits>  <name>'")
         sums[name[1:].removeprefix("./")] = digest.lower()
     return sums
@@ -164,13 +164,18 @@ def _fetch_http(settings: DataSettings, cache: Path) -> FetchedData:
 
 
 def _fetch_s3(settings: DataSettings, cache: Path) -> FetchedData:
-    store = open_store(settings.source)
+    try:
+        store = open_store(settings.source)
+    except StoreError as error:
+        raise DataError(f"data.source: {error}") from error
 
     def read(name: str) -> bytes | None:
         try:
             return store.read(name)
         except StoreError as error:
-            raise _Unusable(str(error), temporary=error.temporary) from error
+            # The store's advice names its own setting.
+            reason = str(error).replace("store.url", "data.source")
+            raise _Unusable(reason, temporary=error.temporary) from error
 
     def read_sums() -> str | None:
         found = read(SUMS)
@@ -327,15 +332,16 @@ def _verified_in_cache(cache: Path, name: str, sha256: str) -> Iterator[IO[bytes
         )
     path = Path(partial.name)
     try:
-        with partial:
+        # Around the closing too, which writes again what could not be flushed.
+        with _cache_errors(cache), partial:
             yield partial
-            with _cache_errors(cache):
-                partial.flush()
-                os.fsync(partial.fileno())
+            partial.flush()
+            os.fsync(partial.fileno())
         found = sha256_of(path)
         if found != sha256:
             raise _WrongDigest(found, sha256)
         with _cache_errors(cache):
+            path.chmod(0o644)
             path.replace(_cached(name, sha256, cache))
     finally:
         path.unlink(missing_ok=True)
@@ -398,14 +404,8 @@ def _receive(url: str, stream: IO[bytes], timeout: float, name: str) -> None:
         total = received + int(length) if length.isdigit() else 0
         began, at_start = time.monotonic(), received
         with progress.track(name, total) as advance:
-            for chunk in response.iter_raw(_CHUNK):
-                try:
-                    stream.write(chunk)
-                except OSError as error:
-                    raise DataError(
-                        f"cannot write to the data cache: {error.strerror}; "
-                        "free some space, or set data.cache to another folder"
-                    ) from error
+            for chunk in response.iter_raw():
+                stream.write(chunk)
                 received += len(chunk)
                 advance(received, f"{received / 1e6:.1f} of {total / 1e6:.1f} MB")
                 allowed = timeout + (received - at_start) / _LEAST_BYTES_PER_SECOND
@@ -428,9 +428,14 @@ def _request(url: str, timeout: float, start: int = 0) -> Iterator[httpx.Respons
     # The files are gzip themselves: asking for no encoding keeps a server from wrapping them.
     headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
     try:
-        with httpx.stream(
-            "GET", url, headers=headers, timeout=timeout, follow_redirects=True
-        ) as response:
+        client = httpx.Client(timeout=timeout, follow_redirects=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise _Unusable(
+            f"cannot set up a connection ({error}): check SSL_CERT_FILE, SSL_CERT_DIR and the "
+            "proxy variables of the environment"
+        ) from error
+    try:
+        with client, client.stream("GET", url, headers=headers) as response:
             status = response.status_code
             if status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
                 raise _NotThere(f"is not there (HTTP {status})")
@@ -446,5 +451,7 @@ def _request(url: str, timeout: float, start: int = 0) -> Iterator[httpx.Respons
         raise _Unusable(f"connection dropped ({error})", temporary=True) from error
     except httpx.ConnectError as error:
         raise _Unusable(f"cannot connect ({error})", temporary=True) from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+        raise _Unusable(f"not a usable address ({error})") from error
+    except httpx.HTTPError as error:
         raise _Unusable(f"{type(error).__name__}: {error}", temporary=True) from error

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from fmnist.config import SplitSettings
-from fmnist.dataset import LabelledImages, read_labelled_images
+from fmnist.dataset import CLASSES, LabelledImages, read_labelled_images
 from fmnist.errors import DataError, StoreError
 from fmnist.fetch import FetchedData
 
@@ -51,6 +51,14 @@ def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages
             f"the training images cannot be split {1 - settings.validation:.0%} / "
             f"{settings.validation:.0%} by class: {error}"
         ) from error
+    for side in (train, validation):
+        missing = sorted(set(range(CLASSES)) - set(data.labels[side].tolist()))
+        if missing:
+            raise DataError(
+                f"the training images cannot be split {1 - settings.validation:.0%} / "
+                f"{settings.validation:.0%} by class: too few of class "
+                + ", ".join(map(str, missing))
+            )
     return (
         LabelledImages(data.images[train], data.labels[train]),
         LabelledImages(data.images[validation], data.labels[validation]),

@@ -49,11 +49,20 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
         if (finished(folder) / registry.MANIFEST).exists():
             for path in folder.iterdir():
                 if path != finished(folder):
-                    path.unlink()
+                    _remove(path)
         else:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, as far as that goes: an error that came before counts more."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def finished(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,7 +26,7 @@ from fmnist.store import Store
 
 MANIFEST = "manifest.json"
 CHAMPION = "champion.json"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 Record = TypeVar("Record")
 
@@ -43,7 +43,7 @@ class FileEntry:
 class Manifest:
     """Every file of a run but the manifest itself, by its path relative to the run."""
 
-    format: int
+    format: Literal[1]
     run_id: str
     created_at: datetime
     files: Mapping[str, FileEntry]
@@ -53,7 +53,7 @@ class Manifest:
 class Champion:
     """The promoted run: the digest of its manifest, its test accuracy, and whom it followed."""
 
-    format: int
+    format: Literal[1]
     run_id: str
     manifest_sha256: str
     accuracy: float

@@ -77,9 +77,18 @@ class FolderStore:
     """A store in a folder of this machine, which is made when it is first needed."""
 
     def __init__(self, url: str) -> None:
-        """Name the folder; a leading `~` is the user's home."""
+        """Name the folder; a leading `~` is the user's home.
+
+        Raises:
+            StoreError: it is the home of an unknown user.
+        """
         self.url = url
-        self._root = Path(url).expanduser()
+        try:
+            self._root = Path(url).expanduser()
+        except RuntimeError as error:
+            raise StoreError(
+                f"store folder {url} is in the home of an unknown user; correct store.url"
+            ) from error
 
     def check(self) -> None:
         """See `Store.check`."""
@@ -253,7 +262,13 @@ class S3Store:
 
     @property
     def _server(self) -> str:
-        return str(self._client.meta.endpoint_url)
+        """The server's address, without a password that somebody put into it."""
+        scheme, separator, rest = str(self._client.meta.endpoint_url).partition("://")
+        return scheme + separator + rest.rpartition("@")[2]
+
+    def _one_line(self, error: Exception) -> str:
+        text = " ".join(str(error).split())
+        return text.replace(str(self._client.meta.endpoint_url), self._server)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -273,7 +288,7 @@ class S3Store:
             ) from error
         except (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError) as error:
             raise StoreError(
-                f"cannot reach {self._server} for {self.url} ({_one_line(error)}); "
+                f"cannot reach {self._server} for {self.url} ({self._one_line(error)}); "
                 "is the server up, and AWS_ENDPOINT_URL_S3 right?",
                 temporary=True,
             ) from error

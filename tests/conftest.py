@@ -1,0 +1,171 @@
+"""What several test modules need: the real data, a real MinIO, an environment of one's own."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fmnist.config import MIRRORS, DataSettings, Settings
+from fmnist.errors import DataError
+from fmnist.fetch import FetchedData, fetch
+
+ROOT = Path(__file__).parent.parent
+IN_CI = bool(os.environ.get("CI"))
+
+# Read before any test changes the environment or the folder: where the user keeps the data.
+_DATA = Settings().data
+
+
+def unavailable(reason: str) -> None:
+    """Skip on a user's machine; fail in CI, where everything must be there."""
+    if IN_CI:
+        pytest.fail(f"in CI nothing may be missing: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test starts without settings or keys of the user's, in a folder of its own."""
+    for name in list(os.environ):
+        if name.startswith(("FMNIST_", "AWS_", "KERAS_")):
+            monkeypatch.delenv(name)
+    # No test may find keys or settings of the person who runs it.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "no-keras"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> FetchedData:
+    """The real Fashion-MNIST files, from where the user's settings say."""
+    try:
+        return fetch(DataSettings(source=_DATA.source, cache=_DATA.cache, mirrors=_DATA.mirrors))
+    except DataError as error:
+        unavailable(f"the real data are needed: {error}")
+        raise
+
+
+@pytest.fixture(scope="session")
+def data_source(real_data: FetchedData) -> str:
+    """The `data.source` that gives the real data to a command started by a test."""
+    if _DATA.source != MIRRORS and "://" not in _DATA.source:
+        return str(Path(_DATA.source).resolve())
+    return _DATA.source
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A real S3-compatible server that a test run started."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    def environment(self) -> dict[str, str]:
+        """What a client needs to reach it."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real MinIO server on a folder of its own; ended with the session."""
+    program = os.environ.get("MINIO_PROGRAM") or shutil.which("minio")
+    if not program:
+        unavailable("the MinIO server is needed; CONTRIBUTING.md says how to get it")
+    folder = tmp_path_factory.mktemp("minio")
+    server = S3Server(
+        endpoint=f"http://127.0.0.1:{free_port()}",
+        access_key="testing-" + secrets.token_hex(4),
+        secret_key=secrets.token_hex(16),
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                str(program), "server", str(folder / "objects"),
+                "--address", server.endpoint.removeprefix("http://"),
+            ],
+            env=os.environ
+            | {"MINIO_ROOT_USER": server.access_key, "MINIO_ROOT_PASSWORD": server.secret_key},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        _wait_until_live(f"{server.endpoint}/minio/health/live", process, folder / "log")
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def minio(minio_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The real MinIO server, with this process's environment set up to reach it."""
+    for name, value in minio_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return minio_server
+
+
+@pytest.fixture
+def bucket(minio: S3Server) -> str:
+    """The name of a new, empty bucket on the real MinIO server."""
+    import boto3
+
+    name = f"test-{secrets.token_hex(6)}"
+    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    return name
+
+
+def run_program(
+    *arguments: str, timeout: float = 240, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments in the current folder, as a user would."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def _wait_until_live(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    process.kill()
+    raise RuntimeError(f"{url} did not come up:\n{log.read_text()[-2000:]}")

@@ -1,0 +1,182 @@
+"""Made-up but plausible records of runs, and a store in memory, for the tests that need them."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from fmnist.config import DataSettings, Settings
+from fmnist.dataset import OFFICIAL_SHA256, Bytes
+from fmnist.environment import Environment
+from fmnist.errors import StoreError
+from fmnist.evaluation import Evaluation, evaluate
+from fmnist.fetch import DataOrigin
+from fmnist.gate import decide
+from fmnist.history import Epoch, TrainingResult
+from fmnist.preprocess import PreparedData
+from fmnist.registry import FORMAT, Champion
+from fmnist.report import Run
+
+RUN_ID = "20260314T092653Z-0a1b2c3d"
+CLASS_NAMES = DataSettings().class_names
+TEST_IMAGES = 10_000
+_GOOD, _POOR = 9_142, 8_790
+_SHIRT_LIKE = {0: 6, 6: 0, 2: 4, 4: 2, 3: 6, 5: 7, 7: 9, 9: 7, 1: 3, 8: 4}
+
+
+@functools.cache
+def evaluation(correct: int = _GOOD, without_class: int | None = None) -> Evaluation:
+    """Figures of a test of 10,000 images, of which so many were classified right."""
+    random = np.random.default_rng(0)
+    classes = [number for number in range(10) if number != without_class]
+    labels = np.resize(np.array(classes, np.uint8), TEST_IMAGES)
+    predicted = labels.copy()
+    wrong = random.choice(TEST_IMAGES, TEST_IMAGES - correct, replace=False)
+    predicted[wrong] = [_SHIRT_LIKE[int(label)] for label in labels[wrong]]
+    # Most mistakes are between like classes, but nearly every cell of the matrix has a few.
+    strange = wrong[random.random(len(wrong)) < 0.2]
+    predicted[strange] = (labels[strange] + random.integers(1, 10, len(strange))) % 10
+    confidence = random.uniform(0.55, 0.999, TEST_IMAGES)
+    probabilities = np.repeat((1 - confidence)[:, None] / 9, 10, axis=1)
+    probabilities[np.arange(TEST_IMAGES), predicted] = confidence
+    return evaluate(probabilities.astype(np.float32), labels, CLASS_NAMES)
+
+
+def training_result(epochs: int = 150, best_epoch: int = 131) -> TrainingResult:
+    """A training whose loss falls and flattens, with some noise from epoch to epoch."""
+    noise = np.random.default_rng(0).normal(0, 0.002, (epochs, 4)).tolist()
+    return TrainingResult(
+        model_sha256="5e" * 32,
+        parameters=244_618,
+        history=tuple(
+            Epoch(
+                number=number,
+                of=epochs,
+                loss=0.28 + 0.9 / number + noise[number - 1][0],
+                accuracy=0.90 - 0.3 / number + noise[number - 1][1],
+                val_loss=0.26 + 0.5 / number + noise[number - 1][2],
+                val_accuracy=0.91 - 0.2 / number + noise[number - 1][3],
+                learning_rate=0.012 * (1 - (number - 1) / epochs),
+                seconds=0.45,
+            )
+            for number in range(1, epochs + 1)
+        ),
+        best_epoch=best_epoch,
+        stopped_early=False,
+        temperature=1.083,
+        seconds=66.4,
+    )
+
+
+def champion(run_id: str = "20260301T000000Z-ffffffff", accuracy: float = 0.9051) -> Champion:
+    """A run that was promoted earlier."""
+    return Champion(
+        format=FORMAT,
+        run_id=run_id,
+        manifest_sha256="ab" * 32,
+        accuracy=accuracy,
+        promoted_at=datetime(2026, 3, 1, 0, 2, tzinfo=UTC),
+        previous=None,
+    )
+
+
+def run(
+    promoted: bool = True,
+    *,
+    run_id: str = RUN_ID,
+    champion_before: Champion | None = None,
+    settings: Settings | None = None,
+    folder: Path = Path("work"),
+    judged: Evaluation | None = None,
+) -> Run:
+    """A finished run that passes the default gate, or fails it."""
+    settings = settings or Settings()
+    found = judged or evaluation(_GOOD if promoted else _POOR)
+    verdict = decide(found, settings.gate, TEST_IMAGES)
+    return Run(
+        run_id=run_id,
+        started_at=datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC),
+        location=f"s3://models/team/runs/{run_id}",
+        settings=settings,
+        data=DataOrigin(source="mirrors", official=True, sha256=OFFICIAL_SHA256),
+        prepared=PreparedData(
+            train=folder / "train.npz",
+            validation=folder / "validation.npz",
+            test=folder / "test.npz",
+            train_images=48_000,
+            validation_images=12_000,
+            test_images=TEST_IMAGES,
+        ),
+        training=training_result(),
+        evaluation=found,
+        verdict=verdict,
+        environment=Environment(
+            commit="3c" * 20,
+            python="3.12.3",
+            platform="Linux-6.8.0-x86_64-with-glibc2.39",
+            processor="Imaginary Processor 9000",
+            cores=2,
+            packages={"fmnist": "0.1.0", "tensorflow": "2.21.0", "keras": "3.15.1"},
+        ),
+        champion_before=champion_before,
+    )
+
+
+def without_mistakes(found: Evaluation) -> Evaluation:
+    """The same figures with nothing to show as a mistake."""
+    return replace(found, mistakes=(), confused_pairs=())
+
+
+def drawn_images(count: int = TEST_IMAGES) -> Bytes:
+    """Images of bright rectangles, each of another size."""
+    images = np.zeros((count, 28, 28), np.uint8)
+    for place in range(count):
+        images[place, 4 : 8 + place % 17, 6 : 10 + place % 13] = 120 + place % 128
+    return images
+
+
+def moments(count: int) -> list[datetime]:
+    """Successive seconds."""
+    start = datetime(2026, 3, 14, 23, 59, 58, tzinfo=UTC)
+    return [start + timedelta(seconds=number) for number in range(count)]
+
+
+class MemoryStore:
+    """A store in memory that records its writes; `before` is called ahead of each of them."""
+
+    url = "memory"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.writes: list[tuple[str, str]] = []
+        self.before: Callable[[str, str], None] = lambda verb, key: None
+        self.after: Callable[[str, str], None] = lambda verb, key: None
+
+    def check(self) -> None:
+        """Find nothing wrong."""
+
+    def create(self, key: str, content: bytes) -> None:
+        """Write an object that is not there yet."""
+        self.before("create", key)
+        if self.objects.setdefault(key, content) != content:
+            raise StoreError(f"{key} is already there with other content")
+        self.writes.append(("create", key))
+        self.after("create", key)
+
+    def replace(self, key: str, content: bytes) -> None:
+        """Write an object, in place of one that may be there."""
+        self.before("replace", key)
+        self.objects[key] = content
+        self.writes.append(("replace", key))
+        self.after("replace", key)
+
+    def read(self, key: str) -> bytes | None:
+        """The object's content, if there is one."""
+        return self.objects.get(key)
+
+    def location(self, key: str) -> str:
+        """Where the object lies."""
+        return f"memory/{key}"

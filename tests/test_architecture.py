@@ -1,0 +1,127 @@
+"""The rules that keep the structure readable, held by reading the imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "fmnist").glob("*.py"))
+
+# Each module may import those that stand before it, so imports point one way.
+ORDER = (
+    "errors",
+    "config",
+    "cli",
+    "progress",
+    "dataset",
+    "environment",
+    "store",
+    "fetch",
+    "preprocess",
+    "history",
+    "model",
+    "training",
+    "evaluation",
+    "gate",
+    "registry",
+    "figures",
+    "report",
+    "publication",
+)
+
+# Where a large package may be imported, below `fmnist`; nowhere else.
+HOMES = {
+    "keras": {"model", "training"},
+    "tensorflow": {"training"},
+    "boto3": {"store"},
+    "botocore": {"store"},
+    "matplotlib": {"figures"},
+    "seaborn": {"figures"},
+    "sklearn": {"preprocess", "evaluation"},
+    "httpx": {"fetch"},
+    "prefect": set(),
+}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    """A new module is given its place before it can import or be imported."""
+    assert {path.stem for path in MODULES} == {*ORDER, "__init__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_point_one_way(path: Path) -> None:
+    """A module imports only modules that stand before it."""
+    used = {
+        name.split(".")[1]
+        for name in imported(path)
+        if name.startswith("fmnist.") and name.split(".")[1] in ORDER
+    }
+    if path.stem == "__init__":
+        assert not used
+    else:
+        assert used <= set(ORDER[: ORDER.index(path.stem)])
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_large_packages_are_imported_only_where_they_belong(package: str) -> None:
+    """Each stays in its one or two modules, so that it can be replaced there."""
+    users = {
+        path.stem
+        for path in MODULES
+        if any(name.split(".")[0] == package for name in imported(path))
+    }
+    assert users <= HOMES[package]
+
+
+def test_only_the_flow_imports_prefect() -> None:
+    """Nothing but flows/ knows the orchestrator."""
+    others = [*MODULES, *(ROOT / "benchmarks").glob("*.py")]
+    assert not [path for path in others if any(n.startswith("prefect") for n in imported(path))]
+
+
+def run_python(program: str, folder: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout.strip()
+
+
+def test_importing_the_package_imports_neither_tensorflow_nor_prefect(tmp_path: Path) -> None:
+    """`import fmnist` is light."""
+    program = "import sys, fmnist; print([n for n in ('tensorflow', 'keras', 'prefect') if n in sys.modules])"
+    assert run_python(program, tmp_path) == "[]"
+
+
+def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
+    """No environment, folder, logger, thread or seed is touched by importing every module."""
+    names = ", ".join(f"fmnist.{name}" for name in ORDER if name not in ("model", "training"))
+    program = f"""
+import logging, os, random, threading
+import numpy
+import pydantic_settings, platformdirs, rich.progress, boto3, httpx, sklearn.metrics
+import scipy.stats, seaborn, matplotlib.figure, sklearn.model_selection
+def state():
+    return (dict(os.environ), random.getstate(), str(numpy.random.get_state()),
+            threading.active_count(), logging.getLogger().handlers, os.listdir())
+before = state()
+import {names}
+print(state() == before)
+"""
+    assert run_python(program, tmp_path) == "True"

@@ -1,0 +1,43 @@
+import logging
+import sys
+
+import pytest
+
+from fmnist import progress
+
+
+def test_without_a_terminal_sparse_lines_are_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred quick steps give few lines, among them the last one."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    clock = iter(range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 0.5)
+    with caplog.at_level(logging.INFO, "fmnist"), progress.track("work", 100) as advance:
+        for done in range(1, 101):
+            advance(done, f"step {done}")
+    assert 5 <= len(caplog.messages) <= 11
+    assert caplog.messages[-1] == "work: step 100"
+    assert "s left" in caplog.messages[0]
+
+
+def test_on_a_terminal_a_live_bar_is_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar carries the label and the latest note."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress.track("work", 4) as advance:
+        advance(2, "half of it")
+        advance(4, "all of it")
+    shown = capsys.readouterr().err
+    assert "work" in shown
+    assert "all of it" in shown
+
+
+def test_work_of_unknown_size_is_tracked_too(caplog: pytest.LogCaptureFixture) -> None:
+    """A total of zero is no error."""
+    with caplog.at_level(logging.INFO, "fmnist"), progress.track("work", 0) as advance:
+        advance(17, "17 of ? MB")
+    assert "17 of ? MB" in caplog.text
