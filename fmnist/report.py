@@ -91,9 +91,11 @@ def summary(run: Run, seconds: float) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
+    """A Markdown table; all columns but the first stand right, unless they are `words`."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *cells]
+    rule = "---" if words else "---:"
+    lines = [header, ["---", *[rule] * (len(header) - 1)], *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -128,7 +130,7 @@ def _figures_of_merit(run: Run) -> str:
         ["champion before", f"{before.run_id} ({before.accuracy:.4f})" if before else "none"],
         ["champion after", run.champion_after or "none"],
     ]
-    return _table(["figure", "value"], rows)
+    return _table(["figure", "value"], rows, words=True)
 
 
 def _confused_pairs(evaluation: Evaluation) -> str:
@@ -168,7 +170,7 @@ def _provenance(run: Run) -> str:
         ],
         ["started", f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC"],
     ]
-    return _table(["what", "value"], rows)
+    return _table(["what", "value"], rows, words=True)
 
 
 def _usage(run: Run) -> str:
