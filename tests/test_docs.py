@@ -1,0 +1,93 @@
+"""What the documents say is so."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from fmnist.cli import all_settings, parse
+from fmnist.errors import ExitCode
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README + CONTRIBUTING, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    """The table of settings is the one the code has."""
+    for setting in all_settings():
+        default = setting.default.replace("|", r"\|")
+        assert f"| `{setting.name}` | {default} |" in README, setting.name
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    """The table of exit codes is the one the code has."""
+    for code in ExitCode:
+        assert f"| {int(code)} | {code.meaning} |" in README
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "flows/train.py --" in c])
+def test_every_option_in_the_documents_is_understood(command: str) -> None:
+    """A reader who copies a command gets no fault."""
+    arguments = shlex.split(command.partition("flows/train.py ")[2])
+    if "--help" in arguments:
+        with pytest.raises(SystemExit):
+            parse(arguments, "train")
+    else:
+        parse(arguments, "train")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_every_make_target_in_the_documents_exists(command: str) -> None:
+    """And is described in the list that a bare `make` prints."""
+    assert re.search(rf"^{command.split()[1]}:.*## ", MAKEFILE, re.MULTILINE)
+
+
+def test_a_bare_make_lists_the_targets() -> None:
+    """It runs nothing."""
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("setup", "train", "test", "check", "lock"):
+        assert f"make {target} " in listed
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_every_file_that_the_documents_name_is_there(text: str) -> None:
+    """Links and paths lead somewhere."""
+    named = set(re.findall(r"\]\((?!https?:)([^)#]+)\)", text))
+    named |= set(
+        re.findall(r"\b(?:flows|fmnist|tests|benchmarks|\.ci)/[\w./-]+\.(?:py|md)\b", text)
+    )
+    assert named
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_contributing_names_every_module() -> None:
+    """The layout is complete."""
+    for path in (ROOT / "fmnist").glob("[!_]*.py"):
+        assert f"fmnist/{path.name} " in CONTRIBUTING
+
+
+def test_no_lock_file_names_a_host() -> None:
+    """The locks have packages and hashes, and no address."""
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        assert "://" not in (ROOT / name).read_text()
+        assert "--index" not in (ROOT / name).read_text()
+
+
+def test_the_lock_keeps_the_bounds_that_silently_break_schedules() -> None:
+    """FastAPI and SQLAlchemy stay below the releases that the pinned Prefect fails with."""
+    lock = (ROOT / "requirements.txt").read_text()
+    fastapi, sqlalchemy = (
+        tuple(map(int, re.search(rf"^{name}==([\d.]+)", lock, re.MULTILINE)[1].split(".")))  # type: ignore[index]
+        for name in ("fastapi", "sqlalchemy")
+    )
+    assert fastapi < (0, 151)
+    assert sqlalchemy < (2, 1)
