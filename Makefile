@@ -57,9 +57,10 @@ $(READY): requirements-dev.txt
 	    >&2; exit 1; fi; \
 	echo "Making the environment in $(VENV) with $$($$found --version) ..." >&2; \
 	rm -rf $(VENV); $$found -m venv $(VENV); \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --compile \
-	  -r requirements-dev.txt; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  --compile -r requirements-dev.txt; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  --no-build-isolation -e .; \
+	$(BIN)/python -m pip check --quiet --disable-pip-version-check; \
 	$(BIN)/python -m compileall -q fmnist flows; \
 	touch $(READY)
