@@ -32,7 +32,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.exceptions import Abort, PrefectException, TerminationSignal
 from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
@@ -123,7 +123,9 @@ def publish(run: Run, folder: Path) -> None:
     if not (finished / registry.MANIFEST).exists():
         publication.assemble(run, preprocessing.load(run.prepared.test).images, finished)
     publication.publish(run, finished, open_store(run.settings.store.url))
-    _show(run, finished)
+    logger.info("%s: %s", run.verdict.word, run.verdict.reason)
+    with _best_effort("the report was not shown in Prefect; it is in the store"):
+        _show(run, finished)
 
 
 @flow(name="fashion-mnist", log_prints=False)
@@ -137,6 +139,7 @@ def training_job(settings: Settings = {}) -> State[Any]:  # type: ignore[assignm
         store = open_store(settings.store.url)
         store.check()
         champion = registry.champion(store)
+        code = describe()
         with publication.workspace(settings.store, run_id) as folder:
             fetched = _retried(fetch, settings.data.retry_pauses)(settings.data)
             prepared = preprocess(fetched, settings.split, folder)
@@ -152,13 +155,14 @@ def training_job(settings: Settings = {}) -> State[Any]:  # type: ignore[assignm
                 training=trained,
                 evaluation=evaluation,
                 verdict=gate.decide(evaluation, settings.gate, prepared.test_images),
-                environment=describe(),
+                environment=code,
                 champion_before=champion,
             )
             _retried(publish, settings.store.retry_pauses)(run, folder)
-        _tag(run.verdict.word, "official-data" if fetched.origin.official else "own-data")
+        with _best_effort("the run was not tagged"):
+            _tag(run.verdict.word, "official-data" if fetched.origin.official else "own-data")
         return Completed(name=run.verdict.word.capitalize(), message=run.verdict.reason, data=run)
-    return Cancelled(message="interrupted; nothing was promoted")
+    return Cancelled(message="interrupted")
 
 
 # ---- what an orchestrator knows -----------------------------------------------------------------
@@ -193,6 +197,15 @@ def _named_run() -> Iterator[tuple[str, datetime]]:
         logger.warning("interrupted")
 
 
+@contextmanager
+def _best_effort(otherwise: str) -> Iterator[None]:
+    """Tell Prefect something that a run can do without: if that fails, only `otherwise` is logged."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("%s (%s)", otherwise, error)
+
+
 def _tag(*tags: str) -> None:
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags={*runtime.flow_run.tags, *tags})
@@ -201,12 +214,20 @@ def _tag(*tags: str) -> None:
 @contextmanager
 def _training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
     """Report epochs on the terminal or in the log, and in a progress artifact."""
-    artifact = cast(
-        UUID,
-        create_progress_artifact(
-            0.0, key="training-progress", description="Epochs trained, in percent"
-        ),
-    )
+    artifact: UUID | None = None
+    with _best_effort("progress is not shown in Prefect"):
+        artifact = cast(
+            UUID,
+            create_progress_artifact(
+                0.0, key="training-progress", description="Epochs trained, in percent"
+            ),
+        )
+
+    def show(percent: float) -> None:
+        if artifact:
+            with _best_effort("progress was not updated"):
+                update_progress_artifact(artifact, percent)
+
     with track("training", epochs) as advance:
         shown_at = time.monotonic()
 
@@ -220,10 +241,10 @@ def _training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
             now = time.monotonic()
             if epoch.number == epoch.of or now - shown_at >= _SECONDS_BETWEEN_UPDATES:
                 shown_at = now
-                update_progress_artifact(artifact, 100 * epoch.number / epoch.of)
+                show(100 * epoch.number / epoch.of)
 
         yield report
-    update_progress_artifact(artifact, 100.0)
+    show(100.0)
 
 
 @contextmanager
@@ -303,14 +324,13 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         kind = error.exit_code.name.lower()
         first, *rest = str(error).splitlines()
         if rest:
-            print(error, file=sys.stderr)
+            if not error.run_id:  # Else the flow has logged it.
+                print(error, file=sys.stderr)
             first += f" (and {len(rest)} more lines above)"
         return _end(error.exit_code, f"failed  {error.run_id or '-'}  {kind}: {first}")
-    except (KeyboardInterrupt, TerminationSignal):
-        return _end(
-            ExitCode.INTERRUPTED,
-            f"interrupted  after {time.monotonic() - start:.0f} s; the champion is unchanged",
-        )
+    except (KeyboardInterrupt, TerminationSignal, Abort):
+        seconds = time.monotonic() - start
+        return _end(ExitCode.INTERRUPTED, f"interrupted  after {seconds:.0f} s")
     except Exception as error:
         traceback.print_exc()
         return _end(ExitCode.DEFECT, f"defect  {type(error).__name__}: {error}".splitlines()[0])
@@ -329,13 +349,13 @@ def _run(settings: Settings) -> Run:
         _check_prefect()
         try:
             state = training_job(settings, return_state=True)
+            if state.is_cancelled():
+                raise KeyboardInterrupt
+            return cast(Run, state.result())
         except (httpx.HTTPError, PrefectException) as error:
             raise PrefectError(
                 f"lost the Prefect server at {_server()} ({error}); look at its log, then run again"
             ) from error
-        if state.is_cancelled():
-            raise KeyboardInterrupt
-        return cast(Run, state.result())
 
 
 def _prefect_settings() -> dict[Any, Any]:
@@ -392,7 +412,9 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _server() -> str:
-    return PREFECT_API_URL.value() or "a temporary address"
+    """The server's address, without a password that somebody put into it."""
+    scheme, separator, rest = (PREFECT_API_URL.value() or "a temporary address").partition("://")
+    return scheme + separator + rest.rpartition("@")[2]
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

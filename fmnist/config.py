@@ -6,6 +6,7 @@ the caller (command line or flow parameter), the environment (`FMNIST_TRAINING__
 made, never at import.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -60,6 +61,8 @@ def _checked_location(value: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise ValueError("must not contain control characters")
     scheme, separator, rest = value.partition("://")
+    if not separator and re.match(r"[A-Za-z0-9+]{2,}:/", value):
+        raise ValueError("has one slash too few after its scheme")
     if not separator:
         _expanded(Path(value))
         return value
@@ -76,6 +79,17 @@ def _checked_location(value: str) -> str:
     if ".." in parts.path.split("/"):
         raise ValueError("must not contain '..'")
     return value.rstrip("/")
+
+
+def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept names that tell the classes apart.
+
+    Raises:
+        ValueError: an empty name, or one that stands twice.
+    """
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("must not be empty or alike")
+    return names
 
 
 def _checked_mirror(value: str) -> str:
@@ -151,7 +165,9 @@ class DataSettings(_Section):
         (5.0, 30.0),
         description="Pauses before the fetch is tried again, in seconds; one more try for each.",
     )
-    class_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+    class_names: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_checked_names)
+    ] = Field(
         (
             "T-shirt/top",
             "Trouser",

@@ -30,6 +30,7 @@ SUMS = "SHA256SUMS"
 
 _ATTEMPTS = 4
 _PAUSE = 0.5
+_CONNECT_TIMEOUT = 10.0
 _LEAST_BYTES_PER_SECOND = 10_000
 _LARGEST_DOWNLOAD = 2**31
 _LEFTOVER_AGE = 24 * 3600
@@ -69,6 +70,14 @@ class _Unusable(Exception):
 
 class _NotThere(_Unusable):
     """The source answered that it has no such file."""
+
+
+class _Forbidden(_Unusable):
+    """The source answered that this file is not for us."""
+
+
+class _Unreachable(_Unusable):
+    """Nobody answers at this address: the next one is tried at once."""
 
 
 def fetch(settings: DataSettings) -> FetchedData:
@@ -154,7 +163,8 @@ def _fetch_http(settings: DataSettings, cache: Path) -> FetchedData:
         try:
             with _request(f"{settings.source}/{SUMS}", settings.timeout) as response:
                 return response.read().decode("utf-8", "replace")
-        except _NotThere:
+        except (_NotThere, _Forbidden):
+            # Many buckets answer so for what is not there; then only the official files will do.
             return None
 
     def get(name: str, sha256: str) -> Path:
@@ -381,7 +391,8 @@ def _download(base: str, name: str, sha256: str, cache: Path, timeout: float) ->
                 _receive(f"{base}/{name}", stream, timeout, name)
                 break
             except _Unusable as reason:
-                if not reason.temporary or attempt == _ATTEMPTS:
+                hopeless = not reason.temporary or isinstance(reason, _Unreachable)
+                if hopeless or attempt == _ATTEMPTS:
                     raise
                 pause = _PAUSE * 2 ** (attempt - 1)
                 logger.info("%s: %s; trying again in %.1f s", name, reason, pause)
@@ -407,7 +418,8 @@ def _receive(url: str, stream: IO[bytes], timeout: float, name: str) -> None:
             for chunk in response.iter_raw():
                 stream.write(chunk)
                 received += len(chunk)
-                advance(received, f"{received / 1e6:.1f} of {total / 1e6:.1f} MB")
+                of_total = f" of {total / 1e6:.1f}" if total else ""
+                advance(received, f"{received / 1e6:.1f}{of_total} MB")
                 allowed = timeout + (received - at_start) / _LEAST_BYTES_PER_SECOND
                 if time.monotonic() - began > allowed:
                     raise _Unusable(
@@ -428,7 +440,10 @@ def _request(url: str, timeout: float, start: int = 0) -> Iterator[httpx.Respons
     # The files are gzip themselves: asking for no encoding keeps a server from wrapping them.
     headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
     try:
-        client = httpx.Client(timeout=timeout, follow_redirects=True)
+        client = httpx.Client(
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+            follow_redirects=True,
+        )
     except (OSError, ValueError, ImportError) as error:
         raise _Unusable(
             f"cannot set up a connection ({error}): check SSL_CERT_FILE, SSL_CERT_DIR and the "
@@ -439,18 +454,21 @@ def _request(url: str, timeout: float, start: int = 0) -> Iterator[httpx.Respons
             status = response.status_code
             if status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
                 raise _NotThere(f"is not there (HTTP {status})")
+            if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                raise _Forbidden(f"HTTP {status} {response.reason_phrase}")
             if response.is_error:
                 raise _Unusable(
                     f"HTTP {status} {response.reason_phrase}",
                     temporary=status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS,
                 )
             yield response
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        reason = str(error) or "no answer"
+        raise _Unreachable(f"cannot connect ({reason})", temporary=True) from error
     except httpx.TimeoutException as error:
         raise _Unusable(f"no answer within {timeout:g} s", temporary=True) from error
     except httpx.RemoteProtocolError as error:
         raise _Unusable(f"connection dropped ({error})", temporary=True) from error
-    except httpx.ConnectError as error:
-        raise _Unusable(f"cannot connect ({error})", temporary=True) from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
         raise _Unusable(f"not a usable address ({error})") from error
     except httpx.HTTPError as error:

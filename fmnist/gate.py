@@ -51,7 +51,11 @@ def decide(evaluation: Evaluation, settings: GateSettings, test_images: int) -> 
 
 def verdict_of(rules: tuple[Rule, ...], closeness: str) -> Verdict:
     """Promote if there are rules and all of them pass; `closeness` goes into the reason."""
-    failed = [rule.name for rule in rules if not rule.passed]
+    failed = [
+        f"{rule.name} ({rule.value} where {rule.bound} is needed)"
+        for rule in rules
+        if not rule.passed
+    ]
     if not rules:
         return Verdict(promoted=False, rules=rules, reason="no rule was asked of it")
     if failed:
@@ -65,7 +69,8 @@ def _figure(record: object, name: str) -> float | None:
 
 
 def _at_least(name: str, value: float | None, bound: float) -> Rule:
-    passed = value is not None and math.isfinite(value) and value >= bound
+    # A share: whatever is not from 0 to 1, such as NaN or a percentage, was not measured right.
+    passed = value is not None and 0 <= value <= 1 and value >= bound
     return Rule(name, value, bound, passed)
 
 
@@ -73,7 +78,7 @@ def _closeness(accuracy: float | None, bound: float, test_images: int) -> str:
     if accuracy is None or not math.isfinite(accuracy):
         return "no test accuracy was measured"
     margin = round((accuracy - bound) * test_images)
-    if margin == 0:
+    if accuracy == bound:
         return f"test accuracy {accuracy:.4f} is just at the bound {bound:.4f}"
     side = "above" if margin > 0 else "below"
     count = f"{abs(margin):,} of {test_images:,} images"

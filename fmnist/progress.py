@@ -44,12 +44,12 @@ def _sparse_lines(label: str, total: float) -> Advance:
 
     def advance(done: float, note: str) -> None:
         nonlocal last_share, last_time
-        now, share = time.monotonic(), done / total if total else 1.0
-        due = share - last_share >= _SHARE_BETWEEN_LINES
+        now, share = time.monotonic(), done / total if total else 0.0
+        due = share - last_share >= _SHARE_BETWEEN_LINES or not total
         if share < 1 and not (due and now - last_time >= _SECONDS_BETWEEN_LINES):
             return
         last_share, last_time = share, now
         left = (now - start) * (1 - share) / share if share else 0.0
-        logger.info("%s: %s%s", label, note, f", about {left:.0f} s left" if share < 1 else "")
+        logger.info("%s: %s%s", label, note, f", about {left:.0f} s left" if 0 < share < 1 else "")
 
     return advance

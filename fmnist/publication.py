@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ FIGURES = {
 }
 MODEL = "model.keras"
 _FINISHED = "run"
+_LEFTOVER_AGE = 7 * 24 * 3600
 
 
 @contextlib.contextmanager
@@ -36,6 +38,7 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
     """
     parent = settings.work or platformdirs.user_cache_path("fmnist") / "work"
     folder = parent / run_id
+    _remove_leftovers(parent)
     try:
         finished(folder).mkdir(parents=True)
     except OSError as error:
@@ -54,6 +57,15 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Delete the folders of runs that were killed before they were finished, after some days."""
+    for run in parent.glob(f"*/{_FINISHED}"):
+        with contextlib.suppress(OSError):
+            age = time.time() - run.parent.stat().st_mtime
+            if age > _LEFTOVER_AGE and not (run / registry.MANIFEST).exists():
+                _remove(run.parent)
 
 
 def _remove(path: Path) -> None:

@@ -95,13 +95,27 @@ class FolderStore:
         with self._errors():
             self._root.mkdir(parents=True, exist_ok=True)
             probe = self._root / f"{_PROBE}-{uuid.uuid4().hex}"
+            link = probe.with_suffix(".link")
             try:
                 probe.write_bytes(_PROBE.encode())
                 probe.read_bytes()
+                self._check_links(probe, link)
             finally:
                 probe.unlink(missing_ok=True)
+                link.unlink(missing_ok=True)
             if shutil.disk_usage(self._root).free < _ROOM_FOR_A_RUN:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _check_links(self, probe: Path, link: Path) -> None:
+        """Nothing but a hard link puts a whole file into place without overwriting another."""
+        try:
+            os.link(probe, link)
+        except OSError as error:
+            raise StoreError(
+                f"store folder {self._root} is on a file system without hard links "
+                f"({error.strerror}), so nothing there is safe from being overwritten; "
+                "set store.url to a folder on another"
+            ) from error
 
     def create(self, key: str, content: bytes) -> None:
         """See `Store.create`."""
@@ -220,6 +234,15 @@ class S3Store:
                 f"{self.location(_PROBE)} was written but does not read back the same; "
                 "this server cannot be trusted with a model"
             )
+        try:
+            self._put_new(_PROBE, _PROBE.encode())
+        except _Exists:
+            pass
+        else:
+            raise StoreError(
+                f"bucket '{self._bucket}' at {self._server} does not honour conditional writes, so "
+                "nothing there is safe from being overwritten; use another server or a newer one"
+            )
         # Without the right to list, S3 answers 403 instead of 404 for an object that is not
         # there, which would be found out only after training.
         self.read(f"{_PROBE}-absent")
@@ -227,10 +250,7 @@ class S3Store:
     def create(self, key: str, content: bytes) -> None:
         """See `Store.create`."""
         try:
-            with self._errors():
-                self._client.put_object(
-                    Bucket=self._bucket, Key=self._prefix + key, Body=content, IfNoneMatch="*"
-                )
+            self._put_new(key, content)
         except _Exists:
             # A retried request is refused because its first try went through: not a conflict.
             if self.read(key) != content:
@@ -238,6 +258,12 @@ class S3Store:
                     f"{self.location(key)} is already there with other content; "
                     "nothing is overwritten"
                 ) from None
+
+    def _put_new(self, key: str, content: bytes) -> None:
+        with self._errors():
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + key, Body=content, IfNoneMatch="*"
+            )
 
     def replace(self, key: str, content: bytes) -> None:
         """See `Store.replace`."""
@@ -292,7 +318,7 @@ class S3Store:
                 "is the server up, and AWS_ENDPOINT_URL_S3 right?",
                 temporary=True,
             ) from error
-        except (boto.BotoCoreError, ValueError) as error:
+        except (boto.BotoCoreError, OSError, ValueError) as error:
             raise StoreError(
                 f"the AWS configuration cannot be used for {self.url}: {_one_line(error)}; "
                 "check AWS_ENDPOINT_URL_S3, AWS_PROFILE and AWS_REGION"
@@ -318,7 +344,7 @@ class S3Store:
         return StoreError(
             f"{where} failed at {error.operation_name} ({status} {code}); "
             "try again later, or look at the server's log",
-            temporary=status >= 500 or status in (409, 429),
+            temporary=status in (409, 429) or (status >= 500 and status != 501),
         )
 
 

@@ -227,3 +227,16 @@ def test_a_value_out_of_range_is_refused(section: str, name: str, value: object)
     with pytest.raises(ValidationError) as caught:
         Settings(**{section: {name: value}})  # type: ignore[arg-type]
     assert caught.value.errors()[0]["loc"][:2] == (section, name)
+
+
+@pytest.mark.parametrize("names", [",,,,,,,,,", "x,x,x,x,x,x,x,x,x,x"])
+def test_class_names_must_tell_the_classes_apart(names: str) -> None:
+    """Empty and equal names are refused."""
+    with pytest.raises(ValidationError, match="must not be empty or alike"):
+        DataSettings(class_names=names)  # type: ignore[arg-type]
+
+
+def test_a_location_with_one_slash_too_few_is_not_taken_for_a_folder() -> None:
+    """`s3:/bucket` is a slip of the pen."""
+    with pytest.raises(ValidationError, match="one slash too few"):
+        StoreSettings(url="s3:/bucket/prefix")

@@ -1459,3 +1459,18 @@ def test_malformed_lists_of_digests_are_refused(line: str, number: int) -> None:
     """A line of another form is a ValueError that tells its number."""
     with pytest.raises(ValueError, match=f"line {number} "):
         parse_sums(line)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_official_files_are_taken_where_absent_files_are_called_forbidden(
+    mirrors: Mirrors, tmp_path: Path, status: int
+) -> None:
+    """A bucket that answers so for a missing SHA256SUMS still serves the official files."""
+
+    def forbidding(mirror: Mirror, reply: Reply) -> None:
+        (refusing(status) if reply.request.name == SUMS else honest)(mirror, reply)
+
+    mirror = mirrors.start(forbidding, contents=OFFICIAL | {SUMS: b""})
+    fetched = fetch(DataSettings(source=mirror.url, cache=tmp_path / "cache"))
+    assert fetched.origin.official
+    assert mirror.asked == [SUMS, *OFFICIAL]

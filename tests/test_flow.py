@@ -527,3 +527,47 @@ def test_a_partial_parameter_keeps_the_rest_from_environment_and_defaults(
     settings = train.training_job.validate_parameters(given)["settings"]
     assert (settings.training.epochs, settings.training.seed) == (3, 9)
     assert settings.gate.lower_bound and settings.gate.min_accuracy == 0.9
+
+
+def test_a_server_lost_in_the_middle_ends_with_7(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the call raises or the run only carries the error, it is Prefect that is named."""
+    monkeypatch.syspath_prepend(str(ROOT / "flows"))
+    import httpx
+    import train
+    from prefect.states import Failed
+
+    def raises(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("refused")
+
+    def carries(*_: object, **__: object) -> Any:
+        return Failed(data=httpx.ReadTimeout("slow"))
+
+    monkeypatch.setattr(train, "_check_prefect", lambda: None)
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:hush-hush@127.0.0.1:9/api")
+    for job in (raises, carries):
+        monkeypatch.setattr(train, "training_job", job)
+        assert train.main([]) == 7
+        shown = capsys.readouterr()
+        assert shown.out.startswith("failed  -  prefect: lost the Prefect server at ")
+        assert "hush-hush" not in shown.out + shown.err
+
+
+def test_what_prefect_cannot_be_told_does_not_cost_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on, and a warning is logged, when the progress artifact cannot be written."""
+    monkeypatch.syspath_prepend(str(ROOT / "flows"))
+    import httpx
+    import train
+
+    from fmnist.history import Epoch
+
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(train, "create_progress_artifact", refuse)
+    with caplog.at_level("WARNING", "fmnist"), train._training_progress(1) as report:
+        report(Epoch(1, 1, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
+    assert "progress is not shown in Prefect (refused)" in caplog.text

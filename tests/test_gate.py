@@ -24,9 +24,11 @@ def test_the_bound_itself_passes_and_one_image_less_does_not(correct: int, promo
     assert decide(evaluation(correct), GateSettings(), TEST_IMAGES).promoted is promoted
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None, "0.95"])
-def test_an_accuracy_that_is_no_finite_number_rejects(value: object) -> None:
-    """Whatever is not a finite number never passes."""
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -float("inf"), None, "0.95", 1.5, 91.4]
+)
+def test_an_accuracy_that_is_no_share_rejects(value: object) -> None:
+    """Whatever is not a number from 0 to 1, a percentage among them, never passes."""
     broken = replace(evaluation(9_500), accuracy=value)  # type: ignore[arg-type]
     assert not decide(broken, GateSettings(), TEST_IMAGES).promoted
 
@@ -83,6 +85,20 @@ def test_the_reason_says_how_close_it_was(correct: int, words: str) -> None:
     """The distance to the bound is given in points and in images."""
     reason = decide(evaluation(correct), GateSettings(), TEST_IMAGES).reason
     assert words in reason
+
+
+def test_the_reason_names_what_failed_with_its_value() -> None:
+    """Where the accuracy passes and its interval does not, the reason gives the interval's end."""
+    verdict = decide(evaluation(9_030), GateSettings(lower_bound=True), TEST_IMAGES)
+    low = wilson_interval(9_030, TEST_IMAGES).low
+    assert f"lower end of its 95 % interval ({low} where 0.9 is needed)" in verdict.reason
+
+
+def test_a_miss_smaller_than_an_image_is_not_called_just_at_the_bound() -> None:
+    """0.9000 under a bound of 0.90004 is below it, in words too."""
+    verdict = decide(evaluation(9_000), GateSettings(min_accuracy=0.90004), TEST_IMAGES)
+    assert not verdict.promoted
+    assert "below the bound" in verdict.reason
 
 
 def test_the_bound_can_be_changed() -> None:

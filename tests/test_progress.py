@@ -36,8 +36,15 @@ def test_on_a_terminal_a_live_bar_is_drawn(
     assert "all of it" in shown
 
 
-def test_work_of_unknown_size_is_tracked_too(caplog: pytest.LogCaptureFixture) -> None:
-    """A total of zero is no error."""
+def test_work_of_unknown_size_gives_a_line_every_two_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a total only the time counts: forty half-seconds give ten lines at the most."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    clock = iter(range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 0.5)
     with caplog.at_level(logging.INFO, "fmnist"), progress.track("work", 0) as advance:
-        advance(17, "17 of ? MB")
-    assert "17 of ? MB" in caplog.text
+        for done in range(40):
+            advance(done, f"{done} MB")
+    assert 5 <= len(caplog.messages) <= 10
+    assert "left" not in caplog.text

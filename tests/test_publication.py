@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -325,3 +326,16 @@ def test_a_damaged_champion_does_not_lose_the_run(tmp_path: Path) -> None:
         publication.publish(records.run(), publication.finished(folder), store)
     assert f"runs/{records.RUN_ID}/{MANIFEST}" in store.objects
     assert store.objects[CHAMPION] == b"damaged"
+
+
+def test_what_killed_runs_left_is_removed_after_a_week_but_no_finished_run(tmp_path: Path) -> None:
+    """Unfinished folders of old runs go; a recent one, and one that can be published, stay."""
+    for name, age, is_finished in (("old", 8, False), ("recent", 1, False), ("kept", 8, True)):
+        run = tmp_path / name / "run"
+        run.mkdir(parents=True)
+        if is_finished:
+            (run / "manifest.json").write_text("{}")
+        past = time.time() - age * 24 * 3600
+        os.utime(tmp_path / name, (past, past))
+    with publication.workspace(StoreSettings(work=tmp_path), "new"):
+        assert {path.name for path in tmp_path.iterdir()} == {"recent", "kept", "new"}

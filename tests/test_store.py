@@ -620,3 +620,44 @@ def test_a_retried_creation_that_went_through_is_success(
     assert answers == [("PUT", 200), ("PUT", 412), ("GET", 200)]
     failure(lambda: store.create("a", b"other"), "other content", temporary=False)
     assert store.read("a") == b"content"
+
+
+def test_a_folder_without_hard_links_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check says that the file system will not do, and leaves nothing behind."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StoreError, match="without hard links"):
+        open_store(str(tmp_path / "store")).check()
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_server_that_ignores_conditions_is_found_before_training(
+    minio: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store in which a second conditional write goes through is refused."""
+    store = S3Store(f"s3://{bucket}/x")
+    put = store._client.put_object
+    monkeypatch.setattr(
+        store._client,
+        "put_object",
+        lambda IfNoneMatch="", **rest: put(**rest),  # noqa: N803
+    )
+    with pytest.raises(StoreError, match="does not honour conditional writes") as caught:
+        store.check()
+    assert not caught.value.temporary
+
+
+def test_an_aws_configuration_that_names_a_missing_program_is_a_failure_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A credential program that is not there is no traceback."""
+    (tmp_path / "aws").write_text("[default]\ncredential_process = /nowhere/program\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="/nowhere/program"):
+        open_store("s3://models/x").check()
