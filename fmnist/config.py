@@ -258,6 +258,11 @@ class TrainingSettings(_Section):
     seed: int = Field(
         0, ge=0, lt=2**32, description="Seed of the weights, the shuffling and the augmentation."
     )
+    deterministic: bool = Field(
+        True,
+        description="Make the same seed give the same weights, to the byte, on the same machine; "
+        "costs a few percent of the time.",
+    )
 
 
 class GateSettings(_Section):

@@ -42,17 +42,18 @@ def train(
 ) -> TrainingResult:
     """Train a network, calibrate it, and save it at `path` (`.keras`).
 
-    The same settings and data give the same weights to the byte on the same machine. `report` is
-    called after each epoch.
+    The same settings and data give the same weights to the byte on the same machine, if they say
+    `deterministic`. `report` is called after each epoch.
 
     Raises:
         TrainingError: the loss is no longer finite.
         StoreError: the file cannot be written.
     """
     start = time.monotonic()
-    # Reproducible to the byte: seeds for initial weights, fixed order in parallel sums.
     keras.utils.set_random_seed(settings.seed)
-    tf.config.experimental.enable_op_determinism()
+    if settings.deterministic:
+        # Seeds fix what is drawn; this fixes the order in which parallel sums are taken.
+        tf.config.experimental.enable_op_determinism()
 
     network = model.build(model_settings)
     batch = min(settings.batch_size, len(train_set))

@@ -34,6 +34,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "training.patience": ("4", 4),
     "training.seed": ("5", 5),
     "gate.min_accuracy": ("0.85", 0.85),
+    "training.deterministic": ("false", False),
     "gate.lower_bound": ("true", True),
     "store.url": ("s3://bucket/prefix", "s3://bucket/prefix"),
     "store.work": ("/var/tmp/x", Path("/var/tmp/x")),
