@@ -50,7 +50,7 @@ from fmnist import fetch as fetching
 from fmnist import preprocess as preprocessing
 from fmnist.config import DataSettings, Settings, SplitSettings
 from fmnist.environment import describe
-from fmnist.errors import ExitCode, JobError, PrefectError
+from fmnist.errors import ExitCode, JobError, PrefectError, without_credentials
 from fmnist.evaluation import Evaluation
 from fmnist.fetch import FetchedData
 from fmnist.history import Epoch, TrainingResult
@@ -412,9 +412,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _server() -> str:
-    """The server's address, without a password that somebody put into it."""
-    scheme, separator, rest = (PREFECT_API_URL.value() or "a temporary address").partition("://")
-    return scheme + separator + rest.rpartition("@")[2]
+    return without_credentials(PREFECT_API_URL.value() or "a temporary address")
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """What can go wrong for a foreseeable reason, and the exit code each kind ends with."""
 
+import re
 from enum import IntEnum
 
 
@@ -70,3 +71,8 @@ class PrefectError(JobError):
     """The Prefect server could not be reached."""
 
     exit_code = ExitCode.PREFECT
+
+
+def without_credentials(text: str) -> str:
+    """A message in which no address carries a user or a password any more."""
+    return re.sub(r"://[^\s\"']*@", "://", text)

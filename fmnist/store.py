@@ -19,7 +19,7 @@ import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
 
-from fmnist.errors import StoreError
+from fmnist.errors import StoreError, without_credentials
 
 _ROOM_FOR_A_RUN = 32 * 2**20
 _PROBE = ".probe"
@@ -288,13 +288,7 @@ class S3Store:
 
     @property
     def _server(self) -> str:
-        """The server's address, without a password that somebody put into it."""
-        scheme, separator, rest = str(self._client.meta.endpoint_url).partition("://")
-        return scheme + separator + rest.rpartition("@")[2]
-
-    def _one_line(self, error: Exception) -> str:
-        text = " ".join(str(error).split())
-        return text.replace(str(self._client.meta.endpoint_url), self._server)
+        return without_credentials(str(self._client.meta.endpoint_url))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -314,7 +308,7 @@ class S3Store:
             ) from error
         except (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError) as error:
             raise StoreError(
-                f"cannot reach {self._server} for {self.url} ({self._one_line(error)}); "
+                f"cannot reach {self._server} for {self.url} ({_one_line(error)}); "
                 "is the server up, and AWS_ENDPOINT_URL_S3 right?",
                 temporary=True,
             ) from error
@@ -353,4 +347,4 @@ class _Exists(StoreError):
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return without_credentials(" ".join(str(error).split()))

@@ -661,3 +661,19 @@ def test_an_aws_configuration_that_names_a_missing_program_is_a_failure_in_words
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="/nowhere/program"):
         open_store("s3://models/x").check()
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://me:hush-hush@[bad", "me://x:hush-hush@y z", "http://me:hush-hush@127.0.0.1:9"],
+)
+def test_a_password_in_the_endpoint_is_never_repeated(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it cannot be parsed or not be reached, the message has no password of it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(StoreError) as caught:
+        open_store("s3://models/x").check()
+    assert "hush-hush" not in str(caught.value)
