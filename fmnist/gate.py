@@ -77,11 +77,10 @@ def _at_least(name: str, value: float | None, bound: float) -> Rule:
 def _closeness(accuracy: float | None, bound: float, test_images: int) -> str:
     if accuracy is None or not math.isfinite(accuracy):
         return "no test accuracy was measured"
-    margin = round((accuracy - bound) * test_images)
     if accuracy == bound:
         return f"test accuracy {accuracy:.4f} is just at the bound {bound:.4f}"
-    side = "above" if margin > 0 else "below"
-    count = f"{abs(margin):,} of {test_images:,} images"
+    side = "above" if accuracy > bound else "below"
+    count = f"{round(abs(accuracy - bound) * test_images):,} of {test_images:,} images"
     return (
         f"test accuracy {accuracy:.4f} is {abs(accuracy - bound) * 100:.2f} points ({count}) "
         f"{side} the bound {bound:.4f}"

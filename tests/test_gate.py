@@ -101,6 +101,13 @@ def test_a_miss_smaller_than_an_image_is_not_called_just_at_the_bound() -> None:
     assert "below the bound" in verdict.reason
 
 
+def test_a_pass_smaller_than_an_image_is_called_above_the_bound() -> None:
+    """0.9000 over a bound of 0.89996 passes, and the words say so."""
+    verdict = decide(evaluation(9_000), GateSettings(min_accuracy=0.89996), TEST_IMAGES)
+    assert verdict.promoted
+    assert "above the bound" in verdict.reason
+
+
 def test_the_bound_can_be_changed() -> None:
     """Another threshold is a setting away."""
     assert decide(evaluation(5_000), GateSettings(min_accuracy=0.5), TEST_IMAGES).promoted
