@@ -23,6 +23,22 @@ from fmnist.report import Run
 RUN_ID = "20260314T092653Z-0a1b2c3d"
 CLASS_NAMES = DataSettings().class_names
 TEST_IMAGES = 10_000
+
+# What a published run consists of, but for its manifest.
+FILES = {
+    "model.keras",
+    "evaluation.json",
+    "verdict.json",
+    "settings.json",
+    "training.json",
+    "environment.json",
+    "data.json",
+    "report.md",
+    "figures/learning_curves.png",
+    "figures/confusion_matrix.png",
+    "figures/confident_mistakes.png",
+}
+
 _GOOD, _POOR = 9_142, 8_790
 _SHIRT_LIKE = {0: 6, 6: 0, 2: 4, 4: 2, 3: 6, 5: 7, 7: 9, 9: 7, 1: 3, 8: 4}
 

@@ -25,23 +25,11 @@ from fmnist import registry
 from fmnist.fetch import sha256_of
 from fmnist.store import FolderStore, open_store
 from tests.conftest import ROOT, S3Server, free_port
+from tests.records import FILES
 
 COMMAND = [sys.executable, str(ROOT / "flows" / "train.py")]
 SHORT = ["--training.epochs", "4", "--training.warmup", "0"]
 RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
-FILES = {
-    "model.keras",
-    "evaluation.json",
-    "verdict.json",
-    "settings.json",
-    "training.json",
-    "environment.json",
-    "data.json",
-    "report.md",
-    "figures/learning_curves.png",
-    "figures/confusion_matrix.png",
-    "figures/confident_mistakes.png",
-}
 
 
 @dataclass(frozen=True)

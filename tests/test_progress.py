@@ -6,13 +6,18 @@ import pytest
 from fmnist import progress
 
 
-def test_without_a_terminal_sparse_lines_are_logged(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A hundred quick steps give few lines, among them the last one."""
+@pytest.fixture
+def half_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No terminal, and a clock that half a second passes on at each look."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     clock = iter(range(1000))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 0.5)
+
+
+def test_without_a_terminal_sparse_lines_are_logged(
+    caplog: pytest.LogCaptureFixture, half_seconds: None
+) -> None:
+    """A hundred quick steps give few lines, among them the last one."""
     with caplog.at_level(logging.INFO, "fmnist"), progress.track("work", 100) as advance:
         for done in range(1, 101):
             advance(done, f"step {done}")
@@ -37,12 +42,9 @@ def test_on_a_terminal_a_live_bar_is_drawn(
 
 
 def test_work_of_unknown_size_gives_a_line_every_two_seconds(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, half_seconds: None
 ) -> None:
     """Without a total only the time counts: forty half-seconds give ten lines at the most."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    clock = iter(range(1000))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 0.5)
     with caplog.at_level(logging.INFO, "fmnist"), progress.track("work", 0) as advance:
         for done in range(40):
             advance(done, f"{done} MB")

@@ -20,20 +20,7 @@ from fmnist.store import FolderStore
 from tests import records
 from tests.records import MemoryStore
 
-DOCUMENTED = {
-    "model.keras",
-    "evaluation.json",
-    "verdict.json",
-    "settings.json",
-    "training.json",
-    "environment.json",
-    "data.json",
-    "report.md",
-    "figures/learning_curves.png",
-    "figures/confusion_matrix.png",
-    "figures/confident_mistakes.png",
-    "manifest.json",
-}
+DOCUMENTED = records.FILES | {"manifest.json"}
 
 
 class Trouble(Exception):
