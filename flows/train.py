@@ -13,12 +13,12 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 import httpx
@@ -32,17 +32,23 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.events import emit_event
 from prefect.exceptions import Abort, PrefectException, TerminationSignal
 from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
     PREFECT_SERVER_ANALYTICS_ENABLED,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
 from prefect.states import Cancelled, Completed
+from prefect.utilities.collections import deep_merge
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from fmnist import cli, gate, publication, registry
 from fmnist import evaluation as evaluating
@@ -65,6 +71,7 @@ _PROGRAM = "python flows/train.py"
 _LONGEST_SERVER_START = 180
 _LONGEST_FIRST_ANSWER = 15
 _SECONDS_BETWEEN_UPDATES = 2.0
+_SECONDS_BETWEEN_HEARTBEATS = 30
 
 
 # ---- the stages ---------------------------------------------------------------------------------
@@ -124,18 +131,44 @@ def publish(run: Run, folder: Path) -> None:
         publication.assemble(run, preprocessing.load(run.prepared.test).images, finished)
     publication.publish(run, finished, open_store(run.settings.store.url))
     logger.info("%s: %s", run.verdict.word, run.verdict.reason)
-    with _best_effort("the report was not shown in Prefect; it is in the store"):
-        _show(run, finished)
+
+
+class _AsForm:
+    """Gives a parameter the settings' schema, as a form of which every field may be left empty.
+
+    Prefect's UI fills fields in with their defaults and sends them all, which would override the
+    environment of the worker. So the defaults go into the descriptions, and the bounds with them.
+    """
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        reference = handler(Settings.__pydantic_core_schema__)
+        settings = {setting.name: setting for setting in cli.all_settings()}
+        for section, part in handler.resolve_ref_schema(reference)["properties"].items():
+            part.pop("default", None)
+            for name, field in handler.resolve_ref_schema(part)["properties"].items():
+                field.pop("default", None)
+                if field.get("type") == "boolean":
+                    # As a switch it could not be left alone, and would be sent as off.
+                    del field["type"]
+                    field["enum"] = [True, False]
+                setting = settings[f"{section}.{name}"]
+                allowed = setting.allowed.replace("comma-separated", "values")
+                field["description"] = f"{setting.meaning} ({allowed}; default: {setting.default})"
+        return reference
 
 
 @flow(name="fashion-mnist", log_prints=False)
-def training_job(settings: Settings = {}) -> State[Any]:  # type: ignore[assignment]  # noqa: B006
+def training_job(settings: Annotated[Any, _AsForm] = {}) -> State[Any]:  # noqa: B006
     """Train on Fashion-MNIST, judge on the test set, publish; promote if the gate is passed.
 
-    A part of the settings is enough: the rest comes from the environment of the process that runs
-    the flow, then from the defaults.
+    A part of the settings is enough: the rest comes from the deployment, then from the environment
+    of the process that runs the flow, then from the defaults.
     """
     with _named_run() as (run_id, started_at):
+        settings = _complete(settings)
         store = open_store(settings.store.url)
         store.check()
         champion = registry.champion(store)
@@ -159,6 +192,10 @@ def training_job(settings: Settings = {}) -> State[Any]:  # type: ignore[assignm
                 champion_before=champion,
             )
             _retried(publish, settings.store.retry_pauses)(run, folder)
+            # Here and not in the task, so that they stand first among the run's artifacts.
+            with _best_effort("the report was not shown in Prefect; it is in the store"):
+                _show(run, publication.finished(folder))
+        _announce(run.verdict.word, run_id, run.verdict.reason, run)
         with _best_effort("the run was not tagged"):
             _tag(run.verdict.word, "official-data" if fetched.origin.official else "own-data")
         return Completed(name=run.verdict.word.capitalize(), message=run.verdict.reason, data=run)
@@ -192,9 +229,52 @@ def _named_run() -> Iterator[tuple[str, datetime]]:
     except JobError as error:
         error.run_id = run_id
         logger.error("%s", error)
+        _announce("failed", run_id, str(error))
         raise
     except KeyboardInterrupt:
         logger.warning("interrupted")
+    except Exception as error:
+        _announce("failed", run_id, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _complete(given: Settings | Mapping[str, Any]) -> Settings:
+    """All settings of the run: those given, the deployment's, the environment's, the defaults.
+
+    Prefect replaces a deployment's parameter as a whole: a run started by hand with one setting
+    would lose the deployment's others without a word, its gate among them.
+
+    Raises:
+        SettingsError: a wrong name, type or range, or values that do not go together.
+    """
+    if isinstance(given, Settings):
+        return given
+    deployed: dict[str, Any] = {}
+    if runtime.deployment.id:
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment(UUID(runtime.deployment.id))
+        deployed = deployment.parameters.get("settings", {})
+    merged: dict[str, Any] = deep_merge(deployed, dict(given))
+    return cli.complete(merged)
+
+
+def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> None:
+    """Emit the event `fmnist.run.<what>`, for automations and whoever else listens."""
+    before = run.champion_before if run else None
+    with _best_effort("the event was not emitted"):
+        emit_event(
+            f"fmnist.run.{what}",
+            {"prefect.resource.id": f"fmnist.run.{run_id}", "prefect.resource.name": run_id},
+            payload={
+                "run_id": run_id,
+                "reason": reason,
+                "accuracy": run.evaluation.accuracy if run else None,
+                "bound": run.settings.gate.min_accuracy if run else None,
+                "champion_before": before.run_id if before else None,
+                "champion_after": run.champion_after if run else None,
+                "report": f"{run.location}/report.md" if run else None,
+            },
+        )
 
 
 @contextmanager
@@ -359,14 +439,16 @@ def _run(settings: Settings) -> Run:
 
 
 def _prefect_settings() -> dict[Any, Any]:
-    if PREFECT_API_URL.value():
-        return {}
-    return {
-        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _LONGEST_SERVER_START,
-        # Its telemetry prints a traceback when it meets a locked database at the start.
-        PREFECT_SERVER_ANALYTICS_ENABLED: False,
-    }
+    # Else a server that misses the heartbeat of a deployment's runs would miss this run's too.
+    settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS}
+    if not PREFECT_API_URL.value():
+        settings |= {
+            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _LONGEST_SERVER_START,
+            # Its telemetry prints a traceback when it meets a locked database at the start.
+            PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        }
+    return settings
 
 
 def _check_prefect() -> None:

@@ -95,8 +95,17 @@ def load(given: Mapping[str, str]) -> Settings:
     for name, value in given.items():
         section, _, leaf = name.partition(".")
         tree.setdefault(section, {})[leaf] = value
+    return complete(tree)
+
+
+def complete(part: Mapping[str, Any]) -> Settings:
+    """The settings for a part of their tree, over the environment, `.env` and defaults.
+
+    Raises:
+        SettingsError: a wrong name, type or range; one line for each fault.
+    """
     try:
-        return Settings(**tree)  # type: ignore[arg-type]
+        return Settings(**part)
     except ValidationError as error:
         raise SettingsError("\n".join(describe_faults(error))) from error
     except SourceError as error:

@@ -356,3 +356,13 @@ def sections() -> Mapping[str, type[BaseModel]]:
         for name, field in Settings.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }
+
+
+def deviations(settings: Settings) -> Mapping[str, Any]:
+    """The settings that differ from their defaults, by name, with their values."""
+    return {
+        f"{section}.{name}": getattr(getattr(settings, section), name)
+        for section, kind in sections().items()
+        for name, field in kind.model_fields.items()
+        if getattr(getattr(settings, section), name) != field.default
+    }

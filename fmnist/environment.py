@@ -50,7 +50,10 @@ def describe() -> Environment:
 
 
 def _commit(folder: Path) -> str | None:
-    """The commit of the checkout that holds `folder`; `None` outside one, or without git."""
+    """The commit of the checkout that holds `folder`; elsewhere, what `SOURCE_COMMIT` says.
+
+    An image has no git: there the commit that it was built from stands in that variable.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(  # noqa: S603 - fixed arguments, no shell
@@ -62,14 +65,15 @@ def _commit(folder: Path) -> str | None:
             check=True,
         ).stdout.strip()
 
+    built_from = os.environ.get("SOURCE_COMMIT") or None
     try:
         commit = git("rev-parse", "HEAD")
         # An installed package may lie inside somebody else's repository: that one says nothing.
         if not git("ls-files", Path(__file__).name):
-            return None
+            return built_from
         return f"{commit}+changes" if git("status", "--porcelain", "-uno") else commit
     except (OSError, subprocess.SubprocessError):
-        return None
+        return built_from
 
 
 def _processor() -> str:

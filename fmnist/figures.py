@@ -9,7 +9,7 @@ import numpy as np
 import seaborn
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 from fmnist.dataset import Bytes
@@ -102,6 +102,7 @@ def learning_curves(result: TrainingResult) -> Figure:
         margin = 0.05 * (settled.max() - settled.min() or 1)
         axes.set_ylim(settled.min() - margin, settled.max() + margin)
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.legend(loc="upper right" if name == "loss" else "lower right")
     return figure

@@ -15,6 +15,7 @@ Advance = Callable[[float, str], None]
 
 _SHARE_BETWEEN_LINES = 0.1
 _SECONDS_BETWEEN_LINES = 2.0
+_LONGEST_SILENCE = 60.0
 
 
 @contextmanager
@@ -38,15 +39,19 @@ def track(label: str, total: float) -> Iterator[Advance]:
 
 
 def _sparse_lines(label: str, total: float) -> Advance:
-    """Log a line at each tenth of the work, but never two within two seconds; always the last."""
+    """Log a line at each tenth of the work and each minute, never two within two seconds.
+
+    The last is always logged.
+    """
     start = time.monotonic()
     last_share, last_time = 0.0, start
 
     def advance(done: float, note: str) -> None:
         nonlocal last_share, last_time
         now, share = time.monotonic(), done / total if total else 0.0
-        due = share - last_share >= _SHARE_BETWEEN_LINES or not total
-        if share < 1 and not (due and now - last_time >= _SECONDS_BETWEEN_LINES):
+        silence = now - last_time
+        due = share - last_share >= _SHARE_BETWEEN_LINES or silence >= _LONGEST_SILENCE or not total
+        if share < 1 and not (due and silence >= _SECONDS_BETWEEN_LINES):
             return
         last_share, last_time = share, now
         left = (now - start) * (1 - share) / share if share else 0.0

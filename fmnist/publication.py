@@ -95,7 +95,7 @@ def assemble(run: report.Run, test_images: Bytes, folder: Path) -> None:
     }
     contents = {FIGURES[title]: figures.png(figure) for title, figure in drawings.items()}
     contents |= {
-        "evaluation.json": registry.to_json(run.evaluation),
+        registry.EVALUATION: registry.to_json(run.evaluation),
         "verdict.json": registry.to_json(run.verdict),
         "settings.json": registry.to_json(run.settings),
         "training.json": registry.to_json(run.training),

@@ -22,10 +22,12 @@ from typing import Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fmnist.errors import StoreError
+from fmnist.evaluation import Evaluation
 from fmnist.store import Store
 
 MANIFEST = "manifest.json"
 CHAMPION = "champion.json"
+EVALUATION = "evaluation.json"
 FORMAT: Literal[1] = 1
 
 Record = TypeVar("Record")
@@ -150,3 +152,23 @@ def promote(store: Store, manifest: Manifest, accuracy: float, now: datetime) ->
     )
     store.replace(CHAMPION, to_json(promoted))
     return promoted
+
+
+def reinstate(store: Store, run_id: str, now: datetime) -> Champion:
+    """Make a run that the store holds the champion again: an operator's way back.
+
+    Raises:
+        StoreError: the store holds no such run, or cannot be read or written.
+    """
+
+    def stored(name: str, kind: type[Record]) -> Record:
+        key = f"{run_key(run_id)}/{name}"
+        content = store.read(key)
+        if content is None:
+            raise StoreError(
+                f"{store.location(key)} is not there: {run_id} is no run of this store"
+            )
+        return from_json(kind, content, store.location(key))
+
+    manifest = stored(MANIFEST, Manifest)
+    return promote(store, manifest, stored(EVALUATION, Evaluation).accuracy, now)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from fmnist.config import Settings
+from fmnist.config import Settings, deviations
 from fmnist.environment import Environment
 from fmnist.evaluation import CONFIDENCE, ClassScores, Evaluation
 from fmnist.fetch import DataOrigin
@@ -12,6 +12,8 @@ from fmnist.gate import Verdict
 from fmnist.history import TrainingResult
 from fmnist.preprocess import PreparedData
 from fmnist.registry import Champion
+
+_WEAKEST = 3
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def markdown(run: Run, images: Mapping[str, str], files: Sequence[str] = ()) -> 
         "## Most confused\n\n" + _confused_pairs(run.evaluation),
         "## How it was made\n\n" + _provenance(run),
         "## Use it\n\n" + _usage(run),
+        "## Go back\n\n" + _way_back(run),
     ]
     if files:
         parts.append(
@@ -127,10 +130,27 @@ def _figures_of_merit(run: Run) -> str:
         ["calibration error (test)", f"{evaluation.calibration_error:.4f}"],
         ["validation accuracy, kept epoch", f"{training.best.val_accuracy:.4f}"],
         ["last validation loss / lowest", f"{training.end_of_validation_loss:.3f}"],
+        ["weakest classes", _weakest(evaluation)],
+        ["against the champion", _against(evaluation.accuracy, before)],
         ["champion before", f"{before.run_id} ({before.accuracy:.4f})" if before else "none"],
         ["champion after", run.champion_after or "none"],
     ]
     return _table(["figure", "value"], rows, words=True)
+
+
+def _weakest(evaluation: Evaluation) -> str:
+    weakest = sorted(evaluation.classes, key=lambda scores: scores.f1)[:_WEAKEST]
+    return ", ".join(f"{scores.name} (F1 {scores.f1:.4f})" for scores in weakest)
+
+
+def _against(accuracy: float, champion: Champion | None) -> str:
+    if champion is None:
+        return "there was none"
+    points = (accuracy - champion.accuracy) * 100
+    if points == 0:
+        return f"level with its {champion.accuracy:.4f}"
+    side = "better" if points > 0 else "worse"
+    return f"{abs(points):.2f} points {side} than its {champion.accuracy:.4f}"
 
 
 def _confused_pairs(evaluation: Evaluation) -> str:
@@ -158,6 +178,7 @@ def _provenance(run: Run) -> str:
             f"{training.best_epoch} kept, {training.seconds:.0f} s, seed {recipe.seed}",
         ],
         ["temperature", f"{training.temperature:.3f}, fitted on validation"],
+        *_settings(run.settings),
         ["code", environment.commit or "not in a git checkout"],
         [
             "machine",
@@ -173,13 +194,43 @@ def _provenance(run: Run) -> str:
     return _table(["what", "value"], rows, words=True)
 
 
+def _settings(settings: Settings) -> list[list[str]]:
+    changed = deviations(settings)
+    count = f"{len(changed)} changed, the others" if changed else "all"
+    return [
+        ["settings", f"{count} by default; in `settings.json`"],
+        # One row each: a page does not wrap a table's cells.
+        *([f"`{name}`", str(value)] for name, value in changed.items()),
+    ]
+
+
+def _way_back(run: Run) -> str:
+    before = run.champion_before
+    if not run.verdict.promoted:
+        return "Nothing to go back from: this run changed no champion."
+    if before is None:
+        return "There was no champion before this run."
+    return (
+        f"The champion before, {before.run_id}, is still whole in the store. This makes it the "
+        "champion again, from the project's folder and with the store's keys in the environment:\n\n"
+        "```python\n"
+        "from datetime import UTC, datetime\n"
+        "from fmnist.registry import reinstate\n"
+        "from fmnist.store import open_store\n\n"
+        f'store = open_store("{run.settings.store.url}")\n'
+        f'reinstate(store, "{before.run_id}", datetime.now(UTC))\n'
+        "```"
+    )
+
+
 def _usage(run: Run) -> str:
     return (
         "The model takes raw grey images, `(n, 28, 28)` of 0 to 255, and gives ten calibrated "
         "probabilities. Scaling and flattening are inside; nothing of this project is needed.\n\n"
         "```python\n"
         "import keras\n\n"
-        f"# the file {run.location}/model.keras, SHA-256 {run.training.model_sha256}\n"
+        f"# the file {run.location}/model.keras\n"
+        f"# SHA-256 {run.training.model_sha256}\n"
         'model = keras.models.load_model("model.keras", safe_mode=True)\n'
         "probabilities = model.predict(images)\n"
         "```"

@@ -226,8 +226,6 @@ class S3Store:
 
     def check(self) -> None:
         """See `Store.check`. Leaves one tiny object, since a job may have no right to delete."""
-        with self._errors():
-            self._client.head_bucket(Bucket=self._bucket)
         self.replace(_PROBE, _PROBE.encode())
         if self.read(_PROBE) != _PROBE.encode():
             raise StoreError(
@@ -243,8 +241,8 @@ class S3Store:
                 f"bucket '{self._bucket}' at {self._server} does not honour conditional writes, so "
                 "nothing there is safe from being overwritten; use another server or a newer one"
             )
-        # Without the right to list, S3 answers 403 instead of 404 for an object that is not
-        # there, which would be found out only after training.
+        # Without the right to list the prefix, S3 answers 403 instead of 404 for an object that is
+        # not there, which would be found out only after training.
         self.read(f"{_PROBE}-absent")
 
     def create(self, key: str, content: bytes) -> None:
@@ -324,7 +322,7 @@ class S3Store:
         where = f"bucket '{self._bucket}' at {self._server}"
         if status == 412:
             return _Exists(f"{where}: an object is already there")
-        if code == "NoSuchBucket" or (error.operation_name == "HeadBucket" and status == 404):
+        if code == "NoSuchBucket":
             return StoreError(f"{where} does not exist: create it, or set store.url to another")
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
             return StoreError(f"{where} refuses the key ({code}): check the AWS credentials")

@@ -94,7 +94,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real MinIO server on a folder of its own; ended with the session."""
-    program = os.environ.get("MINIO_PROGRAM") or shutil.which("minio")
+    program = shutil.which("minio")
     if not program:
         unavailable("the MinIO server is needed; CONTRIBUTING.md says how to get it")
     folder = tmp_path_factory.mktemp("minio")

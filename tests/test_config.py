@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fmnist.config import DataSettings, ModelSettings, Settings, StoreSettings, sections
+from fmnist.config import (
+    DataSettings,
+    ModelSettings,
+    Settings,
+    StoreSettings,
+    deviations,
+    sections,
+)
 from tests.conftest import run_program
 
 
@@ -240,3 +247,12 @@ def test_a_location_with_one_slash_too_few_is_not_taken_for_a_folder() -> None:
     """`s3:/bucket` is a slip of the pen."""
     with pytest.raises(ValidationError, match="one slash too few"):
         StoreSettings(url="s3:/bucket/prefix")
+
+
+def test_only_what_differs_from_the_defaults_is_a_deviation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However it was set, a value that is not the default is named, and no other."""
+    monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "3")
+    settings = Settings.model_validate({"gate": {"min_accuracy": 0.9}, "split": {"seed": 1}})
+    assert deviations(settings) == {"training.epochs": 3, "split.seed": 1}

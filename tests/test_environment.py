@@ -4,6 +4,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from fmnist import environment
 from fmnist.registry import to_json
 
@@ -29,6 +31,17 @@ def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
     assert commit and len(commit) == 40
     path.write_text("2")
     assert environment._commit(tmp_path) == f"{commit}+changes"
+
+
+def test_where_there_is_no_git_the_commit_is_what_the_image_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`SOURCE_COMMIT` counts outside a checkout, and only there."""
+    monkeypatch.setenv("SOURCE_COMMIT", "")
+    assert environment._commit(tmp_path) is None
+    monkeypatch.setenv("SOURCE_COMMIT", "abc")
+    assert environment._commit(tmp_path) == "abc"
+    assert environment._commit(Path(environment.__file__).parent) != "abc"
 
 
 def test_nothing_personal_is_recorded() -> None:

@@ -22,6 +22,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from fmnist import registry
+from fmnist.cli import Setting, all_settings
 from fmnist.fetch import sha256_of
 from fmnist.store import FolderStore, open_store
 from tests.conftest import ROOT, S3Server, free_port
@@ -481,8 +482,9 @@ def test_a_store_that_fails_while_publishing_ends_with_5_and_the_run_is_kept(
 # ---- the flow as a deployment sees it ------------------------------------------------------------
 
 
-def test_a_deployments_form_shows_every_setting_with_its_description_and_bounds() -> None:
-    """The flow's parameter schema is the settings tree, whatever the environment holds."""
+@pytest.fixture(scope="module")
+def form() -> dict[str, Any]:
+    """The schema from which Prefect makes the form of a deployment, in a set-up environment."""
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import train;"
         "print(json.dumps(train.training_job.parameters.model_dump()))"
@@ -495,12 +497,38 @@ def test_a_deployments_form_shows_every_setting_with_its_description_and_bounds(
         check=True,
         timeout=120,
     )
-    schema = json.loads(done.stdout)
-    assert schema["required"] == []
-    assert schema["properties"]["settings"]["default"] == {}
-    epochs = schema["definitions"]["TrainingSettings"]["properties"]["epochs"]
-    assert (epochs["minimum"], epochs["maximum"], epochs["default"]) == (1, 10_000, 150)
-    assert epochs["description"]
+    schema: dict[str, Any] = json.loads(done.stdout)
+    return schema
+
+
+@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
+def test_a_deployments_form_shows_every_setting_with_its_meaning_and_bounds(
+    form: dict[str, Any], setting: Setting
+) -> None:
+    """With the default in words, whatever the environment holds."""
+    section, _, name = setting.name.partition(".")
+    field = form["definitions"][f"{section.capitalize()}Settings"]["properties"][name]
+    assert field["description"].startswith(setting.meaning)
+    allowed = setting.allowed.replace("comma-separated", "values")
+    assert field["description"].endswith(f"({allowed}; default: {setting.default})")
+
+
+def test_a_deployments_form_sends_only_what_was_filled_in(form: dict[str, Any]) -> None:
+    """No field has a value of its own, which would override the worker's environment."""
+    assert form["required"] == []
+    assert form["properties"]["settings"]["default"] == {}
+    for part in form["definitions"].values():
+        for field in part["properties"].values():
+            assert "default" not in field
+            assert field.get("type") != "boolean"  # A switch always has a value.
+
+
+def test_a_deployments_form_refuses_what_is_out_of_bounds(form: dict[str, Any]) -> None:
+    """Range and type stand in the schema, which the server checks before a run exists."""
+    epochs = form["definitions"]["TrainingSettings"]["properties"]["epochs"]
+    assert (epochs["minimum"], epochs["maximum"], epochs["type"]) == (1, 10_000, "integer")
+    lower_bound = form["definitions"]["GateSettings"]["properties"]["lower_bound"]
+    assert lower_bound["enum"] == [True, False]
 
 
 def test_a_partial_parameter_keeps_the_rest_from_environment_and_defaults(
@@ -512,9 +540,26 @@ def test_a_partial_parameter_keeps_the_rest_from_environment_and_defaults(
 
     monkeypatch.setenv("FMNIST_TRAINING__SEED", "9")
     given = {"settings": {"training": {"epochs": 3}, "gate": {"lower_bound": True}}}
-    settings = train.training_job.validate_parameters(given)["settings"]
+    settings = train._complete(train.training_job.validate_parameters(given)["settings"])
     assert (settings.training.epochs, settings.training.seed) == (3, 9)
     assert settings.gate.lower_bound and settings.gate.min_accuracy == 0.9
+
+
+def test_a_wrong_setting_of_the_worker_fails_the_run_in_one_line(
+    prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """State and log name it as a command line would, without what may be secret in it."""
+    monkeypatch.syspath_prepend(str(ROOT / "flows"))
+    import train
+
+    monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "many")
+    monkeypatch.setenv("FMNIST_STORE__URL", "s3://me:hush-hush@models/x")
+    state = train.training_job(return_state=True)
+    assert state.is_failed()
+    assert "training.epochs: 'many' was given; allowed: integer from 1 to 10000" in state.message
+    assert "store.url" in state.message and "must not contain credentials" in state.message
+    assert "hush-hush" not in state.message + caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_server_lost_in_the_middle_ends_with_7(

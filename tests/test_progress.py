@@ -26,6 +26,16 @@ def test_without_a_terminal_sparse_lines_are_logged(
     assert "s left" in caplog.messages[0]
 
 
+def test_long_work_is_never_silent_for_much_more_than_a_minute(
+    caplog: pytest.LogCaptureFixture, half_seconds: None
+) -> None:
+    """A thousand half-seconds of work that has hardly begun give a line each minute."""
+    with caplog.at_level(logging.INFO, "fmnist"), progress.track("work", 1e6) as advance:
+        for done in range(900):
+            advance(done, f"step {done}")
+    assert 6 <= len(caplog.messages) <= 7
+
+
 def test_on_a_terminal_a_live_bar_is_drawn(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

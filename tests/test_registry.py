@@ -271,3 +271,25 @@ def test_a_crash_leaves_the_old_champion_and_can_be_made_good(
     assert champion.previous == (old.run_id if old else None)
     assert registry.champion(store) == champion
     assert champion.manifest_sha256 == hashlib.sha256(store.objects[manifest_key]).hexdigest()
+
+
+def test_an_earlier_run_can_be_made_champion_again(tmp_path: Path) -> None:
+    """It is in force with its own accuracy, and names the one that it followed."""
+    store = MemoryStore()
+    for run_id, correct in (("one", 9_142), ("two", 9_000)):
+        folder = seal(tmp_path / run_id, run_id)
+        (folder / registry.EVALUATION).write_bytes(registry.to_json(records.evaluation(correct)))
+        registry.seal(folder, run_id, NOW)
+        registry.promote(store, registry.publish(store, folder), correct / 10_000, NOW)
+    back = registry.reinstate(store, "one", LATER)
+    assert (back.run_id, back.accuracy, back.previous) == ("one", 0.9142, "two")
+    assert registry.champion(store) == back
+
+
+def test_only_a_run_of_the_store_can_be_made_champion(sealed: Path) -> None:
+    """The error names what is missing, and the champion stays."""
+    store = MemoryStore()
+    champion = registry.promote(store, registry.publish(store, sealed), 0.91, NOW)
+    with pytest.raises(StoreError, match=r"runs/absent/manifest\.json is not there"):
+        registry.reinstate(store, "absent", LATER)
+    assert registry.champion(store) == champion

@@ -185,3 +185,50 @@ def test_the_summary_is_one_line_of_the_documented_form() -> None:
     rejected = summary(records.run(False), 3599.6)
     assert rejected.startswith(f"rejected  {records.RUN_ID}  test accuracy 0.8790 [")
     assert "  3600 s  " in rejected and "\n" not in rejected
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "words"),
+    [
+        (0.9051, "0.91 points better than its 0.9051"),
+        (0.9200, "0.58 points worse than its 0.9200"),
+        (0.9142, "level with its 0.9142"),
+        (None, "there was none"),
+    ],
+)
+def test_the_report_compares_with_the_champion(accuracy: float | None, words: str) -> None:
+    """The difference to the champion that the run met is in points, with its direction."""
+    before = records.champion(accuracy=accuracy) if accuracy else None
+    report = markdown(records.run(champion_before=before), IMAGES)
+    assert f"| against the champion | {words} |" in report
+
+
+def test_the_report_names_the_weakest_classes() -> None:
+    """The three classes of the lowest F1 are named, the lowest first."""
+    run = records.run()
+    f1 = sorted((scores.f1, scores.name) for scores in run.evaluation.classes)[:3]
+    words = ", ".join(f"{name} (F1 {value:.4f})" for value, name in f1)
+    assert f"| weakest classes | {words} |" in markdown(run, IMAGES)
+
+
+def test_the_report_tells_the_settings_that_were_changed() -> None:
+    """What differs from the defaults is named with its value; else it says that nothing does."""
+    settings = Settings(gate=GateSettings(min_accuracy=0.85))
+    changed = section(markdown(records.run(settings=settings), IMAGES), "How it was made")
+    assert "| settings | 1 changed, the others by default;" in changed
+    assert "| `gate.min_accuracy` | 0.85 |" in changed
+    default = section(markdown(records.run(), IMAGES), "How it was made")
+    assert "| settings | all by default; in `settings.json` |" in default
+
+
+def test_the_report_tells_how_to_go_back() -> None:
+    """A promoted run names its predecessor and code that reinstates it; others change nothing."""
+    before = records.champion()
+    text = section(markdown(records.run(champion_before=before), IMAGES), "Go back")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code and before.run_id in code[1]
+    compile(code[1], "report", "exec")
+    first = section(markdown(records.run(), IMAGES), "Go back")
+    assert first.strip() == "There was no champion before this run."
+    rejected = section(markdown(records.run(False, champion_before=before), IMAGES), "Go back")
+    assert "changed no champion" in rejected
