@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from deployments import stack
 from fmnist.cli import all_settings, parse
 from fmnist.errors import ExitCode
 from tests.conftest import ROOT
@@ -62,7 +63,9 @@ def test_every_file_that_the_documents_name_is_there(text: str) -> None:
     """Links and paths lead somewhere."""
     named = set(re.findall(r"\]\((?!https?:)([^)#]+)\)", text))
     named |= set(
-        re.findall(r"\b(?:flows|fmnist|tests|benchmarks|\.ci)/[\w./-]+\.(?:py|md)\b", text)
+        re.findall(
+            r"\b(?:flows|fmnist|tests|benchmarks|deployments|\.ci)/[\w./-]+\.(?:py|md|yaml)\b", text
+        )
     )
     assert named
     for name in named:
@@ -71,8 +74,28 @@ def test_every_file_that_the_documents_name_is_there(text: str) -> None:
 
 def test_contributing_names_every_module() -> None:
     """The layout is complete."""
-    for path in (ROOT / "fmnist").glob("[!_]*.py"):
-        assert f"fmnist/{path.name} " in CONTRIBUTING
+    for path in [*ROOT.glob("fmnist/[!_]*.py"), *ROOT.glob("deployments/[!_]*.py")]:
+        assert f"{path.parent.name}/{path.name} " in CONTRIBUTING
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "deployments/stack.py" in c])
+def test_every_command_of_the_stack_in_the_documents_exists(command: str) -> None:
+    """A reader who copies it gets no fault."""
+    with pytest.raises(SystemExit) as ended:
+        stack.main([*shlex.split(command.partition("stack.py ")[2]), "--help"])
+    assert ended.value.code == 0
+
+
+def test_the_documents_and_the_stack_name_the_same_places() -> None:
+    """Ports, folders, deployments and variables are those of the stack's files."""
+    compose = (ROOT / "deployments" / "compose.yaml").read_text()
+    for name in ("PREFECT_PORT", "MINIO_PORT", "WORKER_PORT", "POSTGRES_PORT", "ALERT_WEBHOOK_URL"):
+        assert f"`{name}" in README
+        assert f"${{{name}:-" in compose
+    assert "${PREFECT_PORT:-4200}" in compose
+    assert "${JOB_ENV_FILE:-job.env}" in compose
+    assert "${ALERT_SILENCE_HOURS:-26}" in compose
+    assert "fashion-mnist/process" in README
 
 
 def test_no_lock_file_names_a_host() -> None:

@@ -1,0 +1,111 @@
+"""Create or update the work pools and the automations on the Prefect server; safe to repeat.
+
+    python deployments/setup.py
+
+The server is the one that PREFECT_API_URL and PREFECT_API_AUTH_STRING name. With
+ALERT_WEBHOOK_URL set, alerts are posted there as JSON; without it, automations that would post are
+left out. ALERT_SILENCE_HOURS (26) says how long no run may be judged before that is an alert.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.settings import PREFECT_API_URL
+from prefect.workers.process import ProcessWorker
+from pydantic import ValidationError
+
+HERE = Path(__file__).resolve().parent
+WEBHOOK = "training-alerts"
+POOLS = {"training": "process", "docker": "docker", "kubernetes": "kubernetes"}
+
+
+def base_job_template(kind: str) -> dict[str, Any]:
+    """What a work pool of that type starts: ours for containers, Prefect's for processes."""
+    if kind == "process":
+        return ProcessWorker.get_default_base_job_template()
+    template: dict[str, Any] = json.loads((HERE / "pools" / f"{kind}.json").read_text())
+    return template
+
+
+def set_up_pools(client: SyncPrefectClient) -> None:
+    """Create the work pools, or renew their job templates; a paused pool stays paused."""
+    for name, kind in POOLS.items():
+        template = base_job_template(kind)
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            client.create_work_pool(
+                WorkPoolCreate(name=name, type=kind, base_job_template=template)
+            )
+            print(f"work pool {name}: created")
+        else:
+            client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+            print(f"work pool {name}: updated")
+
+
+def declared_automations(hours: float) -> list[dict[str, Any]]:
+    """The automations of automations.yaml, for an alert after so many hours of silence."""
+    values = {
+        "ALERT_SILENCE_HOURS": f"{hours:g}",
+        "ALERT_SILENCE_SECONDS": f"{hours * 3600:g}",
+    }
+    text = (HERE / "automations.yaml").read_text()
+    text = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text)
+    declared: list[dict[str, Any]] = yaml.safe_load(text)["automations"]
+    return declared
+
+
+def set_up_automations(client: SyncPrefectClient, url: str, hours: float) -> None:
+    """Create or update every automation; those that post somewhere only where `url` is given."""
+    block = str(Webhook(url=url).save(WEBHOOK, overwrite=True)) if url else None
+    for declared in declared_automations(hours):
+        name = declared["name"]
+        posts = [action for action in declared["actions"] if action["type"] == "call-webhook"]
+        if posts and not block:
+            print(f"automation '{name}': left out, as ALERT_WEBHOOK_URL is not set")
+            continue
+        for action in posts:
+            action["block_document_id"] = block
+        wanted = AutomationCore.model_validate(declared)
+        if there := client.read_automations_by_name(name):
+            # A person may have switched it off.
+            wanted.enabled = there[0].enabled
+            client.update_automation(there[0].id, wanted)
+            print(f"automation '{name}': updated")
+        else:
+            client.create_automation(wanted)
+            print(f"automation '{name}': created")
+
+
+def main(environment: Mapping[str, str]) -> int:
+    """Set the server up; the exit code is 0, or 1 after a line that says why not."""
+    try:
+        hours = float(environment.get("ALERT_SILENCE_HOURS") or 26)
+        with get_client(sync_client=True) as client:
+            set_up_pools(client)
+            set_up_automations(client, environment.get("ALERT_WEBHOOK_URL", ""), hours)
+    except (httpx.HTTPError, PrefectException, ValidationError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print(
+            f"setup: the Prefect server at {PREFECT_API_URL.value() or '(no PREFECT_API_URL)'} was "
+            f"not set up: {reason}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))
