@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format lock benchmarks clean
+.PHONY: help setup train test e2e check format lock benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,11 @@ setup: $(READY) ## make the environment in .venv (again only when the lock chang
 train: $(READY) ## fetch, preprocess, train, evaluate, publish: one run, with the settings in force
 	@$(BIN)/python flows/train.py $(ARGS)
 
-test: $(READY) ## run every test
+test: $(READY) ## run the quick tests (6 min)
 	@$(BIN)/python -m pytest $(ARGS)
+
+e2e: $(READY) ## run the end-to-end tests: the real stack, a browser, the image (15 min)
+	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check .
@@ -63,5 +66,5 @@ $(READY): requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  --no-build-isolation -e .; \
 	$(BIN)/python -m pip check --quiet --disable-pip-version-check; \
-	$(BIN)/python -m compileall -q fmnist flows; \
+	$(BIN)/python -m compileall -q fmnist flows deployments; \
 	touch $(READY)

@@ -1,0 +1,401 @@
+"""The whole stack, started from compose.yaml by the command that a user has, and an operator on it."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import boto3
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    DeploymentFilter,
+    FlowRunFilter,
+    LogFilter,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.client.schemas.sorting import LogSort
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from deployments import stack as stack_command
+from fmnist import registry
+from tests.conftest import ROOT, free_port, unavailable
+
+DEPLOYMENT = "fashion-mnist/process"
+# Short, and with a bar that even a short training passes, or that none does.
+PROMOTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": {"min_accuracy": 0.5}}
+REJECTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": {"min_accuracy": 0.99}}
+# Long enough to do something to it while it trains, or to have another run wait for it.
+MEDIUM: dict[str, Any] = {"training": {"epochs": 30}, "gate": {"min_accuracy": 0.5}}
+LONG: dict[str, Any] = {"training": {"epochs": 60}, "gate": {"min_accuracy": 0.5}}
+ENDLESS: dict[str, Any] = {"training": {"epochs": 9000, "patience": 9000}}
+FINAL = {"Promoted", "Rejected", "Completed", "Failed", "Crashed", "Cancelled"}
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Ask until the answer is true, and return it; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.5)
+    return answer
+
+
+@dataclass
+class Webhook:
+    """A local HTTP server that keeps the alerts posted to it."""
+
+    url: str
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, run: str) -> list[str]:
+        """The kinds of alert that came about a run, by its name."""
+        return [alert["alert"] for alert in self.alerts if alert.get("run") == run]
+
+
+@pytest.fixture(scope="session")
+def webhook() -> Iterator[Webhook]:
+    """Where the alerts of the stack go."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            # Prefect posts a rendered template as a JSON string.
+            received.alerts.append(json.loads(content) if isinstance(content, str) else content)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    received = Webhook(f"http://127.0.0.1:{server.server_port}/alerts")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield received
+    server.shutdown()
+    server.server_close()
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The running stack, with what a person does to it and sees of it."""
+
+    state: Path
+    env_file: Path
+    variables: Mapping[str, str]
+    webhook: Webhook
+
+    # ---- commands ----
+
+    def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run a command from the project's root, in a shell that has the stack's variables."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **self.variables, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def succeed(self, *command: str) -> str:
+        """Run a command that must succeed; its output."""
+        done = self.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def stack(self, *arguments: str) -> str:
+        """Run `stack.py` on this stack."""
+        options = ["--state", str(self.state), "--env-file", str(self.env_file)]
+        return self.succeed("python", "deployments/stack.py", *options, *arguments)
+
+    def start(self, service: str) -> None:
+        """Start one service that was stopped or killed, and wait until it is well."""
+        services = self.services()
+        supervisor = self.supervisor()
+        if supervisor.getProcessInfo(service)["statename"] not in ("RUNNING", "STARTING"):
+            supervisor.startProcess(service)
+        until(lambda: self._stack().is_well(services[service]), 60, f"{service} is well")
+
+    def stop(self, service: str) -> None:
+        """Stop one service, as `docker compose stop` does."""
+        self.supervisor().stopProcess(service)
+
+    def services(self) -> Mapping[str, stack_command.Service]:
+        """The services that are running, as the stack's command reads them."""
+        return stack_command.read_services(self.variables, self.state)
+
+    def supervisor(self) -> Any:
+        """What keeps the services running."""
+        return self._stack().supervisor()
+
+    def _stack(self) -> stack_command.Stack:
+        return stack_command.Stack(self.services(), self.state, self.env_file)
+
+    def processes(self, service: str) -> list[psutil.Process]:
+        """A service's process and all of its descendants."""
+        top = psutil.Process(self.supervisor().getProcessInfo(service)["pid"])
+        return [top, *top.children(recursive=True)]
+
+    def kill(self, service: str) -> None:
+        """End a service and all its processes at once, as a container or a machine dies."""
+        processes = self.processes(service)
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, timeout=20)
+
+    # ---- runs ----
+
+    def client(self) -> Any:
+        """A client of the Prefect server."""
+        return get_client(sync_client=True)
+
+    def deployment_id(self) -> UUID:
+        """The id of the process deployment."""
+        with self.client() as client:
+            return UUID(str(client.read_deployment_by_name(DEPLOYMENT).id))
+
+    def start_run(self, settings: Mapping[str, Any]) -> UUID:
+        """Start a run by hand with a part of the settings, by Prefect's command; its id."""
+        said = self.succeed(
+            *("prefect", "deployment", "run", DEPLOYMENT),
+            *("--param", f"settings={json.dumps(settings)}"),
+        )
+        return UUID(said.split("UUID: ")[1].split()[0])
+
+    def schedule(self, settings: Mapping[str, Any], seconds: int = 12) -> tuple[UUID, datetime]:
+        """Add a schedule that is due once, soon; the run that it creates, and when it is due."""
+        # Prefect creates the runs of a deployment that was just changed within seconds, but only
+        # if its scheduler's turn comes in time; within a minute at the latest.
+        for ahead in (seconds, 24, 90):
+            due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=ahead)
+            with self.client() as client:
+                deployment = client.read_deployment_by_name(DEPLOYMENT)
+                client.create_deployment_schedules(
+                    deployment.id,
+                    [(IntervalSchedule(interval=timedelta(days=300), anchor_date=due), True)],
+                    max_scheduled_runs=1,
+                    parameters={"settings": dict(settings)},
+                    slug=f"soon-{secrets.token_hex(3)}",
+                )
+                client.update_deployment(
+                    deployment.id, DeploymentUpdate(description=deployment.description)
+                )
+            while datetime.now(UTC) < due + timedelta(seconds=2):
+                if run := self._scheduled_run(due):
+                    return run, due
+                time.sleep(0.5)
+        pytest.fail("no schedule created a run in time")
+
+    def _scheduled_run(self, due: datetime) -> UUID | None:
+        """The run that a schedule created for this moment."""
+        with self.client() as client:
+            for run in client.read_flow_runs(
+                deployment_filter=DeploymentFilter(name={"any_": ["process"]})
+            ):
+                if run.auto_scheduled and run.next_scheduled_start_time == due:
+                    return UUID(str(run.id))
+        return None
+
+    def read(self, run_id: UUID) -> FlowRun:
+        """A run as the server has it."""
+        with self.client() as client:
+            return client.read_flow_run(run_id)
+
+    def state_of(self, run_id: UUID) -> str:
+        """The name of a run's state."""
+        return str(self.read(run_id).state_name)
+
+    def wait(self, run_id: UUID, *states: str, seconds: float = 120) -> FlowRun:
+        """Wait until a run is in one of these states; in its last one, unless they are given."""
+        wanted = set(states) or FINAL
+        until(lambda: self.state_of(run_id) in wanted, seconds, f"the run is in {sorted(wanted)}")
+        return self.read(run_id)
+
+    def wait_until_idle(self) -> None:
+        """Wait until the worker has no job's process left."""
+        until(lambda: len(self.processes("worker")) == 2, 30, "the jobs' processes are gone")
+
+    def log(self, run_id: UUID) -> str:
+        """What a run logged, as its page shows it."""
+        with self.client() as client:
+            lines = client.read_logs(
+                LogFilter(flow_run_id={"any_": [run_id]}), sort=LogSort.TIMESTAMP_ASC, limit=200
+            )
+        return "\n".join(line.message for line in lines)
+
+    def wait_until_training(self, run_id: UUID, seconds: float = 90) -> None:
+        """Wait until a run has trained an epoch."""
+
+        def trains() -> bool:
+            return float(self.artifacts(run_id).get("training-progress") or 0) > 0
+
+        until(trains, seconds, "the run trains")
+
+    def wait_for_task(self, run_id: UUID, name: str, state: str, seconds: float = 120) -> None:
+        """Wait until one of a run's tasks is in this state."""
+
+        def there() -> bool:
+            with self.client() as client:
+                tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run_id]}))
+            return any(
+                task.name.startswith(f"{name}-") and task.state_name == state for task in tasks
+            )
+
+        until(there, seconds, f"{name} is in {state}")
+
+    def event(self, name: str, run: str) -> dict[str, Any]:
+        """The one event of that name about a run, once it is recorded."""
+
+        def found() -> list[dict[str, Any]]:
+            with self.client() as client:
+                answer = client._client.post(
+                    "/events/filter",
+                    json={"filter": {"event": {"name": [name]}, "order": "DESC"}, "limit": 50},
+                )
+            events: list[dict[str, Any]] = answer.json()["events"]
+            return [event for event in events if event["payload"].get("run_id") == run]
+
+        (event,) = until(found, 30, f"{name} is recorded")
+        return dict(event)
+
+    def artifacts(self, run_id: UUID) -> dict[str, Any]:
+        """A run's artifacts by key."""
+        with self.client() as client:
+            found = client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+            )
+        return {artifact.key: artifact.data for artifact in found if artifact.key}
+
+    # ---- the store ----
+
+    def s3(self, access: str = "JOB_ACCESS_KEY", secret: str = "JOB_SECRET_KEY") -> Any:
+        """An S3 client with the job's key, or with MinIO's own."""
+        return boto3.session.Session(
+            aws_access_key_id=self.variables[access],
+            aws_secret_access_key=self.variables[secret],
+            region_name="us-east-1",
+        ).client("s3", endpoint_url=f"http://127.0.0.1:{self.variables['MINIO_PORT']}")
+
+    def stored(self) -> dict[str, str]:
+        """Every object of the store below its prefix, with its ETag."""
+        pages = self.s3().get_paginator("list_objects_v2")
+        return {
+            item["Key"].removeprefix("fashion-mnist/"): item["ETag"]
+            for page in pages.paginate(Bucket="models", Prefix="fashion-mnist/")
+            for item in page.get("Contents", [])
+        }
+
+    def read_object(self, key: str) -> bytes:
+        """One object of the store."""
+        content: bytes = (
+            self.s3().get_object(Bucket="models", Key=f"fashion-mnist/{key}")["Body"].read()
+        )
+        return content
+
+    def champion(self) -> registry.Champion:
+        """The champion that the store names."""
+        return registry.from_json(registry.Champion, self.read_object("champion.json"), "champion")
+
+    @property
+    def work(self) -> Path:
+        """Where the worker's jobs put their runs together."""
+        return self.state / "volumes" / "worker" / ".cache" / "fmnist" / "work"
+
+
+@pytest.fixture(scope="session")
+def operator(
+    request: pytest.FixtureRequest, data_source: str, webhook: Webhook
+) -> Iterator[Operator]:
+    """The stack, started by its own command, with the deployments deployed as the README says."""
+    # Not below pytest's own folder: PostgreSQL's user must be able to pass.
+    state = Path(tempfile.mkdtemp(prefix="fmnist-stack-"))
+    state.chmod(0o711)
+    env_file, job_file = state / "env", state / "job.env"
+    # The path of the data is no business of the stack: it is one setting of the job.
+    job_file.write_text(
+        f"FMNIST_DATA__SOURCE={data_source}\n"
+        "FMNIST_TRAINING__WARMUP=0\n"
+        "FMNIST_STORE__RETRY_PAUSES=2,5,10\n"
+    )
+    stack_command.make_secrets(env_file)
+    ports = {
+        name: str(free_port())
+        for name in ("PREFECT_PORT", "POSTGRES_PORT", "MINIO_PORT", "WORKER_PORT")
+    }
+    variables = {
+        **stack_command.read_env_file(env_file),
+        **ports,
+        "PREFECT_API_URL": f"http://127.0.0.1:{ports['PREFECT_PORT']}/api",
+        "PREFECT_HOME": str(state / "home"),
+        "JOB_ENV_FILE": str(job_file),
+        "ALERT_WEBHOOK_URL": webhook.url,
+    }
+    operator = Operator(state, env_file, variables, webhook)
+    settings = {
+        PREFECT_API_URL: variables["PREFECT_API_URL"],
+        PREFECT_API_AUTH_STRING: variables["PREFECT_API_AUTH_STRING"],
+    }
+    try:
+        if missing := stack_command.missing_programs(operator.services()):
+            unavailable("; ".join(missing))
+        operator.stack("start")
+        operator.succeed("prefect", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        with temporary_settings(settings):
+            yield operator
+    finally:
+        left = _started_from(state)
+        operator.stack("stop")
+        if request.session.testsfailed:
+            terminal = request.config.get_terminal_writer()
+            for log in sorted((state / "log").iterdir()):
+                lines = log.read_text(errors="replace").splitlines()[-20:]
+                terminal.line("\n    ".join([f"\nthe end of {log.name}:", *lines]))
+        if output := os.environ.get("SCREENSHOTS"):
+            shutil.copytree(state / "log", Path(output) / "log", dirs_exist_ok=True)
+        _, alive = psutil.wait_procs(left, timeout=20)
+        for process in alive:
+            process.kill()
+        shutil.rmtree(state, ignore_errors=True)
+        assert not alive, f"left running: {alive}"
+
+
+def _started_from(state: Path) -> list[psutil.Process]:
+    """The process that keeps the services running, and all of its descendants."""
+    pid_file = state / "supervisord.pid"
+    if not pid_file.exists():
+        return []
+    top = psutil.Process(int(pid_file.read_text()))
+    return [top, *top.children(recursive=True)]
+
+
+@pytest.fixture(scope="session")
+def promoted(operator: Operator) -> FlowRun:
+    """A run that its schedule created, and that was promoted."""
+    return operator.wait(operator.schedule(PROMOTED)[0])
+
+
+@pytest.fixture(scope="session")
+def rejected(operator: Operator, promoted: FlowRun) -> FlowRun:
+    """A run after it that was rejected by a high bar."""
+    return operator.wait(operator.start_run(REJECTED))

@@ -1,0 +1,481 @@
+"""What people see of retraining: the real server's own pages, in a real browser."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from prefect.client.schemas.objects import FlowRun
+
+from fmnist.config import sections
+from tests.conftest import ROOT, unavailable
+from tests.e2e.conftest import DEPLOYMENT, Operator
+from tests.records import FILES
+
+pytestmark = pytest.mark.timeout(600)
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WINDOW = {"width": 1400, "height": 1000}
+# On a busy machine a page takes its time.
+PATIENCE = 30_000
+
+STAGES = ["fetch", "preprocess", "train", "evaluate", "publish"]
+PAGES = ["/dashboard", "/runs", "/deployments", "/artifacts", "/automations"]
+
+# What a reviewer asks of a rejected run, and the words of its report that are the answer. RUN and
+# CHAMPION stand for the two runs' names.
+QUESTIONS = {
+    "was it promoted?": [r"^Rejected: RUN$"],
+    "why not?": [
+        r"^Test accuracy 0\.\d{4} is \d+\.\d\d points \([\d,]+ of 10,000 images\) below the bound "
+        r"0\.9900; failed: test accuracy",
+        r"^FAIL$",
+    ],
+    "how sure is its accuracy?": [r"^0\.\d{4}, 95% interval 0\.\d{4} to 0\.\d{4}$"],
+    "how does it compare with the champion?": [
+        r"(better than|worse than|level with) its 0\.\d{4}$",
+        r"^CHAMPION \(0\.\d{4}\)$",
+    ],
+    "which model is in use now?": [r"^champion after\s*CHAMPION$"],
+    "which classes are weak?": [
+        r"^([\w/ -]+ \(F1 0\.\d{4}\)(, )?){3}$",
+        r"^Most confused$",
+        r"^taken for$",
+    ],
+    "how did the training go?": [r"^Learning curves$", r"^4 of 4 epochs \(ran to the end\)"],
+    "which data?": [
+        r", the official files, SHA-256 in data\.json$",
+        r"^48,000 training, 12,000 validation, 10,000 test$",
+    ],
+    "which code?": [r"^[0-9a-f]{40}(\+changes)?$", r"^Python 3\.\d+\.\d+, TensorFlow 2\.\d+"],
+    "which settings?": [
+        r"^\d changed, the others by default; in settings\.json$",
+        r"^training\.epochs$",
+        r"^gate\.min_accuracy$",
+        r"^0\.99$",
+    ],
+    "where are its files?": [
+        rf"^s3://models/fashion-mnist/runs/RUN/{re.escape(name)}$" for name in sorted(FILES)
+    ],
+    "how is the model loaded?": [
+        r's3://models/fashion-mnist/runs/RUN/model\.keras\s+# SHA-256 [0-9a-f]{64}[^"]* '
+        r'keras\.models\.load_model\("model\.keras", safe_mode=True\)'
+    ],
+    "how to go back?": [
+        r"^Go back$",
+        r"^Nothing to go back from: this run changed no champion\.$",
+    ],
+}
+
+
+# ---- the browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(promoted: FlowRun, rejected: FlowRun) -> Iterator[Browser]:
+    """A headless Chromium, once there is something to see."""
+    program = shutil.which("chromium")
+    if not program:
+        unavailable("chromium is needed (Debian, Ubuntu: apt install chromium)")
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(operator: Operator) -> str:
+    """The address of the UI."""
+    return operator.variables["PREFECT_API_URL"].removesuffix("/api")
+
+
+@pytest.fixture
+def stranger(browser: Browser, server: str) -> Iterator[Page]:
+    """A page of somebody who has not logged in."""
+    context = browser.new_context(base_url=server, viewport=WINDOW)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser, server: str, operator: Operator) -> Iterator[Callable[[str], Page]]:
+    """Opens a page of the UI, in a tab of somebody who has logged in."""
+    context = browser.new_context(base_url=server, viewport=WINDOW, timezone_id="UTC")
+    page = context.new_page()
+    log_in(page, operator.variables["PREFECT_API_AUTH_STRING"])
+    page.wait_for_url("**/dashboard")
+
+    def open_page(path: str) -> Page:
+        page.set_viewport_size(WINDOW)
+        page.goto(path)
+        return page
+
+    yield open_page
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Keeps a picture of a page, in the folder that SCREENSHOTS names if it does."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def take(page: Page, name: str, whole: bool = False) -> None:
+        if whole:
+            # What scrolls is not the page, but a part of it.
+            heights = "[...document.querySelectorAll('*')].map(part => part.scrollHeight)"
+            page.set_viewport_size(
+                {"width": WINDOW["width"], "height": page.evaluate(f"Math.max(...{heights})")}
+            )
+        page.screenshot(path=folder / f"{name}.png", animations="disabled")
+
+    return take
+
+
+def log_in(page: Page, password: str) -> None:
+    """Give a password on the login page."""
+    page.goto("/login")
+    page.locator("input").first.fill(password)
+    page.keyboard.press("Enter")
+
+
+def open_artifact(page: Page, key: str) -> Locator:
+    """Go from a run's page to one of its artifacts, and return what it shows."""
+    page.locator(".p-tab").get_by_text("Artifacts", exact=True).click()
+    page.locator(".artifact-card__title").get_by_text(key, exact=True).click()
+    page.wait_for_url("**/artifacts/artifact/**")
+    shown = page.locator(".artifact-data-view")
+    expect(shown).to_be_visible()
+    return shown
+
+
+def setting(page: Page, description: str) -> Locator:
+    """The part of the custom run form that has this description."""
+    described = page.get_by_text(description).first
+    return page.locator(".schema-form-property").filter(has=described).last
+
+
+def runs_by_hand(operator: Operator) -> set[UUID]:
+    """Every run on the server that no schedule created."""
+    with operator.client() as client:
+        return {UUID(str(run.id)) for run in client.read_flow_runs() if not run.auto_scheduled}
+
+
+# ---- who may see --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", ["", "admin:", "admin:wrong"])
+def test_nobody_sees_anything_without_the_password(
+    stranger: Page, promoted: FlowRun, password: str
+) -> None:
+    """Without it, or with a wrong one, every page refuses or asks for it, and shows nothing."""
+    if password:
+        log_in(stranger, password)
+        expect(stranger.get_by_text("Authentication failed.").first).to_be_visible()
+    for path in [*PAGES, f"/runs/flow-run/{promoted.id}"]:
+        stranger.goto(path)
+        refused = stranger.get_by_text("Authentication failed.")
+        expect(refused.or_(stranger.get_by_role("button", name="Login")).first).to_be_visible()
+        seen = stranger.inner_text("body")
+        for hidden in ("fashion-mnist", "process", "report", "Promoted", promoted.name):
+            assert hidden not in seen, path
+    answer = stranger.request.get(f"/api/flow_runs/{promoted.id}")
+    assert answer.status == 401
+
+
+# ---- deployments --------------------------------------------------------------------------------
+
+
+def test_the_deployments_are_listed_with_their_schedule(
+    visit: Callable[[str], Page], picture: Callable[..., None]
+) -> None:
+    """One for each kind of work pool; the schedule stands there in words."""
+    page = visit("/deployments")
+    for name in ("process", "docker", "kubernetes"):
+        link = page.get_by_role("link", name=name, exact=True)
+        row = page.get_by_role("row").filter(has=link)
+        expect(row).to_contain_text("At 03:00 AM every day")
+        expect(row.get_by_role("link", name="fashion-mnist")).to_be_visible()
+    process = page.get_by_role("row").filter(has_text="process")
+    expect(process.get_by_text("Ready", exact=True)).to_be_visible()
+    picture(page, "deployments")
+
+
+def test_only_the_process_deployment_is_switched_on(
+    operator: Operator, visit: Callable[[str], Page], picture: Callable[..., None]
+) -> None:
+    """Its page shows the schedule, the commit that was deployed, and what it is for."""
+    with operator.client() as client:
+        ids = {
+            name: client.read_deployment_by_name(f"fashion-mnist/{name}").id
+            for name in ("docker", "kubernetes", "process")
+        }
+        version = client.read_deployment_by_name(DEPLOYMENT).version
+    for name, deployment_id in ids.items():
+        page = visit(f"/deployments/deployment/{deployment_id}")
+        card = page.locator(".deployment-schedule-card").filter(has_text="nightly")
+        expect(card.get_by_role("switch")).to_be_checked(checked=name == "process")
+    commit = version.removesuffix("-dirty")
+    git = ["git", "-C", str(ROOT), "cat-file", "-t", commit]
+    assert subprocess.check_output(git, text=True).strip() == "commit"
+    expect(page.get_by_text(version, exact=True)).to_be_visible()
+    expect(page.get_by_text("Scheduled for")).to_be_visible()
+    picture(page, "deployment")
+    page.locator(".p-tab").get_by_text("Description", exact=True).click()
+    expect(page.get_by_text("Retrains every night on a machine of your own")).to_be_visible()
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
+def test_the_list_of_runs_shows_each_verdict(
+    visit: Callable[[str], Page],
+    promoted: FlowRun,
+    rejected: FlowRun,
+    picture: Callable[..., None],
+) -> None:
+    """Who looks for last night's run finds it by its verdict, and that of the one before."""
+    page = visit("/runs")
+    for run in (promoted, rejected):
+        entry = page.locator(".state-list-item").filter(has_text=run.name)
+        expect(entry.locator(".state-badge")).to_have_text(run.state_name)
+    picture(page, "runs")
+
+
+@pytest.mark.parametrize("word", ["promoted", "rejected"])
+def test_a_runs_page_shows_its_verdict_and_the_reason(
+    word: str,
+    visit: Callable[[str], Page],
+    picture: Callable[..., None],
+    request: pytest.FixtureRequest,
+) -> None:
+    """The verdict is the state and a tag, the reason is in the log and the details, in words."""
+    run: FlowRun = request.getfixturevalue(word)
+    page = visit(f"/runs/flow-run/{run.id}")
+    heading = page.locator(".page-heading-flow-run")
+    expect(heading.locator(".state-badge")).to_have_text(word.capitalize())
+    expect(heading).to_contain_text(run.name)
+    for tag in ("fashion-mnist", "nightly", "official-data", word):
+        expect(heading.get_by_text(tag, exact=True).first).to_be_visible()
+    log = page.locator(".logs")
+    expect(log.get_by_text(f"{word}: {run.state.message}")).to_be_visible()
+    expect(log.get_by_text("training: epoch 4/4")).to_be_visible()
+    picture(page, word)
+    page.locator(".p-tab").get_by_text("Details", exact=True).click()
+    details = page.locator(".flow-run-details")
+    details.get_by_text("See More").click()
+    expect(details).to_contain_text(run.state.message)
+    picture(page, f"{word}-details")
+
+
+def test_a_runs_page_shows_every_stage(visit: Callable[[str], Page], rejected: FlowRun) -> None:
+    """Each of the five ended well, of a rejected run too."""
+    page = visit(f"/runs/flow-run/{rejected.id}")
+    page.locator(".p-tab").get_by_text("Task Runs", exact=True).click()
+    for stage in STAGES:
+        expect(page.get_by_text(re.compile(rf"^{stage}-\w{{3}}$"))).to_be_visible()
+    expect(page.get_by_text("(5 Completed)")).to_be_visible()
+
+
+# ---- artifacts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["promoted", "rejected"])
+def test_the_report_is_drawn_with_words_tables_and_pictures(
+    word: str,
+    visit: Callable[[str], Page],
+    picture: Callable[..., None],
+    request: pytest.FixtureRequest,
+) -> None:
+    """A reader sees tables, not their source, and each of the three pictures."""
+    run: FlowRun = request.getfixturevalue(word)
+    page = visit(f"/runs/flow-run/{run.id}")
+    report = open_artifact(page, "report")
+    expect(report.get_by_role("heading", name=f"{word.capitalize()}: {run.name}")).to_be_visible()
+    reason = run.state.message
+    expect(report.get_by_text(f"{reason[0].upper()}{reason[1:]}.", exact=True)).to_be_visible()
+    rules = report.get_by_role("table").first
+    expect(rules.get_by_role("row")).to_have_count(3)
+    expect(rules).to_contain_text("FAIL" if word == "rejected" else "pass")
+    classes = report.get_by_role("table").filter(has_text="precision")
+    expect(classes.get_by_role("row")).to_have_count(13)
+    expect(classes.get_by_role("row").filter(has_text="Ankle boot")).to_have_text(
+        re.compile(r"^\s*Ankle boot(\s*[01]\.\d{4}){3}\s*1,000\s*$")
+    )
+    assert "| ---" not in report.inner_text()
+    pictures = report.locator("img")
+    expect(pictures).to_have_count(3)
+    for image in pictures.all():
+        image.scroll_into_view_if_needed()
+        expect(image).to_be_visible()
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
+    picture(page, f"{word}-report", whole=True)
+
+
+def test_the_classification_report_is_a_table_of_its_own(
+    visit: Callable[[str], Page], promoted: FlowRun, picture: Callable[..., None]
+) -> None:
+    """It has a row for each class, and two for the averages."""
+    page = visit(f"/runs/flow-run/{promoted.id}")
+    table = open_artifact(page, "classification-report").get_by_role("table")
+    expect(table.get_by_role("row")).to_have_count(1 + 12)
+    for name in ("T-shirt/top", "Ankle boot", "macro average", "weighted average"):
+        expect(table.get_by_text(name, exact=True)).to_be_visible()
+    picture(page, "classification-report")
+
+
+def test_the_progress_ends_at_100_percent(
+    visit: Callable[[str], Page], promoted: FlowRun, rejected: FlowRun
+) -> None:
+    """Of a promoted and of a rejected run."""
+    for run in (promoted, rejected):
+        page = visit(f"/runs/flow-run/{run.id}")
+        expect(open_artifact(page, "training-progress")).to_contain_text("Progress: 100%")
+
+
+@pytest.fixture(scope="module")
+def report_of_rejected(browser: Browser, visit: Callable[[str], Page], rejected: FlowRun) -> str:
+    """Where the rejected run's report is."""
+    page = visit(f"/runs/flow-run/{rejected.id}")
+    open_artifact(page, "report")
+    return page.url
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_report_answers(
+    question: str,
+    report_of_rejected: str,
+    visit: Callable[[str], Page],
+    promoted: FlowRun,
+    rejected: FlowRun,
+) -> None:
+    """What a reviewer asks next is answered right there, without a terminal."""
+    page = visit(report_of_rejected)
+    report = page.locator(".artifact-data-view")
+    for answer in QUESTIONS[question]:
+        words = answer.replace("RUN", rejected.name).replace("CHAMPION", promoted.name)
+        expect(report.get_by_text(re.compile(words)).first).to_be_visible()
+
+
+# ---- a run by hand ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def form(operator: Operator, visit: Callable[[str], Page]) -> Page:
+    """The form of a custom run, reached as a person does."""
+    page = visit(f"/deployments/deployment/{operator.deployment_id()}")
+    page.locator("header").get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run", exact=True).click()
+    expect(page.get_by_role("button", name="Submit")).to_be_visible()
+    expect(setting(page, "Most epochs to train.").locator("input")).to_have_value("150")
+    return page
+
+
+def test_the_form_of_a_run_describes_every_setting(
+    form: Page, picture: Callable[..., None]
+) -> None:
+    """Meaning, bounds and default stand beside each; the deployment's values are filled in."""
+    for section in sections().values():
+        for field in section.model_fields.values():
+            expect(form.get_by_text(str(field.description)).first).to_be_visible()
+    bar = setting(form, "Test accuracy a model must reach to be promoted.")
+    expect(bar).to_contain_text("number from 0 to 1; default: 0.9")
+    expect(bar.locator("input")).to_have_value("0.9")
+    url = setting(form, "Where runs are published: a folder, or s3://bucket/prefix.")
+    expect(url).to_contain_text("default: store")
+    expect(url.locator("input, textarea")).to_have_value("")
+    picture(form, "form", whole=True)
+
+
+def test_the_form_sends_what_was_given_and_no_more(operator: Operator, form: Page) -> None:
+    """What nobody touched stays with the deployment, the worker's environment and the defaults."""
+    with operator.client() as client:
+        expected = client.read_deployment_by_name(DEPLOYMENT).parameters
+    expected["settings"]["training"] |= {"epochs": 7, "deterministic": False}
+    # The request is looked at, and goes nowhere.
+    form.route("**/create_flow_run", lambda route: route.abort())
+    setting(form, "Most epochs to train.").locator("input").fill("7")
+    setting(form, "Make the same seed give the same weights").locator("button").last.focus()
+    form.keyboard.press("Space")
+    form.locator(".p-select-option").get_by_text("false", exact=True).click()
+    with form.expect_request("**/create_flow_run") as sent:
+        form.get_by_role("button", name="Submit").click()
+    form.unroute("**/create_flow_run")
+    assert sent.value.post_data_json["parameters"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refusal"),
+    [
+        ("training.epochs", "0", "0 is less than the minimum of 1"),
+        ("gate.min_accuracy", "90", "90 is greater than the maximum of 1"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_before_there_is_a_run(
+    name: str,
+    value: str,
+    refusal: str,
+    operator: Operator,
+    form: Page,
+    picture: Callable[..., None],
+) -> None:
+    """The form names the setting and what is wrong, and no run is created."""
+    before = runs_by_hand(operator)
+    section, _, key = name.partition(".")
+    described = setting(form, str(sections()[section].model_fields[key].description))
+    described.locator("input").fill(value)
+    form.get_by_role("button", name="Submit").click()
+    said = form.get_by_text(refusal).first
+    expect(said).to_be_visible()
+    expect(said).to_contain_text(f"settings.{name}")
+    described.scroll_into_view_if_needed()
+    picture(form, f"form-refuses-{key}")
+    assert form.url.split("?")[0].endswith("/run")
+    assert runs_by_hand(operator) == before
+
+
+# ---- automations --------------------------------------------------------------------------------
+
+
+def test_the_automations_are_there_and_on(
+    visit: Callable[[str], Page], picture: Callable[..., None]
+) -> None:
+    """Those of automations.yaml, and no other."""
+    declared = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())
+    page = visit("/automations")
+    cards = page.locator(".automation-card")
+    expect(cards).to_have_count(len(declared["automations"]))
+    for automation in declared["automations"]:
+        card = cards.filter(has=page.get_by_text(automation["name"], exact=True))
+        expect(card.get_by_role("switch")).to_be_checked()
+    picture(page, "automations", whole=True)
+
+
+@pytest.mark.parametrize("word", ["promoted", "rejected"])
+def test_nothing_in_the_report_is_cut_off(
+    word: str, visit: Callable[[str], Page], request: pytest.FixtureRequest
+) -> None:
+    """Every table and every line of code fits, so that no figure loses its last digits."""
+    page = visit(f"/runs/flow-run/{request.getfixturevalue(word).id}")
+    report = open_artifact(page, "report")
+    expect(report.locator("pre").first).to_be_visible()
+    cut = report.evaluate(
+        "report => [...report.querySelectorAll('.p-table, pre')].filter("
+        "part => part.scrollWidth > part.clientWidth + 1 ||"
+        " part.getBoundingClientRect().right > report.getBoundingClientRect().right + 1"
+        ").map(part => part.innerText)"
+    )
+    assert cut == []

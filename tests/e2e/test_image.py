@@ -1,0 +1,486 @@
+"""The image, run by podman as a container on real data, with all that its users may take away.
+
+Each container has a read-only root file system, no capability, and nothing to write to but the one
+volume that the image declares.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from fmnist import registry
+from fmnist.fetch import FetchedData, sha256_of
+from fmnist.store import FolderStore
+from tests.conftest import ROOT, S3Server, free_port, unavailable
+from tests.records import FILES
+
+IMAGE = "localhost/fmnist-training:latest"
+VOLUME = "/var/lib/fmnist"
+USER = 10001
+RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
+SHORT = {"FMNIST_TRAINING__EPOCHS": "2", "FMNIST_GATE__MIN_ACCURACY": "0.1"}
+
+# Of podman's two low-level programs this one knows every arrangement of control groups.
+PODMAN = ["podman", *(["--runtime", "runc"] if shutil.which("runc") else [])]
+UNDER_ALL_LIMITS = [
+    *("--network", "host", "--http-proxy=false"),
+    *("--cap-drop", "all", "--security-opt", "no-new-privileges"),
+    # podman would raise these, which not every machine allows it to.
+    *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
+]
+READ_ONLY = ["--read-only", "--read-only-tmpfs=false"]
+
+
+def podman(*arguments: str, timeout: float = 120) -> str:
+    """What a podman command prints; it must succeed."""
+    done = subprocess.run(
+        [*PODMAN, *arguments], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Image:
+    """The built image: its configuration, and its files as a folder of this machine."""
+
+    config: dict[str, Any]
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(entry.split("=", 1) for entry in self.config["Env"])
+
+    def path(self, pattern: str) -> Path:
+        """The one file or folder of that pattern; a link to elsewhere is not followed."""
+        found = list(self.root.glob(pattern))
+        assert len(found) == 1, f"{pattern}: {found}"
+        return found[0]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A container that ended: its exit code and its streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> str:
+        return self.out.splitlines()[-1]
+
+
+class Container:
+    """A container of the image, removed at the end of the block, whatever happened in it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *command: str,
+        options: tuple[str, ...] = (),
+        read_only: bool = True,
+        **environment: str,
+    ) -> None:
+        self.name = f"fmnist-test-{secrets.token_hex(6)}"
+        self._out, self._err = folder / f"{self.name}.out", folder / f"{self.name}.err"
+        variables = [f"--env={name}={value}" for name, value in environment.items()]
+        self._command = [
+            *(*PODMAN, "run", "--name", self.name, *UNDER_ALL_LIMITS),
+            *(*(READ_ONLY if read_only else []), *variables, *options, IMAGE, *command),
+        ]
+
+    def __enter__(self) -> "Container":
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(self._command, stdout=out, stderr=err)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        podman("rm", "--force", "--volumes", "--ignore", "--time", "0", self.name)
+        self._process.wait(30)
+
+    @property
+    def err(self) -> str:
+        """What it has written to its standard error stream so far."""
+        return self._err.read_text()
+
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def finish(self, timeout: float = 240) -> Finished:
+        """Wait for its end."""
+        code = self._process.wait(timeout)
+        return Finished(code, self._out.read_text(), self.err)
+
+
+@contextmanager
+def new_volume() -> Iterator[tuple[str, Path]]:
+    """An empty volume, as an engine makes it: its name, and where its files are."""
+    name = f"fmnist-test-{secrets.token_hex(6)}"
+    podman("volume", "create", name)
+    try:
+        yield name, Path(podman("volume", "inspect", "--format", "{{.Mountpoint}}", name).strip())
+    finally:
+        podman("volume", "rm", "--force", name)
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Image]:
+    """The image that `.ci/image` built, of the code as it is in this checkout."""
+    if not shutil.which("podman"):
+        unavailable("podman is needed: .ci/image installs it")
+    exists = subprocess.run(["podman", "image", "exists", IMAGE], check=False, timeout=60)
+    if exists.returncode:
+        unavailable("the image is needed: .ci/image builds it")
+    config = json.loads(podman("image", "inspect", "--format", "{{json .Config}}", IMAGE))
+    built = Image(config, Path(podman("image", "mount", IMAGE).strip()))
+    try:
+        packages = built.path("opt/venv/lib/python3.*/site-packages/fmnist")
+        for copy, folder in ((packages, "fmnist"), (built.root / "app" / "flows", "flows")):
+            for source in (ROOT / folder).glob("*.py"):
+                if (copy / source.name).read_bytes() != source.read_bytes():
+                    unavailable(f"the image is of another {folder}/{source.name}: run .ci/image")
+        yield built
+    finally:
+        podman("image", "unmount", IMAGE)
+
+
+@pytest.fixture(scope="module")
+def data(real_data: FetchedData, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """What gives a container the real data, which it cannot change."""
+    folder = tmp_path_factory.mktemp("data")
+    for file in ("train_images", "train_labels", "test_images", "test_labels"):
+        path: Path = getattr(real_data, file)
+        shutil.copy(path, folder / path.name)
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    return ("--volume", f"{folder}:/data:ro", "--env", "FMNIST_DATA__SOURCE=/data")
+
+
+# ---- the default command, with nothing set up ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DefaultRun:
+    """What the image's own command did, and the volume as it was left."""
+
+    done: Finished
+    volume: Path
+
+
+@pytest.fixture(scope="module")
+def default_run(
+    image: Image, data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DefaultRun]:
+    """The container's default command, once, with two epochs and a low bar."""
+    with new_volume() as (name, folder):
+        options = (*data, "--volume", f"{name}:{VOLUME}")
+        with Container(tmp_path_factory.mktemp("default"), options=options, **SHORT) as container:
+            yield DefaultRun(container.finish(), folder)
+
+
+def test_the_default_command_trains_and_promotes(default_run: DefaultRun) -> None:
+    """With a new volume and nothing else writable, it ends with 0 and the line that sums it up."""
+    assert default_run.done.code == 0, default_run.done.err
+    assert re.fullmatch(
+        rf"promoted  {RUN_ID}  test accuracy 0\.\d{{4}} \[0\.\d{{4}}, 0\.\d{{4}}\], needs 0\.1000"
+        rf"  \d+ s  {VOLUME}/store/runs/{RUN_ID}/report\.md",
+        default_run.done.summary,
+    )
+    for noise in ("Traceback", "ERROR", "WARNING", "Read-only", "Permission"):
+        assert noise not in default_run.done.err
+
+
+def test_the_default_command_publishes_into_the_volume(
+    default_run: DefaultRun, image: Image
+) -> None:
+    """The champion there is whole, and names the commit that the image was built from."""
+    champion = registry.champion(FolderStore(str(default_run.volume / "store")))
+    assert champion
+    run = default_run.volume / "store" / "runs" / champion.run_id
+    assert champion.manifest_sha256 == sha256_of(run / "manifest.json")
+    manifest = registry.from_json(
+        registry.Manifest, (run / "manifest.json").read_bytes(), "manifest"
+    )
+    assert set(manifest.files) == FILES
+    for name, entry in manifest.files.items():
+        assert sha256_of(run / name) == entry.sha256
+    described = json.loads((run / "environment.json").read_text())
+    assert described["commit"] == image.environment["SOURCE_COMMIT"]
+    assert "not installed" not in described["packages"].values()
+
+
+def test_the_volume_belongs_to_the_job_alone(default_run: DefaultRun) -> None:
+    """A new volume is the job's without anybody's help, and the run left no working files in it."""
+    files = [default_run.volume, *default_run.volume.rglob("*")]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(USER, USER)}
+    assert list((default_run.volume / "cache" / "fmnist" / "work").iterdir()) == []
+
+
+# ---- server, job and worker, all of the one image ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prefect_server(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server in a container of the image; its address."""
+    port = str(free_port())
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    with Container(
+        tmp_path_factory.mktemp("server"), *command, PREFECT_SERVER_ANALYTICS_ENABLED="false"
+    ) as container:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        while not _answers(f"{address}/api/health"):
+            assert container.running() and time.monotonic() < deadline, container.err
+            time.sleep(0.2)
+        yield address
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def test_prefect_serves_its_ui(prefect_server: str) -> None:
+    """The page and the program that it loads are there, though the image cannot be written to."""
+    with urllib.request.urlopen(prefect_server, timeout=20) as response:
+        page = response.read().decode()
+    script = re.search(r'<script[^>]* src="([^"]+\.js)"', page)
+    assert script, page
+    assert _answers(prefect_server + script[1])
+
+
+def test_prefect_says_its_version(image: Image, tmp_path: Path) -> None:
+    """Prefect's own command is on the path, in the version that requirements.txt has."""
+    with Container(tmp_path, "prefect", "version") as container:
+        done = container.finish()
+    assert done.code == 0, done.err
+    locked = re.search(r"^prefect==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert locked and re.search(rf"Version:\s+{re.escape(locked[1])}\s", done.out)
+
+
+def test_a_worker_runs_a_deployment(
+    prefect_server: str, data: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Deployed from the image, run by a process worker in the image: published and promoted."""
+    part = {"training": {"epochs": 2}, "gate": {"min_accuracy": 0.1}}
+    steps = [
+        "prefect work-pool create training --type process",
+        "prefect --no-prompt deploy --name process --prefect-file deployments/prefect.yaml",
+        f"prefect deployment run fashion-mnist/process --param 'settings={json.dumps(part)}'",
+        "exec prefect worker start --pool training --run-once",
+    ]
+    with new_volume() as (name, folder):
+        with Container(
+            tmp_path,
+            *("sh", "-ec", "\n".join(steps)),
+            options=(*data, "--volume", f"{name}:{VOLUME}"),
+            PREFECT_API_URL=f"{prefect_server}/api",
+        ) as container:
+            done = container.finish()
+        assert done.code == 0, done.err
+        assert "Finished in state Promoted(" in done.err
+        assert registry.champion(FolderStore(str(folder / "store")))
+
+
+def test_a_run_reaches_a_bucket_and_writes_nothing_but_the_volume(
+    prefect_server: str,
+    minio_server: S3Server,
+    data: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the whole file system could be written, the run changes nothing but the volume."""
+    for variable, value in minio_server.environment().items():
+        monkeypatch.setenv(variable, value)
+    bucket = f"image-{secrets.token_hex(6)}"
+    client = boto3.session.Session().client("s3")
+    client.create_bucket(Bucket=bucket)
+    variables = {
+        **SHORT,
+        **minio_server.environment(),
+        "PREFECT_API_URL": f"{prefect_server}/api",
+        "FMNIST_STORE__URL": f"s3://{bucket}/fashion/mnist",
+    }
+    with Container(tmp_path, options=data, read_only=False, **variables) as container:
+        done = container.finish()
+        assert done.code == 0, done.err
+        changed = podman("diff", container.name).splitlines()
+    with Container(tmp_path, "true", options=data, read_only=False) as idle:
+        assert idle.finish().code == 0
+        # What the engine itself changes, such as the place to mount the data on.
+        assert sorted(changed) == sorted(podman("diff", idle.name).splitlines())
+    assert done.summary.startswith("promoted  ")
+    assert f"s3://{bucket}/fashion/mnist/runs/" in done.summary
+    keys = {entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"]}
+    assert "fashion/mnist/champion.json" in keys
+    runs = {key.split("/", 4)[4] for key in keys if key.startswith("fashion/mnist/runs/")}
+    assert runs == {*FILES, "manifest.json"}
+
+
+@pytest.mark.parametrize(("how", "state"), [("stop", "Crashed"), ("interrupt", "Cancelled")])
+def test_a_signal_to_the_container_ends_the_run_in_order(
+    prefect_server: str, data: tuple[str, ...], tmp_path: Path, how: str, state: str
+) -> None:
+    """`docker stop` or Ctrl-C in the middle of training: 130, recorded, cleaned up, soon."""
+    with new_volume() as (name, folder):
+        with Container(
+            tmp_path,
+            options=(*data, "--volume", f"{name}:{VOLUME}"),
+            PREFECT_API_URL=f"{prefect_server}/api",
+            # So many that after the first line of progress, at a tenth, enough are left.
+            FMNIST_TRAINING__EPOCHS="100",
+            FMNIST_TRAINING__PATIENCE="100",
+        ) as container:
+            deadline = time.monotonic() + 120
+            while "training: epoch" not in container.err:
+                assert container.running() and time.monotonic() < deadline, container.err
+                time.sleep(0.2)
+            work = folder / "cache" / "fmnist" / "work"
+            assert list(work.iterdir())
+            signalled_at = time.monotonic()
+            if how == "stop":
+                podman("stop", "--time", "60", container.name)
+            else:
+                podman("kill", "--signal", "INT", container.name)
+            done = container.finish(60)
+        assert time.monotonic() - signalled_at < 30
+        assert done.code == 130, done.err
+        assert done.summary.startswith("interrupted  ")
+        assert "Traceback" not in done.err
+        assert f"Finished in state {state}(" in done.err
+        assert list(work.iterdir()) == []
+        assert list((folder / "store").iterdir()) == []
+
+
+# ---- what the image is made of -------------------------------------------------------------------
+
+
+def test_the_image_gives_its_user_nothing_to_change(image: Image) -> None:
+    """The user is a number that is not root's, and all code is root's, writable by nobody else."""
+    assert image.config["User"] == f"{USER}:{USER}"
+    for folder in ("app", "opt/venv"):
+        for path in [image.root / folder, *(image.root / folder).rglob("*")]:
+            status = path.lstat()
+            assert (status.st_uid, status.st_gid) == (0, 0), path
+            assert path.is_symlink() or not status.st_mode & 0o022, path
+
+
+def test_the_image_declares_its_volume_and_keeps_everything_in_it(image: Image) -> None:
+    """One volume, empty and the user's; every folder that the environment names is in it."""
+    assert image.config["Volumes"] == {VOLUME: {}}
+    volume = image.root / VOLUME.lstrip("/")
+    assert (volume.stat().st_uid, volume.stat().st_gid) == (USER, USER)
+    assert list(volume.iterdir()) == []
+    folders = {name: value for name, value in image.environment.items() if value.startswith("/")}
+    assert folders.pop("PATH").startswith("/opt/venv/bin:")
+    assert {"HOME", "TMPDIR", "XDG_CACHE_HOME", "PREFECT_HOME"} <= folders.keys()
+    for name, value in folders.items():
+        assert Path(value).is_relative_to(VOLUME), name
+
+
+def test_the_image_keeps_nothing_of_how_it_was_built(image: Image) -> None:
+    """No pip and no configuration of it, no certificate of the builder's, no git, no tests."""
+    packages = image.path("opt/venv/lib/python3.*/site-packages")
+    for trace in ("etc/pip.conf", "opt/venv/pip.conf", "opt/pip", "build", "project"):
+        assert not (image.root / trace).exists(), trace
+    for trace in ("run/secrets", "var/lib/apt/lists", "var/cache/apt"):
+        assert not list((image.root / trace).glob("*")), trace
+    assert {path.name for path in (image.root / "root").iterdir()} <= {".bashrc", ".profile"}
+    for program in ("pip", "git"):
+        assert not (image.root / "opt/venv/bin" / program).exists()
+        assert not (packages / program).exists()
+    assert "http" not in (packages / "fmnist-0.1.0.dist-info" / "direct_url.json").read_text()
+    assert "http" not in json.dumps(image.config)
+    own = {path.relative_to(image.root / "app").parts[0] for path in image.root.glob("app/*")}
+    assert own == {"flows", "deployments"}
+    assert not [path for path in image.root.glob("app/**/*") if "env" in path.name.split(".")]
+
+
+def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Path) -> None:
+    """Keys, the repository's history, tests and caches beside the code stay outside."""
+    wanted = {
+        *("requirements.txt", "pyproject.toml", "README.md", "fmnist/cli.py", "flows/train.py"),
+        *("deployments/setup.py", "deployments/prefect.yaml", "deployments/pools/docker.json"),
+    }
+    unwanted = {
+        *(".env", "deployments/.env", "deployments/job.env", "flows/.env", "fmnist/.env"),
+        *(".git/config", ".venv/bin/python", "tests/conftest.py", "store/champion.json"),
+        *("fmnist/__pycache__/cli.cpython-311.pyc", "requirements-dev.txt", "model.keras"),
+    }
+    for name in wanted | unwanted:
+        path = tmp_path / "context" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    shutil.copy(ROOT / ".dockerignore", tmp_path / "context")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /context/\n")
+    built = podman(
+        *("build", "--quiet", "--isolation", "chroot", "--file", str(tmp_path / "Dockerfile")),
+        str(tmp_path / "context"),
+    ).strip()
+    try:
+        seen = Path(podman("image", "mount", built).strip()) / "context"
+        files = {path.relative_to(seen).as_posix() for path in seen.rglob("*") if path.is_file()}
+        podman("image", "unmount", built)
+    finally:
+        podman("rmi", "--force", built)
+    assert files == wanted
+
+
+def test_every_module_is_compiled_and_cannot_go_stale(image: Image) -> None:
+    """Each has bytecode that Python takes without a look at the source's time stamp."""
+    trees = [image.path("opt/venv/lib/python3.*/site-packages"), image.root / "app"]
+    sources = [path for tree in trees for path in tree.rglob("*.py")]
+    assert {"train.py", "training.py"} <= {path.name for path in sources}
+    for source in sources:
+        compiled = list((source.parent / "__pycache__").glob(f"{source.stem}.cpython-3??.pyc"))
+        assert len(compiled) == 1, source
+        with compiled[0].open("rb") as file:
+            # After the magic number: a hash instead of a time, and not to be checked.
+            assert file.read(8)[4:] == b"\x01\x00\x00\x00", source
+
+
+def test_tracebacks_name_the_modules_where_they_are(image: Image) -> None:
+    """The bytecode of the project's own modules has their paths in the image."""
+    packages = image.path("opt/venv/lib/python3.*/site-packages")
+    for source in (packages / "fmnist" / "cli.py", image.root / "app" / "flows" / "train.py"):
+        compiled = next((source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"))
+        assert f"/{source.relative_to(image.root)}".encode() in compiled.read_bytes()
+
+
+def test_the_labels_name_what_it_is_and_its_commit(image: Image) -> None:
+    """Title, description and revision stand where registries look for them."""
+    labels = {
+        name.removeprefix("org.opencontainers.image."): value
+        for name, value in image.config["Labels"].items()
+    }
+    assert labels["title"] == "fmnist-training"
+    assert "Fashion-MNIST" in labels["description"]
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", labels["revision"])
+    assert labels["revision"] == image.environment["SOURCE_COMMIT"]
+
+
+def test_the_command_is_the_job_without_a_shell(image: Image) -> None:
+    """Signals reach the job, and Prefect's workers can give a command of their own."""
+    assert image.config["Cmd"] == ["python", "flows/train.py"]
+    assert image.config.get("Entrypoint") is None
+    assert image.config["StopSignal"] == "SIGTERM"
+    assert image.config["WorkingDir"] == "/app"

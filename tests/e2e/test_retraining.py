@@ -1,0 +1,423 @@
+"""Retraining on the real stack, through what goes right and what goes wrong. In this order."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from botocore.exceptions import ClientError
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.objects import FlowRun
+
+from deployments import stack as stack_command
+from tests.conftest import ROOT
+from tests.e2e.conftest import (
+    DEPLOYMENT,
+    ENDLESS,
+    LONG,
+    MEDIUM,
+    PROMOTED,
+    REJECTED,
+    Operator,
+    until,
+)
+from tests.records import FILES
+
+# A store that was never used would look unchanged too early.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("promoted")]
+
+
+def test_a_schedule_creates_a_run_that_is_trained_published_and_promoted(
+    operator: Operator, promoted: FlowRun
+) -> None:
+    """The worker picks it up when it is due, and the store has the run whole and as champion."""
+    assert promoted.auto_scheduled
+    assert promoted.state_name == "Promoted", operator.log(promoted.id)
+    assert "test accuracy 0." in promoted.state.message
+    assert "above the bound 0.5000" in promoted.state.message
+    stored = operator.stored()
+    run = f"runs/{promoted.name}/"
+    assert {key.removeprefix(run) for key in stored if key.startswith(run)} == {
+        *FILES,
+        "manifest.json",
+    }
+    assert operator.champion().run_id == promoted.name
+
+
+def test_a_rejected_run_says_why_and_leaves_the_champion(
+    operator: Operator, promoted: FlowRun, rejected: FlowRun
+) -> None:
+    """It is stored whole too, in a state of its own name, with its message."""
+    assert rejected.state_name == "Rejected", operator.log(rejected.id)
+    assert "below the bound 0.9900" in rejected.state.message
+    assert f"runs/{rejected.name}/manifest.json" in operator.stored()
+    assert operator.champion().run_id == promoted.name
+
+
+def test_deploying_again_and_setting_up_again_change_nothing(operator: Operator) -> None:
+    """Both commands may be repeated: no second deployment, schedule, pool or automation comes."""
+
+    def seen() -> list[int]:
+        with operator.client() as client:
+            deployments = client.read_deployments()
+            return [
+                len(deployments),
+                *(len(deployment.schedules) for deployment in deployments),
+                len(client.read_work_pools()),
+                len(client.read_automations()),
+            ]
+
+    before = seen()
+    operator.succeed("prefect", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    operator.stack("start")
+    assert seen() == before
+    assert before[0] == 3
+
+
+def test_a_partial_parameter_keeps_what_deployment_and_worker_set(
+    operator: Operator, rejected: FlowRun
+) -> None:
+    """A run gives two settings: the deployment's others and the worker's environment hold too."""
+    settings = json.loads(operator.read_object(f"runs/{rejected.name}/settings.json"))
+    assert settings["training"]["epochs"] == REJECTED["training"]["epochs"]  # the run's own
+    assert settings["training"]["warmup"] == 0  # the worker's environment
+    assert settings["store"]["url"] == "s3://models/fashion-mnist"
+    with operator.client() as client:
+        client.update_deployment(
+            operator.deployment_id(),
+            DeploymentUpdate(parameters={"settings": {"gate": {"min_accuracy": 0.97}}}),
+        )
+    try:
+        run = operator.wait(operator.start_run({"training": {"epochs": 2}}))
+    finally:
+        operator.succeed("prefect", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    assert "below the bound 0.9700" in run.state.message  # the deployment's
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"gate": {"min_accuracy": 90}}, "90 is greater than the maximum of 1"),
+        ({"training": {"epochs": 0}}, "0 is less than the minimum of 1"),
+        ({"training": {"epoch": 3}}, "'epoch' was unexpected"),
+    ],
+    ids=["out of range", "below range", "misspelt"],
+)
+def test_a_bad_parameter_is_refused_before_a_run_exists(
+    operator: Operator, settings: dict[str, Any], words: str
+) -> None:
+    """The command says what is wrong with it, and the server has no run more."""
+
+    def runs() -> int:
+        with operator.client() as client:
+            # Without those that the schedule creates ahead, at any moment.
+            return len([run for run in client.read_flow_runs() if not run.auto_scheduled])
+
+    before = runs()
+    refused = operator.run(
+        *("prefect", "deployment", "run", DEPLOYMENT, "--param", f"settings={json.dumps(settings)}")
+    )
+    assert refused.returncode != 0
+    assert words in " ".join((refused.stdout + refused.stderr).split())
+    assert runs() == before
+
+
+def test_nobody_gets_in_without_the_password(operator: Operator) -> None:
+    """A call without it, or with another, is answered 401; the health check alone is open."""
+    api = operator.variables["PREFECT_API_URL"]
+    assert httpx.get(f"{api}/health").status_code == 200
+    for auth in (None, ("admin", "wrong"), ("admin", "")):
+        for verb, path in (("POST", "flow_runs/filter"), ("GET", "admin/version")):
+            assert httpx.request(verb, f"{api}/{path}", json={}, auth=auth).status_code == 401
+    name, _, password = operator.variables["PREFECT_API_AUTH_STRING"].partition(":")
+    assert httpx.get(f"{api}/admin/version", auth=(name, password)).status_code == 200
+    port = operator.variables["POSTGRES_PORT"]
+    wrong = operator.run(
+        *("psql", f"postgresql://prefect:wrong@127.0.0.1:{port}/prefect", "-c", "SELECT 1")
+    )
+    assert wrong.returncode != 0
+    assert "password authentication failed" in wrong.stderr
+
+
+def test_the_jobs_key_can_do_what_it_must_and_no_more(operator: Operator) -> None:
+    """It reads and adds below its prefix; it deletes nothing, and sees nothing else."""
+    job = operator.s3()
+    owner = operator.s3("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
+    owner.put_object(Bucket="models", Key="others/secret", Body=b"x")
+    owner.create_bucket(Bucket="others")
+    key = next(key for key in operator.stored() if key.endswith("manifest.json"))
+    forbidden: list[Callable[[], Any]] = [
+        lambda: job.delete_object(Bucket="models", Key=f"fashion-mnist/{key}"),
+        lambda: job.delete_objects(
+            Bucket="models", Delete={"Objects": [{"Key": f"fashion-mnist/{key}"}]}
+        )["Errors"][0]["Code"],
+        lambda: job.get_object(Bucket="models", Key="others/secret"),
+        lambda: job.put_object(Bucket="models", Key="others/mine", Body=b""),
+        lambda: job.list_objects_v2(Bucket="models"),
+        lambda: job.list_objects_v2(Bucket="others"),
+        lambda: job.list_buckets(),
+        lambda: job.put_object(Bucket="others", Key="mine", Body=b""),
+        lambda: job.create_bucket(Bucket="mine"),
+        lambda: job.delete_bucket(Bucket="models"),
+        lambda: job.put_bucket_policy(Bucket="models", Policy="{}"),
+    ]
+    for attempt in forbidden:
+        try:
+            answer = attempt()
+        except ClientError as error:
+            answer = error.response["Error"]["Code"]
+        assert answer == "AccessDenied"
+    # Not an administrator either.
+    access, secret = operator.variables["JOB_ACCESS_KEY"], operator.variables["JOB_SECRET_KEY"]
+    mc = subprocess.run(
+        ["mc", "admin", "user", "list", "store"],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(operator.state / "home"),
+            "MC_HOST_store": f"http://{access}:{secret}@127.0.0.1:{operator.variables['MINIO_PORT']}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert mc.returncode != 0
+    assert "Access Denied" in mc.stdout + mc.stderr
+    assert key in operator.stored()
+
+
+def test_the_verdicts_are_events_with_their_figures(
+    operator: Operator, promoted: FlowRun, rejected: FlowRun
+) -> None:
+    """Each has run id, accuracy, bound, champion before and after, and where the report is."""
+    for run, what, bound in ((promoted, "promoted", 0.5), (rejected, "rejected", 0.99)):
+        payload = operator.event(f"fmnist.run.{what}", run.name)["payload"]
+        report = f"s3://models/fashion-mnist/runs/{run.name}/report.md"
+        assert payload.keys() == {
+            *("run_id", "reason", "accuracy", "bound"),
+            *("champion_before", "champion_after", "report"),
+        }
+        assert (payload["run_id"], payload["bound"], payload["report"]) == (run.name, bound, report)
+        assert f"{payload['accuracy']:.4f}" in run.state.message
+        assert payload["reason"] == run.state.message
+    assert payload["champion_before"] == payload["champion_after"] == promoted.name
+
+
+def test_the_webhook_is_called_for_a_rejected_run_and_not_for_a_promoted_one(
+    operator: Operator, promoted: FlowRun, rejected: FlowRun
+) -> None:
+    """The call says which run, why, and where its page is."""
+    until(lambda: operator.webhook.of(rejected.name), 30, "the alert comes")
+    (alert,) = [alert for alert in operator.webhook.alerts if alert.get("run") == rejected.name]
+    assert alert["alert"] == "rejected"
+    assert alert["reason"] == rejected.state.message
+    assert alert["deployment"] == "process"
+    assert alert["page"].endswith(str(rejected.id))
+    assert not operator.webhook.of(promoted.name)
+
+
+def test_of_two_overlapping_runs_the_second_waits(operator: Operator) -> None:
+    """It waits for the place of the first, starts when that has ended, and both go through."""
+    first = operator.start_run(LONG)
+    operator.wait(first, "Running")
+    second = operator.start_run(PROMOTED)
+    operator.wait(second, "AwaitingConcurrencySlot", seconds=60)
+    assert operator.state_of(first) == "Running"
+    one, two = operator.wait(first), operator.wait(second)
+    assert (one.state_name, two.state_name) == ("Promoted", "Promoted")
+    assert two.start_time >= one.end_time
+
+
+def test_a_killed_worker_leaves_a_crashed_run_and_an_unchanged_store(operator: Operator) -> None:
+    """SIGKILL while it trains: heartbeats are missed, people are told, the next run goes through."""
+    before = operator.stored()
+    run_id = operator.start_run(ENDLESS)
+    operator.wait_until_training(run_id)
+    operator.kill("worker")
+    next_run, _ = operator.schedule(PROMOTED)
+    operator.start("worker")
+    crashed = operator.wait(run_id, "Crashed", seconds=180)
+    # First of all, since the next run now starts, and will publish.
+    assert operator.stored() == before
+    assert "No heartbeat for 100 s" in crashed.state.message
+    until(lambda: operator.webhook.of(crashed.name) == ["crashed"], 30, "the alert comes")
+    assert operator.wait(next_run).state_name == "Promoted"
+
+
+def test_a_server_that_restarts_in_the_middle_costs_nothing(operator: Operator) -> None:
+    """The run goes on, ends in its proper state, and its artifacts are there."""
+    run_id = operator.start_run(MEDIUM)
+    operator.wait_until_training(run_id)
+    operator.stop("prefect")
+    time.sleep(5)
+    operator.start("prefect")
+    run = operator.wait(run_id)
+    assert run.state_name == "Promoted", operator.log(run_id)
+    artifacts = operator.artifacts(run_id)
+    assert artifacts["report"].startswith(f"# Promoted: {run.name}")
+    assert len(json.loads(artifacts["classification-report"])) == 12
+    assert artifacts["training-progress"] == 100
+
+
+def test_a_store_that_comes_back_while_publishing_costs_nothing(operator: Operator) -> None:
+    """MinIO is away when the run is published: it is tried again, and the run goes through."""
+    run_id = operator.start_run(MEDIUM)
+    operator.wait_until_training(run_id)
+    operator.stop("minio")
+    operator.wait_for_task(run_id, "publish", "AwaitingRetry")
+    operator.start("minio")
+    run = operator.wait(run_id)
+    assert run.state_name == "Promoted", operator.log(run_id)
+    assert operator.champion().run_id == run.name
+    assert "cannot reach" in operator.log(run_id)
+
+
+def test_a_store_that_stays_away_fails_the_run_and_keeps_it(operator: Operator) -> None:
+    """State, log, event and alert say so, and the finished run lies where the message says."""
+    before = operator.stored()
+    run_id = operator.start_run(MEDIUM)
+    operator.wait_until_training(run_id)
+    operator.stop("minio")
+    try:
+        run = operator.wait(run_id)
+    finally:
+        operator.start("minio")
+    assert run.state_name == "Failed"
+    found = re.search(r"the finished run is kept in (\S+)", run.state.message)
+    assert found, run.state.message
+    kept = Path(found[1])
+    assert {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()} == {
+        *FILES,
+        "manifest.json",
+    }
+    assert "Traceback" not in operator.log(run_id)
+    payload = operator.event("fmnist.run.failed", run.name)["payload"]
+    assert "cannot reach" in payload["reason"]
+    until(lambda: operator.webhook.of(run.name) == ["failed"], 30, "the alert comes")
+    assert operator.stored() == before
+
+
+def test_a_store_that_stays_away_is_told_by_the_commands_exit_code(operator: Operator) -> None:
+    """An ad hoc run with the worker's environment ends with 5, and names the kept run."""
+    home = operator.state / "home"
+    environment = stack_command.program_environment(operator.services()["worker"], operator.state)
+    output = home / "output"
+    with output.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "flows" / "train.py", "--training.epochs", "30"],
+            env={**environment, "HOME": str(home)},
+            cwd=home,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+        until(lambda: "training: epoch" in output.read_text(), 90, "the run trains")
+        operator.stop("minio")
+        try:
+            code = process.wait(120)
+        finally:
+            operator.start("minio")
+    last = output.read_text().splitlines()[-1]
+    assert code == 5, output.read_text()
+    assert last.startswith("failed  20")
+    found = re.search(r"the finished run is kept in (\S+)", last)
+    assert found and (Path(found[1]) / "manifest.json").is_file()
+    assert "Traceback" not in output.read_text()
+    until(lambda: operator.webhook.of(last.split()[1]) == ["failed"], 30, "the alert comes")
+
+
+def test_the_database_may_restart_while_nothing_runs(operator: Operator) -> None:
+    """The server finds it again, and the next scheduled run goes through."""
+    operator.stop("postgres")
+    operator.start("postgres")
+    run_id, _ = operator.schedule(PROMOTED, seconds=20)
+    assert operator.wait(run_id).state_name == "Promoted"
+
+
+def test_the_database_may_restart_while_a_run_goes_on(operator: Operator) -> None:
+    """The run goes on and ends in its proper state, with its artifacts."""
+    run_id = operator.start_run(MEDIUM)
+    operator.wait_until_training(run_id)
+    operator.stop("postgres")
+    time.sleep(3)
+    operator.start("postgres")
+    run = operator.wait(run_id)
+    assert run.state_name == "Promoted", operator.log(run_id)
+    assert "report" in operator.artifacts(run_id)
+
+
+def test_a_worker_that_is_stopped_ends_its_run_in_good_order(operator: Operator) -> None:
+    """SIGTERM while it trains: the run is marked at once, nothing is left, the next goes through."""
+    leftovers = set(operator.work.iterdir())
+    before = operator.stored()
+    run_id = operator.start_run(ENDLESS)
+    operator.wait_until_training(run_id)
+    processes = operator.processes("worker")
+    assert any("prefect.engine" in " ".join(process.cmdline()) for process in processes)
+    operator.stop("worker")
+    assert not [process for process in processes if process.is_running()]
+    run = operator.read(run_id)
+    assert run.state_name == "Crashed"
+    assert "terminat" in run.state.message
+    assert set(operator.work.iterdir()) == leftovers
+    assert operator.stored() == before
+    operator.start("worker")
+    assert operator.wait(operator.start_run(PROMOTED)).state_name == "Promoted"
+
+
+def test_a_run_can_be_cancelled_from_the_ui(operator: Operator) -> None:
+    """Its process ends in good order, and the store is as it was."""
+    before = operator.stored()
+    run_id = operator.start_run(ENDLESS)
+    operator.wait_until_training(run_id)
+    operator.succeed("prefect", "flow-run", "cancel", str(run_id))
+    assert operator.wait(run_id, "Cancelled", seconds=60)
+    operator.wait_until_idle()
+    assert operator.stored() == before
+
+
+def test_a_schedule_that_went_silent_is_an_alert(operator: Operator) -> None:
+    """No run was judged for the hours that are allowed: the webhook is called."""
+    hours = 0.01
+    again = {**operator.variables, "ALERT_SILENCE_HOURS": str(hours)}
+    silent = replace(operator, variables=again)
+    silent.succeed("python", "deployments/setup.py")
+    try:
+        alerts = operator.webhook.alerts
+        until(lambda: any(a["alert"] == "silence" for a in alerts), 120, "the alert comes")
+    finally:
+        operator.succeed("python", "deployments/setup.py")
+    (alert, *_) = [alert for alert in alerts if alert["alert"] == "silence"]
+    assert alert["reason"] == f"no run was promoted or rejected for {hours} hours"
+
+
+def test_no_key_was_recorded_anywhere(operator: Operator) -> None:
+    """Neither database, logs, store nor any file of the stack but its env file holds a secret."""
+    port = operator.variables["POSTGRES_PORT"]
+    password = operator.variables["POSTGRES_PASSWORD"]
+    dump = operator.succeed(
+        *("pg_dump", "--inserts", f"postgresql://prefect:{password}@127.0.0.1:{port}/prefect")
+    )
+    assert "fashion-mnist" in dump
+    recorded = {"database": dump.encode()}
+    recorded |= {key: operator.read_object(key) for key in operator.stored()}
+    for folder in ("log", "volumes/worker", "volumes/prefect", "volumes/setup", "home"):
+        files = (operator.state / folder).rglob("*")
+        recorded |= {str(path): path.read_bytes() for path in files if path.is_file()}
+    recorded["supervisord.conf"] = (operator.state / "supervisord.conf").read_bytes()
+    assert any("worker.log" in name for name in recorded)
+    for name, form in stack_command.SECRETS.items():
+        secret = operator.variables[name].removeprefix(form.partition("{")[0])
+        assert not [place for place, content in recorded.items() if secret.encode() in content]
+
+
+def test_every_service_is_well_at_the_end(operator: Operator) -> None:
+    """After all of that, the command that shows the services finds nothing wrong."""
+    assert "NOT WELL" not in operator.stack("status")
