@@ -32,7 +32,7 @@ from fmnist.dataset import (
 )
 from fmnist.errors import DataError, ExitCode
 from fmnist.fetch import SUMS, FetchedData, fetch, parse_sums, sha256_of
-from tests.conftest import S3Server, free_port, run_program
+from tests.conftest import S3Server, free_port, no_file_larger_than, run_program
 
 Contents = dict[str, bytes]
 
@@ -873,18 +873,6 @@ def test_a_folder_in_place_of_a_cached_file_is_a_data_error(mirrors: Mirrors, ca
     with pytest.raises(DataError, match=r"data\.cache") as caught:
         fetch(settings(cache, mirror))
     assert str(cache) in str(caught.value)
-
-
-@contextlib.contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """Let every write of this process beyond so many bytes of a file fail, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 FULL_DISKS = pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import gzip
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from fmnist.dataset import LabelledImages, read_labelled_images
 from fmnist.errors import DataError, ExitCode, StoreError
 from fmnist.fetch import DataOrigin, FetchedData
 from fmnist.preprocess import load, preprocess, split
+from tests.conftest import no_file_larger_than
 
 EACH_CLASS = 50
 TEST_SIZE = 30
@@ -66,16 +66,6 @@ def fetched(everything: LabelledImages, test_set: LabelledImages, tmp_path: Path
         test_images=write_idx(test_set.images, tmp_path / dataset.TEST_IMAGES),
         test_labels=write_idx(test_set.labels, tmp_path / dataset.TEST_LABELS),
     )
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file of this process may grow beyond a few kilobytes."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # ---- the split ----------------------------------------------------------------------------------
@@ -244,9 +234,10 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(
     assert caught.value.exit_code == ExitCode.STORE
 
 
-def test_a_full_disk_is_a_store_error(
-    fetched: FetchedData, tmp_path: Path, full_disk: None
-) -> None:
+def test_a_full_disk_is_a_store_error(fetched: FetchedData, tmp_path: Path) -> None:
     """Arrays that find no room on the disk end in a StoreError naming the file."""
-    with pytest.raises(StoreError, match=r"train\.npz.*free some space"):
+    with (
+        no_file_larger_than(10_000),
+        pytest.raises(StoreError, match=r"train\.npz.*free some space"),
+    ):
         preprocess(fetched, SplitSettings(), tmp_path)
