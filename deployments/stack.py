@@ -60,8 +60,7 @@ class Service:
     """One service of compose.yaml, made ready to run as a plain program of this machine.
 
     `health` is a command that succeeds once the service is well; `keep` says to start the program
-    again when it ends; `needs` are the services that must be well, or done, before; `grace` is
-    the time in seconds that it is given to stop.
+    again when it ends; `grace` is the time in seconds that it is given to stop.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Service:
     environment: Mapping[str, str]
     health: tuple[str, ...] | None
     keep: bool
-    needs: tuple[str, ...]
     stop_signal: str
     grace: int
     folders: tuple[Path, ...]
@@ -157,7 +155,6 @@ def _service(
         environment=environment,
         health=tuple(map(native, test[1:])) if test else None,
         keep=spec["restart"] != "no",
-        needs=tuple(spec.get("depends_on", {})),
         stop_signal=spec.get("stop_signal", "SIGTERM").removeprefix("SIG"),
         grace=int(spec.get("stop_grace_period", "10s").removesuffix("s")),
         folders=tuple(f for f in folders.values() if f.is_relative_to(state)),

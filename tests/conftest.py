@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -94,6 +95,18 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def files_in(folder: Path) -> set[str]:
+    """The files below a folder, by their relative paths."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def kept_run(message: str) -> Path:
+    """The folder in which, as a failure's message says, the finished run is kept."""
+    found = re.search(r"the finished run is kept in (\S+)", message)
+    assert found, message
+    return Path(found[1])
 
 
 def free_port() -> int:

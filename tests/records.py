@@ -21,6 +21,7 @@ from fmnist.registry import FORMAT, Champion
 from fmnist.report import Run
 
 RUN_ID = "20260314T092653Z-0a1b2c3d"
+ANY_RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 CLASS_NAMES = DataSettings().class_names
 TEST_IMAGES = 10_000
 

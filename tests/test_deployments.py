@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,14 +188,8 @@ def test_the_silence_before_an_alert_can_be_set(hours: float, seconds: float) ->
 def test_a_server_that_cannot_be_set_up_is_named() -> None:
     """One line says which server and why, and the exit code is 1."""
     address = f"http://127.0.0.1:{free_port()}/api"
-    done = subprocess.run(
-        [sys.executable, str(HERE / "setup.py")],
-        env={"PATH": "/usr/bin", "PREFECT_API_URL": address, "PREFECT_CLIENT_MAX_RETRIES": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    variables = {"PREFECT_API_URL": address, "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    done = run_program(str(HERE / "setup.py"), timeout=120, **variables)
     assert done.returncode == 1
     assert done.stderr.startswith(f"setup: the Prefect server at {address} was not set up: ")
     assert "Traceback" not in done.stderr

@@ -25,12 +25,11 @@ from fmnist import registry
 from fmnist.cli import Setting, all_settings
 from fmnist.fetch import sha256_of
 from fmnist.store import FolderStore, open_store
-from tests.conftest import ROOT, S3Server, free_port
-from tests.records import FILES
+from tests.conftest import ROOT, S3Server, files_in, free_port, kept_run
+from tests.records import ANY_RUN_ID, FILES
 
 COMMAND = [sys.executable, str(ROOT / "flows" / "train.py")]
 SHORT = ["--training.epochs", "4", "--training.warmup", "0"]
-RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Finished:
 
     @property
     def run_id(self) -> str:
-        found = re.search(RUN_ID, self.summary)
+        found = re.search(ANY_RUN_ID, self.summary)
         assert found, self.summary
         return found[0]
 
@@ -125,8 +124,8 @@ def test_an_ad_hoc_run_needs_no_server_and_no_bucket(ad_hoc: Finished) -> None:
     """It ends with exit code 0 and, last on standard output, a line that sums it up."""
     assert ad_hoc.code == 0, ad_hoc.err
     assert re.fullmatch(
-        rf"promoted  {RUN_ID}  test accuracy 0\.\d{{4}} \[0\.\d{{4}}, 0\.\d{{4}}\], needs 0\.5000"
-        rf"  \d+ s  store/runs/{RUN_ID}/report\.md",
+        rf"promoted  {ANY_RUN_ID}  test accuracy 0\.\d{{4}} \[0\.\d{{4}}, 0\.\d{{4}}\], needs 0\.5000"
+        rf"  \d+ s  store/runs/{ANY_RUN_ID}/report\.md",
         ad_hoc.summary,
     )
 
@@ -320,7 +319,7 @@ def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch)
 def assert_failed(done: Finished, code: int, kind: str, *words: str) -> None:
     """The command ended with that code and a line of that kind, and showed no traceback."""
     assert done.code == code, done.err
-    assert re.match(rf"failed  (-|{RUN_ID})  {kind}: ", done.summary), done.summary
+    assert re.match(rf"failed  (-|{ANY_RUN_ID})  {kind}: ", done.summary), done.summary
     for word in words:
         assert word in done.summary + done.err
     assert "Traceback" not in done.err
@@ -469,13 +468,8 @@ def test_a_store_that_fails_while_publishing_ends_with_5_and_the_run_is_kept(
     )
     assert done.code == 5, done.err
     assert "Traceback" not in done.err
-    found = re.search(r"the finished run is kept in (\S+)", done.summary)
-    assert found
-    kept = Path(found[1])
-    assert {p.relative_to(kept).as_posix() for p in kept.rglob("*") if p.is_file()} == {
-        *FILES,
-        "manifest.json",
-    }
+    kept = kept_run(done.summary)
+    assert files_in(kept) == {*FILES, "manifest.json"}
     assert [path.name for path in kept.parent.iterdir()] == ["run"]
 
 

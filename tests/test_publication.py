@@ -18,6 +18,7 @@ from fmnist.history import TrainingResult
 from fmnist.registry import CHAMPION, MANIFEST, Manifest
 from fmnist.store import FolderStore
 from tests import records
+from tests.conftest import files_in
 from tests.records import MemoryStore
 
 DOCUMENTED = records.FILES | {"manifest.json"}
@@ -25,11 +26,6 @@ DOCUMENTED = records.FILES | {"manifest.json"}
 
 class Trouble(Exception):
     """Whatever may go wrong inside the block."""
-
-
-def files_in(folder: Path) -> set[str]:
-    """The files below a folder, by their relative paths."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def finish(folder: Path) -> None:

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deployments import stack
 from deployments.stack import StackError, interpolate
@@ -81,9 +82,9 @@ def test_an_env_file_has_comments_and_quotes(tmp_path: Path) -> None:
 def test_services_come_after_what_they_need(services: dict[str, stack.Service]) -> None:
     """So they can be started in this order, and stopped in the other."""
     names = list(services)
-    for service in services.values():
-        for needed in service.needs:
-            assert names.index(needed) < names.index(service.name)
+    for name, spec in yaml.safe_load(stack.COMPOSE.read_text())["services"].items():
+        for needed in spec.get("depends_on", {}):
+            assert names.index(needed) < names.index(name)
     assert names[-1] == "worker"
 
 

@@ -129,6 +129,10 @@ class Operator:
         options = ["--state", str(self.state), "--env-file", str(self.env_file)]
         return self.succeed("python", "deployments/stack.py", *options, *arguments)
 
+    def deploy(self) -> None:
+        """Deploy everything, as the README says."""
+        self.succeed("prefect", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+
     def start(self, service: str) -> None:
         """Start one service that was stopped or killed, and wait until it is well."""
         services = self.services()
@@ -183,12 +187,12 @@ class Operator:
         )
         return UUID(said.split("UUID: ")[1].split()[0])
 
-    def schedule(self, settings: Mapping[str, Any], seconds: int = 12) -> tuple[UUID, datetime]:
+    def schedule(self, settings: Mapping[str, Any]) -> tuple[UUID, datetime]:
         """Add a schedule that is due once, soon; the run that it creates, and when it is due."""
         # Prefect creates the runs of a deployment that was just changed within seconds, but only
         # if its scheduler's turn comes in time; within a minute at the latest.
-        for ahead in (seconds, 24, 90):
-            due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=ahead)
+        for seconds in (12, 24, 90):
+            due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
             with self.client() as client:
                 deployment = client.read_deployment_by_name(DEPLOYMENT)
                 client.create_deployment_schedules(
@@ -216,6 +220,11 @@ class Operator:
                 if run.auto_scheduled and run.next_scheduled_start_time == due:
                     return UUID(str(run.id))
         return None
+
+    def runs_by_hand(self) -> set[UUID]:
+        """Every run on the server that no schedule created; schedules create theirs at any moment."""
+        with self.client() as client:
+            return {UUID(str(run.id)) for run in client.read_flow_runs() if not run.auto_scheduled}
 
     def read(self, run_id: UUID) -> FlowRun:
         """A run as the server has it."""
@@ -360,7 +369,7 @@ def operator(
         if missing := stack_command.missing_programs(operator.services()):
             unavailable("; ".join(missing))
         operator.stack("start")
-        operator.succeed("prefect", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        operator.deploy()
         with temporary_settings(settings):
             yield operator
     finally:

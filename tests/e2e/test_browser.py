@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 import yaml
@@ -145,6 +144,12 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     return take
 
 
+@pytest.fixture(params=["promoted", "rejected"])
+def judged(request: pytest.FixtureRequest) -> tuple[str, FlowRun]:
+    """Each verdict, and the run that it was given to."""
+    return request.param, request.getfixturevalue(request.param)
+
+
 def log_in(page: Page, password: str) -> None:
     """Give a password on the login page."""
     page.goto("/login")
@@ -166,12 +171,6 @@ def setting(page: Page, description: str) -> Locator:
     """The part of the custom run form that has this description."""
     described = page.get_by_text(description).first
     return page.locator(".schema-form-property").filter(has=described).last
-
-
-def runs_by_hand(operator: Operator) -> set[UUID]:
-    """Every run on the server that no schedule created."""
-    with operator.client() as client:
-        return {UUID(str(run.id)) for run in client.read_flow_runs() if not run.auto_scheduled}
 
 
 # ---- who may see --------------------------------------------------------------------------------
@@ -255,15 +254,11 @@ def test_the_list_of_runs_shows_each_verdict(
     picture(page, "runs")
 
 
-@pytest.mark.parametrize("word", ["promoted", "rejected"])
 def test_a_runs_page_shows_its_verdict_and_the_reason(
-    word: str,
-    visit: Callable[[str], Page],
-    picture: Callable[..., None],
-    request: pytest.FixtureRequest,
+    judged: tuple[str, FlowRun], visit: Callable[[str], Page], picture: Callable[..., None]
 ) -> None:
     """The verdict is the state and a tag, the reason is in the log and the details, in words."""
-    run: FlowRun = request.getfixturevalue(word)
+    word, run = judged
     page = visit(f"/runs/flow-run/{run.id}")
     heading = page.locator(".page-heading-flow-run")
     expect(heading.locator(".state-badge")).to_have_text(word.capitalize())
@@ -293,15 +288,11 @@ def test_a_runs_page_shows_every_stage(visit: Callable[[str], Page], rejected: F
 # ---- artifacts ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["promoted", "rejected"])
 def test_the_report_is_drawn_with_words_tables_and_pictures(
-    word: str,
-    visit: Callable[[str], Page],
-    picture: Callable[..., None],
-    request: pytest.FixtureRequest,
+    judged: tuple[str, FlowRun], visit: Callable[[str], Page], picture: Callable[..., None]
 ) -> None:
     """A reader sees tables, not their source, and each of the three pictures."""
-    run: FlowRun = request.getfixturevalue(word)
+    word, run = judged
     page = visit(f"/runs/flow-run/{run.id}")
     report = open_artifact(page, "report")
     expect(report.get_by_role("heading", name=f"{word.capitalize()}: {run.name}")).to_be_visible()
@@ -323,6 +314,22 @@ def test_the_report_is_drawn_with_words_tables_and_pictures(
         expect(image).to_be_visible()
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
     picture(page, f"{word}-report", whole=True)
+
+
+def test_nothing_in_the_report_is_cut_off(
+    judged: tuple[str, FlowRun], visit: Callable[[str], Page]
+) -> None:
+    """Every table and every line of code fits, so that no figure loses its last digits."""
+    page = visit(f"/runs/flow-run/{judged[1].id}")
+    report = open_artifact(page, "report")
+    expect(report.locator("pre").first).to_be_visible()
+    cut = report.evaluate(
+        "report => [...report.querySelectorAll('.p-table, pre')].filter("
+        "part => part.scrollWidth > part.clientWidth + 1 ||"
+        " part.getBoundingClientRect().right > report.getBoundingClientRect().right + 1"
+        ").map(part => part.innerText)"
+    )
+    assert cut == []
 
 
 def test_the_classification_report_is_a_table_of_its_own(
@@ -433,7 +440,7 @@ def test_a_value_out_of_range_is_refused_before_there_is_a_run(
     picture: Callable[..., None],
 ) -> None:
     """The form names the setting and what is wrong, and no run is created."""
-    before = runs_by_hand(operator)
+    before = operator.runs_by_hand()
     section, _, key = name.partition(".")
     described = setting(form, str(sections()[section].model_fields[key].description))
     described.locator("input").fill(value)
@@ -444,7 +451,7 @@ def test_a_value_out_of_range_is_refused_before_there_is_a_run(
     described.scroll_into_view_if_needed()
     picture(form, f"form-refuses-{key}")
     assert form.url.split("?")[0].endswith("/run")
-    assert runs_by_hand(operator) == before
+    assert operator.runs_by_hand() == before
 
 
 # ---- automations --------------------------------------------------------------------------------
@@ -462,20 +469,3 @@ def test_the_automations_are_there_and_on(
         card = cards.filter(has=page.get_by_text(automation["name"], exact=True))
         expect(card.get_by_role("switch")).to_be_checked()
     picture(page, "automations", whole=True)
-
-
-@pytest.mark.parametrize("word", ["promoted", "rejected"])
-def test_nothing_in_the_report_is_cut_off(
-    word: str, visit: Callable[[str], Page], request: pytest.FixtureRequest
-) -> None:
-    """Every table and every line of code fits, so that no figure loses its last digits."""
-    page = visit(f"/runs/flow-run/{request.getfixturevalue(word).id}")
-    report = open_artifact(page, "report")
-    expect(report.locator("pre").first).to_be_visible()
-    cut = report.evaluate(
-        "report => [...report.querySelectorAll('.p-table, pre')].filter("
-        "part => part.scrollWidth > part.clientWidth + 1 ||"
-        " part.getBoundingClientRect().right > report.getBoundingClientRect().right + 1"
-        ").map(part => part.innerText)"
-    )
-    assert cut == []

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,12 @@ import pytest
 from fmnist import registry
 from fmnist.fetch import FetchedData, sha256_of
 from fmnist.store import FolderStore
-from tests.conftest import ROOT, S3Server, free_port, unavailable
-from tests.records import FILES
+from tests.conftest import ROOT, S3Server, files_in, free_port, unavailable
+from tests.records import ANY_RUN_ID, FILES
 
 IMAGE = "localhost/fmnist-training:latest"
 VOLUME = "/var/lib/fmnist"
 USER = 10001
-RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 SHORT = {"FMNIST_TRAINING__EPOCHS": "2", "FMNIST_GATE__MIN_ACCURACY": "0.1"}
 
 # Of podman's two low-level programs this one knows every arrangement of control groups.
@@ -121,6 +120,13 @@ class Container:
         """Whether it has not ended yet."""
         return self._process.poll() is None
 
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that the running container does within two minutes."""
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert self.running() and time.monotonic() < deadline, self.err
+            time.sleep(0.2)
+
     def finish(self, timeout: float = 240) -> Finished:
         """Wait for its end."""
         code = self._process.wait(timeout)
@@ -198,8 +204,8 @@ def test_the_default_command_trains_and_promotes(default_run: DefaultRun) -> Non
     """With a new volume and nothing else writable, it ends with 0 and the line that sums it up."""
     assert default_run.done.code == 0, default_run.done.err
     assert re.fullmatch(
-        rf"promoted  {RUN_ID}  test accuracy 0\.\d{{4}} \[0\.\d{{4}}, 0\.\d{{4}}\], needs 0\.1000"
-        rf"  \d+ s  {VOLUME}/store/runs/{RUN_ID}/report\.md",
+        rf"promoted  {ANY_RUN_ID}  test accuracy 0\.\d{{4}} \[0\.\d{{4}}, 0\.\d{{4}}\], needs 0\.1000"
+        rf"  \d+ s  {VOLUME}/store/runs/{ANY_RUN_ID}/report\.md",
         default_run.done.summary,
     )
     for noise in ("Traceback", "ERROR", "WARNING", "Read-only", "Permission"):
@@ -244,10 +250,7 @@ def prefect_server(image: Image, tmp_path_factory: pytest.TempPathFactory) -> It
         tmp_path_factory.mktemp("server"), *command, PREFECT_SERVER_ANALYTICS_ENABLED="false"
     ) as container:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
-        while not _answers(f"{address}/api/health"):
-            assert container.running() and time.monotonic() < deadline, container.err
-            time.sleep(0.2)
+        container.wait_until(lambda: _answers(f"{address}/api/health"))
         yield address
 
 
@@ -350,10 +353,7 @@ def test_a_signal_to_the_container_ends_the_run_in_order(
             FMNIST_TRAINING__EPOCHS="100",
             FMNIST_TRAINING__PATIENCE="100",
         ) as container:
-            deadline = time.monotonic() + 120
-            while "training: epoch" not in container.err:
-                assert container.running() and time.monotonic() < deadline, container.err
-                time.sleep(0.2)
+            container.wait_until(lambda: "training: epoch" in container.err)
             work = folder / "cache" / "fmnist" / "work"
             assert list(work.iterdir())
             signalled_at = time.monotonic()
@@ -438,7 +438,7 @@ def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Pat
     ).strip()
     try:
         seen = Path(podman("image", "mount", built).strip()) / "context"
-        files = {path.relative_to(seen).as_posix() for path in seen.rglob("*") if path.is_file()}
+        files = files_in(seen)
         podman("image", "unmount", built)
     finally:
         podman("rmi", "--force", built)

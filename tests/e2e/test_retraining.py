@@ -2,13 +2,11 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +16,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import FlowRun
 
 from deployments import stack as stack_command
-from tests.conftest import ROOT
+from tests.conftest import ROOT, files_in, kept_run
 from tests.e2e.conftest import (
     DEPLOYMENT,
     ENDLESS,
@@ -33,6 +31,18 @@ from tests.records import FILES
 
 # A store that was never used would look unchanged too early.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("promoted")]
+
+
+def run_through_a_restart(operator: Operator, service: str, seconds: float) -> FlowRun:
+    """A run that was promoted though a service was away for some seconds while it trained."""
+    run_id = operator.start_run(MEDIUM)
+    operator.wait_until_training(run_id)
+    operator.stop(service)
+    time.sleep(seconds)
+    operator.start(service)
+    run = operator.wait(run_id)
+    assert run.state_name == "Promoted", operator.log(run_id)
+    return run
 
 
 def test_a_schedule_creates_a_run_that_is_trained_published_and_promoted(
@@ -76,7 +86,7 @@ def test_deploying_again_and_setting_up_again_change_nothing(operator: Operator)
             ]
 
     before = seen()
-    operator.succeed("prefect", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    operator.deploy()
     operator.stack("start")
     assert seen() == before
     assert before[0] == 3
@@ -98,7 +108,7 @@ def test_a_partial_parameter_keeps_what_deployment_and_worker_set(
     try:
         run = operator.wait(operator.start_run({"training": {"epochs": 2}}))
     finally:
-        operator.succeed("prefect", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        operator.deploy()
     assert "below the bound 0.9700" in run.state.message  # the deployment's
 
 
@@ -115,19 +125,13 @@ def test_a_bad_parameter_is_refused_before_a_run_exists(
     operator: Operator, settings: dict[str, Any], words: str
 ) -> None:
     """The command says what is wrong with it, and the server has no run more."""
-
-    def runs() -> int:
-        with operator.client() as client:
-            # Without those that the schedule creates ahead, at any moment.
-            return len([run for run in client.read_flow_runs() if not run.auto_scheduled])
-
-    before = runs()
+    before = operator.runs_by_hand()
     refused = operator.run(
         *("prefect", "deployment", "run", DEPLOYMENT, "--param", f"settings={json.dumps(settings)}")
     )
     assert refused.returncode != 0
     assert words in " ".join((refused.stdout + refused.stderr).split())
-    assert runs() == before
+    assert operator.runs_by_hand() == before
 
 
 def test_nobody_gets_in_without_the_password(operator: Operator) -> None:
@@ -254,14 +258,8 @@ def test_a_killed_worker_leaves_a_crashed_run_and_an_unchanged_store(operator: O
 
 def test_a_server_that_restarts_in_the_middle_costs_nothing(operator: Operator) -> None:
     """The run goes on, ends in its proper state, and its artifacts are there."""
-    run_id = operator.start_run(MEDIUM)
-    operator.wait_until_training(run_id)
-    operator.stop("prefect")
-    time.sleep(5)
-    operator.start("prefect")
-    run = operator.wait(run_id)
-    assert run.state_name == "Promoted", operator.log(run_id)
-    artifacts = operator.artifacts(run_id)
+    run = run_through_a_restart(operator, "prefect", seconds=5)
+    artifacts = operator.artifacts(run.id)
     assert artifacts["report"].startswith(f"# Promoted: {run.name}")
     assert len(json.loads(artifacts["classification-report"])) == 12
     assert artifacts["training-progress"] == 100
@@ -291,13 +289,7 @@ def test_a_store_that_stays_away_fails_the_run_and_keeps_it(operator: Operator) 
     finally:
         operator.start("minio")
     assert run.state_name == "Failed"
-    found = re.search(r"the finished run is kept in (\S+)", run.state.message)
-    assert found, run.state.message
-    kept = Path(found[1])
-    assert {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()} == {
-        *FILES,
-        "manifest.json",
-    }
+    assert files_in(kept_run(run.state.message)) == {*FILES, "manifest.json"}
     assert "Traceback" not in operator.log(run_id)
     payload = operator.event("fmnist.run.failed", run.name)["payload"]
     assert "cannot reach" in payload["reason"]
@@ -327,8 +319,7 @@ def test_a_store_that_stays_away_is_told_by_the_commands_exit_code(operator: Ope
     last = output.read_text().splitlines()[-1]
     assert code == 5, output.read_text()
     assert last.startswith("failed  20")
-    found = re.search(r"the finished run is kept in (\S+)", last)
-    assert found and (Path(found[1]) / "manifest.json").is_file()
+    assert (kept_run(last) / "manifest.json").is_file()
     assert "Traceback" not in output.read_text()
     until(lambda: operator.webhook.of(last.split()[1]) == ["failed"], 30, "the alert comes")
 
@@ -337,20 +328,14 @@ def test_the_database_may_restart_while_nothing_runs(operator: Operator) -> None
     """The server finds it again, and the next scheduled run goes through."""
     operator.stop("postgres")
     operator.start("postgres")
-    run_id, _ = operator.schedule(PROMOTED, seconds=20)
+    run_id, _ = operator.schedule(PROMOTED)
     assert operator.wait(run_id).state_name == "Promoted"
 
 
 def test_the_database_may_restart_while_a_run_goes_on(operator: Operator) -> None:
     """The run goes on and ends in its proper state, with its artifacts."""
-    run_id = operator.start_run(MEDIUM)
-    operator.wait_until_training(run_id)
-    operator.stop("postgres")
-    time.sleep(3)
-    operator.start("postgres")
-    run = operator.wait(run_id)
-    assert run.state_name == "Promoted", operator.log(run_id)
-    assert "report" in operator.artifacts(run_id)
+    run = run_through_a_restart(operator, "postgres", seconds=3)
+    assert "report" in operator.artifacts(run.id)
 
 
 def test_a_worker_that_is_stopped_ends_its_run_in_good_order(operator: Operator) -> None:
