@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -50,20 +51,20 @@ from pydantic import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from fmnist import cli, gate, publication, registry
-from fmnist import evaluation as evaluating
+from fmnist import cli, publication, registry
 from fmnist import fetch as fetching
 from fmnist import preprocess as preprocessing
 from fmnist.config import DataSettings, Settings, SplitSettings
+from fmnist.dataset import LabelledImages
 from fmnist.environment import describe
 from fmnist.errors import ExitCode, JobError, PrefectError, without_credentials
-from fmnist.evaluation import Evaluation
-from fmnist.fetch import FetchedData
+from fmnist.fetch import DataOrigin, FetchedData
 from fmnist.history import Epoch, TrainingResult
+from fmnist.judging import Bench, Judge, Judgement
 from fmnist.preprocess import PreparedData
 from fmnist.progress import track
 from fmnist.report import Run, classification_table, markdown, summary
-from fmnist.store import open_store
+from fmnist.store import Store, open_store
 
 logger = logging.getLogger("fmnist.flow")
 
@@ -75,6 +76,20 @@ _SECONDS_BETWEEN_HEARTBEATS = 30
 
 
 # ---- the stages ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the last two stages need to know of the run, all of it settled before training.
+
+    `since` is the generation of the champion that was met before it.
+    """
+
+    run_id: str
+    settings: Settings
+    data: DataOrigin
+    safe_store: bool
+    since: int
 
 
 def _may_pass(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
@@ -99,7 +114,7 @@ def preprocess(fetched: FetchedData, settings: SplitSettings, folder: Path) -> P
 def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingResult:
     """Train and calibrate the network, and save it."""
     # Imported here, since TensorFlow takes seconds that a rejected setting should not cost.
-    with _native_stderr_silenced():
+    with cli.native_stderr_silenced():
         from fmnist import training
 
     with _training_progress(settings.training.epochs) as report:
@@ -114,23 +129,31 @@ def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingR
 
 
 @task(cache_policy=NO_CACHE)
-def evaluate(prepared: PreparedData, settings: DataSettings, folder: Path) -> Evaluation:
-    """Score the saved model once on the test images."""
-    from fmnist import model
-
-    test = preprocessing.load(prepared.test)
-    probabilities = model.predict(model.load(_model_file(folder)), test.images)
-    return evaluating.evaluate(probabilities, test.labels, settings.class_names)
+def evaluate(job: _Job, prepared: PreparedData, folder: Path) -> Judgement:
+    """Score the saved model once on the test images, and decide about it against the champion."""
+    judge = _judge(job, preprocessing.load(prepared.test))
+    return judge.judge(_model_file(folder).read_bytes(), job.since)
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=_may_pass)
-def publish(run: Run, folder: Path) -> None:
+def publish(job: _Job, run: Run, folder: Path) -> Run:
     """Put the run's files together, store them, and promote the model if it passed the gate."""
-    finished = publication.finished(folder)
+    test, finished = preprocessing.load(run.prepared.test), publication.finished(folder)
     if not (finished / registry.MANIFEST).exists():
-        publication.assemble(run, preprocessing.load(run.prepared.test).images, finished)
-    publication.publish(run, finished, open_store(run.settings.store.url))
-    logger.info("%s: %s", run.verdict.word, run.verdict.reason)
+        publication.assemble(run, test.images, finished)
+    published = publication.publish(run, finished, _judge(job, test))
+    logger.info("%s: %s", published.verdict.word, published.verdict.reason)
+    return published
+
+
+def _judge(job: _Job, test: LabelledImages) -> Judge:
+    """Who judges a run's model on the test images, by the gate's settings."""
+    from fmnist import model
+
+    bench = Bench(
+        test.labels, job.settings.data.class_names, job.data.test_set, model.scorer(test.images)
+    )
+    return Judge(_store(job.settings), bench, job.settings.gate, job.run_id, job.safe_store)
 
 
 class _AsForm:
@@ -169,15 +192,17 @@ def training_job(settings: Annotated[Any, _AsForm] = {}) -> State[Any]:  # noqa:
     """
     with _named_run() as (run_id, started_at):
         settings = _complete(settings)
-        store = open_store(settings.store.url)
-        store.check()
-        champion = registry.champion(store)
+        store = _store(settings)
+        safe_store = store.check()
+        # Here, so that a damaged champion is found out before training; it is met after that.
+        since = registry.generation_of(registry.champion(store))
         code = describe()
         with publication.workspace(settings.store, run_id) as folder:
             fetched = _retried(fetch, settings.data.retry_pauses)(settings.data)
             prepared = preprocess(fetched, settings.split, folder)
             trained = train(prepared, settings, folder)
-            evaluation = evaluate(prepared, settings.data, folder)
+            job = _Job(run_id, settings, fetched.origin, safe_store, since)
+            judged = evaluate(job, prepared, folder)
             run = Run(
                 run_id=run_id,
                 started_at=started_at,
@@ -186,12 +211,13 @@ def training_job(settings: Annotated[Any, _AsForm] = {}) -> State[Any]:  # noqa:
                 data=fetched.origin,
                 prepared=prepared,
                 training=trained,
-                evaluation=evaluation,
-                verdict=gate.decide(evaluation, settings.gate, prepared.test_images),
+                evaluation=judged.evaluation,
+                verdict=judged.verdict,
                 environment=code,
-                champion_before=champion,
+                champion_before=judged.champion,
+                against=judged.against,
             )
-            _retried(publish, settings.store.retry_pauses)(run, folder)
+            run = _retried(publish, settings.store.retry_pauses)(job, run, folder)
             # Here and not in the task, so that they stand first among the run's artifacts.
             with _best_effort("the report was not shown in Prefect; it is in the store"):
                 _show(run, publication.finished(folder))
@@ -206,7 +232,11 @@ def training_job(settings: Annotated[Any, _AsForm] = {}) -> State[Any]:  # noqa:
 
 
 def _model_file(folder: Path) -> Path:
-    return publication.finished(folder) / publication.MODEL
+    return publication.finished(folder) / registry.MODEL
+
+
+def _store(settings: Settings) -> Store:
+    return open_store(settings.store.url, single_publisher=settings.store.single_publisher)
 
 
 def _retried(stage: Any, pauses: Sequence[float]) -> Any:
@@ -327,29 +357,12 @@ def _training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
     show(100.0)
 
 
-@contextmanager
-def _native_stderr_silenced() -> Iterator[None]:
-    """Keep what native code writes straight to the standard error stream from being shown.
-
-    TensorFlow's libraries note missing GPUs there as they load, whatever log level is set.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def _show(run: Run, folder: Path) -> None:
     """Put the report, with its figures inside, and the classification table on the run's page."""
     figures = {
         title: "data:image/png;base64," + base64.b64encode((folder / name).read_bytes()).decode()
         for title, name in publication.FIGURES.items()
+        if (folder / name).exists()
     }
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     create_markdown_artifact(
@@ -401,13 +414,9 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
             return ExitCode.PROMOTED
         run = _run(request.settings)
     except JobError as error:
-        kind = error.exit_code.name.lower()
-        first, *rest = str(error).splitlines()
-        if rest:
-            if not error.run_id:  # Else the flow has logged it.
-                print(error, file=sys.stderr)
-            first += f" (and {len(rest)} more lines above)"
-        return _end(error.exit_code, f"failed  {error.run_id or '-'}  {kind}: {first}")
+        if "\n" in str(error) and not error.run_id:  # Else the flow has logged it.
+            print(error, file=sys.stderr)
+        return _end(error.exit_code, cli.failed(error))
     except (KeyboardInterrupt, TerminationSignal, Abort):
         seconds = time.monotonic() - start
         return _end(ExitCode.INTERRUPTED, f"interrupted  after {seconds:.0f} s")

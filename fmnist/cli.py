@@ -1,10 +1,13 @@
-"""The command line, made from the settings: their parsing, help, origin, and faults in words."""
+"""What all command lines share: the settings as options, their help and origin, faults in words."""
 
 import argparse
 import difflib
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +16,7 @@ from pydantic_settings import SettingsError as SourceError
 from rich.console import Console
 
 from fmnist.config import ENV_PREFIX, Settings, given_outside, sections
-from fmnist.errors import ExitCode, SettingsError
+from fmnist.errors import ExitCode, JobError, SettingsError
 
 _DELIMITER = "__"
 
@@ -64,25 +67,18 @@ def parse(arguments: Sequence[str], program: str) -> Request:
     Raises:
         SettingsError: a wrong name, type or range; one line for each fault.
     """
-    parser = _Parser(prog=program, add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--show-settings", action="store_true")
-    for setting in all_settings():
-        parser.add_argument(f"--{setting.name}", default=argparse.SUPPRESS)
-    found, unknown = parser.parse_known_args(arguments)
-    options = vars(found)
-    if options.pop("help"):
+    if asks_for_help(arguments):
         _print_help(program)
         raise SystemExit(ExitCode.PROMOTED)
-    show = options.pop("show_settings")
-    faults = _unknown_arguments(unknown)
-    try:
-        settings = load(options)
-    except SettingsError as error:
-        raise SettingsError("\n".join([*faults, str(error)])) from error
-    if faults:
-        raise SettingsError("\n".join(faults))
-    return Request(settings, show, options)
+    parser = Parser(program)
+    parser.add_argument("--show-settings", action="store_true")
+    line = parser.read(arguments)
+    return Request(line.settings(), line.own["show_settings"], line.given)
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether the help is wanted, whatever else is right or wrong."""
+    return "-h" in arguments or "--help" in arguments
 
 
 def load(given: Mapping[str, str]) -> Settings:
@@ -155,10 +151,110 @@ def print_settings(request: Request) -> None:
         console.print(f"{setting.name:23} {_written(value):23} {origin}", soft_wrap=True)
 
 
-class _Parser(argparse.ArgumentParser):
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line, taken apart.
+
+    `given` are settings by their dotted names, as text; `own` the command's own arguments; `faults`
+    has a line for each word that is neither.
+    """
+
+    given: Mapping[str, str]
+    own: Mapping[str, Any]
+    faults: tuple[str, ...]
+
+    def settings(self) -> Settings:
+        """The settings for it, over the environment, `.env` and the defaults.
+
+        Raises:
+            SettingsError: a wrong name, type or range; one line for each fault of the whole line.
+        """
+        try:
+            settings = load(self.given)
+        except SettingsError as error:
+            raise SettingsError("\n".join([*self.faults, str(error)])) from error
+        if self.faults:
+            raise SettingsError("\n".join(self.faults))
+        return settings
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads an option for each setting, and whatever arguments a command adds to them."""
+
+    def __init__(self, program: str) -> None:
+        """Know the settings only."""
+        super().__init__(prog=program, add_help=False, allow_abbrev=False)
+        for setting in all_settings():
+            super().add_argument(f"--{setting.name}", default=argparse.SUPPRESS)
+        self._own: list[str] = []
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Add an argument of the command's own."""
+        self._own += [name.lstrip("-") for name in names if name.startswith("-")]
+        return super().add_argument(*names, **options)
+
+    def read(self, arguments: Sequence[str]) -> CommandLine:
+        """Take a command line apart.
+
+        Raises:
+            SettingsError: an option lacks its value, or an argument of the command's own is missing
+                or wrong.
+        """
+        found, unknown = self.parse_known_args(arguments)
+        values = vars(found)
+        names = {setting.name for setting in all_settings()}
+        return CommandLine(
+            given={name: value for name, value in values.items() if name in names},
+            own={name: value for name, value in values.items() if name not in names},
+            faults=tuple(_unknown_arguments(unknown, self._own)),
+        )
+
     def error(self, message: str) -> Any:
         """Report a fault as every other fault of a setting."""
         raise SettingsError(message.removeprefix("argument "))
+
+
+def failed(error: JobError) -> str:
+    """The line that a failed command ends with; of a message of several lines, it has the first."""
+    first, *rest = str(error).splitlines()
+    if rest:
+        first += f" (and {len(rest)} more lines above)"
+    return f"failed  {error.run_id or '-'}  {error.exit_code.name.lower()}: {first}"
+
+
+@contextmanager
+def native_stderr_silenced() -> Iterator[None]:
+    """Keep what native code writes straight to the standard error stream from being shown.
+
+    TensorFlow's libraries note missing GPUs there as they load, whatever log level is set.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def help_on_settings(*names: str) -> Iterator[str]:
+    """The lines that explain the settings of these sections."""
+    for name in names:
+        yield f"\n{name}: {(sections()[name].__doc__ or '').strip()}"
+        for setting in all_settings():
+            if setting.name.startswith(f"{name}."):
+                yield f"  --{setting.name}  {setting.allowed} | default {setting.default}"
+                yield f"      {setting.meaning}"
+
+
+def help_on_exit_codes() -> Iterator[str]:
+    """The lines that explain the exit codes."""
+    yield "\nexit codes:"
+    for code in ExitCode:
+        yield f"  {int(code):3}  {code.meaning}"
 
 
 def _print_help(program: str) -> None:
@@ -175,29 +271,21 @@ def _print_help(program: str) -> None:
         "these counts. --show-settings prints\nwhat would be used and from where, and trains "
         "nothing."
     )
-    section = ""
-    for setting in all_settings():
-        if not setting.name.startswith(f"{section}."):
-            section = setting.name.partition(".")[0]
-            say(f"\n{section}: {(sections()[section].__doc__ or '').strip()}")
-        say(f"  --{setting.name}  {setting.allowed} | default {setting.default}")
-        say(f"      {setting.meaning}")
-    say("\nexit codes:")
-    for code in ExitCode:
-        say(f"  {int(code):3}  {code.meaning}")
+    for line in (*help_on_settings(*sections()), *help_on_exit_codes()):
+        say(line)
 
 
 def _console() -> Console:
     return Console(markup=False, highlight=False)
 
 
-def _unknown_arguments(arguments: Sequence[str]) -> list[str]:
+def _unknown_arguments(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
     """A line for each argument that is none of ours; the value of an unknown option counts to it."""
     faults = []
     before = ""
     for argument in arguments:
         if argument.startswith("-"):
-            faults.append(_unknown(argument))
+            faults.append(_unknown(argument, own))
         elif not before.startswith("-") or "=" in before:
             shown = _without_secrets(argument).strip("'")
             faults.append(f"{shown}: not an option; write --name value")
@@ -205,9 +293,10 @@ def _unknown_arguments(arguments: Sequence[str]) -> list[str]:
     return faults
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, own: Sequence[str] = ()) -> str:
     name = name.lstrip("-").partition("=")[0].lower()
-    close = difflib.get_close_matches(name, [setting.name for setting in all_settings()], 1)
+    known = [*own, *(setting.name for setting in all_settings())]
+    close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}?" if close else "see --help for all settings"
     return f"{name}: no such setting; {hint}"
 
@@ -237,6 +326,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     """What a value may be, in words, from its JSON schema."""
     if "anyOf" in schema:
         return " or ".join(_allowed(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join(schema["enum"])
     match schema["type"]:
         case "null":
             return "none"

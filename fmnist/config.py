@@ -9,7 +9,7 @@ made, never at import.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -275,6 +275,17 @@ class GateSettings(_Section):
         False,
         description="Also ask it of the lower end of the accuracy's 95 % interval.",
     )
+    champion: Literal["off", "not_worse", "better"] = Field(
+        "off",
+        description="What is asked against the champion on the same test images: nothing (off), "
+        "not to be significantly worse (not_worse), or to be significantly better (better).",
+    )
+    max_class_drop: Annotated[float | None, BeforeValidator(_none_in_words)] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Most recall that any class may lose against the champion; none asks nothing.",
+    )
 
 
 class StoreSettings(_Section):
@@ -284,6 +295,11 @@ class StoreSettings(_Section):
         "store",
         max_length=1000,
         description="Where runs are published: a folder, or s3://bucket/prefix.",
+    )
+    single_publisher: bool = Field(
+        False,
+        description="Accept a bucket that does not honour conditional writes; safe only while "
+        "nothing but one job publishes there.",
     )
     work: OptionalFolder = Field(
         None,

@@ -16,14 +16,15 @@ class ExitCode(IntEnum):
         member.meaning = meaning
         return member
 
-    PROMOTED = 0, "trained, passed the gate, promoted to champion"
+    PROMOTED = 0, "trained, passed the gate, promoted to champion; or a command that succeeded"
     DEFECT = 1, "a defect in this program: please report it with the traceback"
-    SETTINGS = 2, "a setting has a wrong name, type or range"
+    SETTINGS = 2, "a setting or an argument has a wrong name, type or range"
     REJECTED = 3, "trained and stored, but rejected by the gate"
     DATA = 4, "the data could not be fetched, or are not what they should be"
     STORE = 5, "the store could not be read or written"
     TRAINING = 6, "training failed: the loss was no longer finite"
     PREFECT = 7, "the Prefect server could not be reached"
+    DAMAGED = 8, "something in the store is damaged, missing or not to be trusted"
     INTERRUPTED = 130, "interrupted by Ctrl-C or SIGTERM"
 
 
@@ -59,6 +60,12 @@ class StoreError(JobError):
     """The store, or the local disk a run is put together on, could not be read or written."""
 
     exit_code = ExitCode.STORE
+
+
+class DamagedError(StoreError):
+    """Something in the store is damaged, missing, or not what its record says."""
+
+    exit_code = ExitCode.DAMAGED
 
 
 class TrainingError(JobError):

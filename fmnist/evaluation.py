@@ -1,5 +1,6 @@
 """Judge class probabilities against the true labels."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,9 @@ class Evaluation:
     """All figures of one look at the test set.
 
     `loss` is the mean cross-entropy; `calibration_error` the expected calibration error;
-    `confusion[true][predicted]` counts images; pairs and mistakes come worst first.
+    `confusion[true][predicted]` counts images; pairs and mistakes come worst first;
+    `predictions_sha256` is the digest that `digest_of_predictions` makes of all predictions (empty
+    in runs of before it was kept).
     """
 
     images: int
@@ -74,6 +77,12 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     confused_pairs: tuple[ConfusedPair, ...]
     mistakes: tuple[Mistake, ...]
+    predictions_sha256: str = ""
+
+
+def digest_of_predictions(probabilities: npt.NDArray[np.float32]) -> str:
+    """The SHA-256 of the predicted class of each image, one byte each, in hexadecimal."""
+    return hashlib.sha256(probabilities.argmax(axis=1).astype(np.uint8).tobytes()).hexdigest()
 
 
 def evaluate(
@@ -96,6 +105,7 @@ def evaluate(
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         confused_pairs=_confused_pairs(confusion, class_names),
         mistakes=_mistakes(probabilities, predicted, labels, class_names),
+        predictions_sha256=digest_of_predictions(probabilities),
     )
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import httpx
 import platformdirs
@@ -27,6 +27,8 @@ from fmnist.store import open_store
 logger = logging.getLogger(__name__)
 
 SUMS = "SHA256SUMS"
+
+Answer = TypeVar("Answer")
 
 _ATTEMPTS = 4
 _PAUSE = 0.5
@@ -47,6 +49,12 @@ class DataOrigin:
     source: str
     official: bool
     sha256: Mapping[str, str]
+
+    @property
+    def test_set(self) -> str:
+        """A digest that tells this test set, images and labels, from every other."""
+        both = self.sha256[dataset.TEST_IMAGES] + self.sha256[dataset.TEST_LABELS]
+        return hashlib.sha256(both.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,43 @@ def fetch(settings: DataSettings) -> FetchedData:
     Raises:
         DataError: no source could supply the files, or they are not the expected ones.
     """
-    cache = settings.cache or platformdirs.user_cache_path("fmnist") / "data"
+    cache = cache_folder(settings)
     if settings.source == MIRRORS:
         return _fetch_from_mirrors(settings, cache)
-    if settings.source.startswith(("http://", "https://")):
-        return _fetch_http(settings, cache)
-    if settings.source.startswith("s3://"):
-        return _fetch_s3(settings, cache)
-    return _fetch_folder(Path(settings.source).expanduser())
+    source = _own_source(settings, cache)
+    return _fetch_own(source, source.get, cache)
+
+
+def look(settings: DataSettings) -> str:
+    """Make sure that the source has the four files, without a download; what was found, in words.
+
+    A folder's files, and verified copies on this machine, are read whole; of any other only the
+    beginning of the answer is.
+
+    Raises:
+        DataError: `fetch` would fail too, as far as one can tell.
+    """
+    cache = cache_folder(settings)
+    if settings.source == MIRRORS:
+        return _look_at_mirrors(settings, cache)
+    source = _own_source(settings, cache)
+    asked = []
+
+    def see(name: str, sha256: str) -> Path:
+        asked.append(name)
+        return source.see(name, sha256)
+
+    origin = _fetch_own(source, see, cache).origin
+    which = "the official files" if origin.official else f"the four files that its {SUMS} lists"
+    if source.is_local:
+        return f"{source.name} has {which}, whole"
+    copies = len(dataset.FILES) - len(asked)
+    return f"{source.name} answers, and has {which}; {copies} of 4 are here already, verified"
+
+
+def cache_folder(settings: DataSettings) -> Path:
+    """Where verified downloads are kept."""
+    return settings.cache or platformdirs.user_cache_path("fmnist") / "data"
 
 
 def parse_sums(text: str) -> dict[str, str]:
@@ -158,7 +195,50 @@ def _fetch_from_mirrors(settings: DataSettings, cache: Path) -> FetchedData:
     return _fetched(used, sums, {name: path for name, path in paths.items() if path})
 
 
-def _fetch_http(settings: DataSettings, cache: Path) -> FetchedData:
+def _look_at_mirrors(settings: DataSettings, cache: Path) -> str:
+    sums = dataset.OFFICIAL_SHA256
+    missing = [name for name in dataset.FILES if not _local_copy(name, sums[name], cache)]
+    if not missing:
+        return "verified copies of the four official files are here already; no mirror is needed"
+    reasons = []
+    for mirror in settings.mirrors:
+        try:
+            for name in missing:
+                _see(mirror, name, settings.timeout)
+        except _Unusable as reason:
+            reasons.append(f"{mirror}: {reason}")
+            continue
+        return f"{mirror} answers, and has the {len(missing)} files that are not here yet"
+    raise DataError(
+        f"no mirror has the {len(missing)} files that are not here yet ({'; '.join(reasons)}); set "
+        "data.source to a folder, an http(s):// address or s3://bucket/prefix that holds the four"
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A source of the user's own.
+
+    `read_sums` reads its list of digests, if it has one; `get` brings the file of a name and digest
+    here; `see` only makes sure that it is there.
+    """
+
+    name: str
+    is_local: bool
+    read_sums: Callable[[], str | None]
+    get: Callable[[str, str], Path]
+    see: Callable[[str, str], Path]
+
+
+def _own_source(settings: DataSettings, cache: Path) -> _Source:
+    if settings.source.startswith(("http://", "https://")):
+        return _http_source(settings, cache)
+    if settings.source.startswith("s3://"):
+        return _s3_source(settings, cache)
+    return _folder_source(Path(settings.source).expanduser())
+
+
+def _http_source(settings: DataSettings, cache: Path) -> _Source:
     def read_sums() -> str | None:
         try:
             with _request(f"{settings.source}/{SUMS}", settings.timeout) as response:
@@ -170,39 +250,48 @@ def _fetch_http(settings: DataSettings, cache: Path) -> FetchedData:
     def get(name: str, sha256: str) -> Path:
         return _download(settings.source, name, sha256, cache, settings.timeout)
 
-    return _fetch_own(settings.source, read_sums, get, cache)
+    def see(name: str, _sha256: str) -> Path:
+        _see(settings.source, name, settings.timeout)
+        return Path(name)
+
+    return _Source(settings.source, False, read_sums, get, see)
 
 
-def _fetch_s3(settings: DataSettings, cache: Path) -> FetchedData:
+def _s3_source(settings: DataSettings, cache: Path) -> _Source:
     try:
         store = open_store(settings.source)
     except StoreError as error:
         raise DataError(f"data.source: {error}") from error
 
-    def read(name: str) -> bytes | None:
+    def ask(question: Callable[[str], Answer], about: str) -> Answer:
         try:
-            return store.read(name)
+            return question(about)
         except StoreError as error:
             # The store's advice names its own setting.
             reason = str(error).replace("store.url", "data.source")
             raise _Unusable(reason, temporary=error.temporary) from error
 
     def read_sums() -> str | None:
-        found = read(SUMS)
+        found = ask(store.read, SUMS)
         return None if found is None else found.decode("utf-8", "replace")
 
     def get(name: str, sha256: str) -> Path:
-        content = read(name)
+        content = ask(store.read, name)
         if content is None:
             raise _NotThere("is not there")
         with _verified_in_cache(cache, name, sha256) as stream:
             stream.write(content)
         return _cached(name, sha256, cache)
 
-    return _fetch_own(settings.source, read_sums, get, cache)
+    def see(name: str, _sha256: str) -> Path:
+        if name not in ask(store.names, ""):
+            raise _NotThere("is not there")
+        return Path(name)
+
+    return _Source(settings.source, False, read_sums, get, see)
 
 
-def _fetch_folder(folder: Path) -> FetchedData:
+def _folder_source(folder: Path) -> _Source:
     if not folder.is_dir():
         raise DataError(f"data.source: there is no folder {folder}; give one that holds the files")
 
@@ -225,7 +314,7 @@ def _fetch_folder(folder: Path) -> FetchedData:
             raise _WrongDigest(found, sha256)
         return path
 
-    return _fetch_own(str(folder), read_sums, get, cache=None)
+    return _Source(str(folder), True, read_sums, get, see=get)
 
 
 class _WrongDigest(_Unusable):
@@ -236,18 +325,13 @@ class _WrongDigest(_Unusable):
         self.found = found
 
 
-def _fetch_own(
-    source: str,
-    read_sums: Callable[[], str | None],
-    get: Callable[[str, str], Path],
-    cache: Path | None,
-) -> FetchedData:
+def _fetch_own(origin: _Source, get: Callable[[str, str], Path], cache: Path) -> FetchedData:
     """Fetch from a user's own source, by the digests it states or else by the official ones."""
-    name = SUMS
+    source, name = origin.name, SUMS
     stated: dict[str, str] | None = None
     paths: dict[str, Path] = {}
     try:
-        text = read_sums()
+        text = origin.read_sums()
         if text is not None:
             stated = parse_sums(text)
             unlisted = [file for file in dataset.FILES if file not in stated]
@@ -255,7 +339,8 @@ def _fetch_own(
                 raise ValueError(f"does not list {', '.join(unlisted)}")
         sums = stated or dataset.OFFICIAL_SHA256
         for name in dataset.FILES:
-            copy = _valid(_cached(name, sums[name], cache), sums[name]) if cache else None
+            cached = None if origin.is_local else _cached(name, sums[name], cache)
+            copy = cached and _valid(cached, sums[name])
             paths[name] = copy or get(name, sums[name])
     except ValueError as error:
         raise DataError(f"{source}/{SUMS} {error}; write it anew: {_how_to_sum(source)}") from error
@@ -398,6 +483,16 @@ def _download(base: str, name: str, sha256: str, cache: Path, timeout: float) ->
                 logger.info("%s: %s; trying again in %.1f s", name, reason, pause)
                 time.sleep(pause)
     return _cached(name, sha256, cache)
+
+
+def _see(base: str, name: str, timeout: float) -> None:
+    """Ask for one file, and leave it at the beginning of the answer.
+
+    Raises:
+        _Unusable: this address cannot supply the file; the message says why.
+    """
+    with _request(f"{base}/{name}", timeout):
+        pass
 
 
 def _receive(url: str, stream: IO[bytes], timeout: float, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Draw what a person should see: confusion, learning curves, the most confident mistakes.
+"""Draw what a person should see: confusion, learning curves, mistakes, champion and challenger.
 
 Figures are made without pyplot, so that drawing needs no display and leaves nothing behind.
 """
@@ -8,15 +8,19 @@ import io
 import numpy as np
 import seaborn
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
+from fmnist.comparison import ChangedImage, Comparison
 from fmnist.dataset import Bytes
 from fmnist.evaluation import Evaluation
 from fmnist.history import TrainingResult
 
 _TRAINING, _VALIDATION, _RATE, _BEST = "#4878a8", "#d1603d", "#8a8a8a", "#3a7d44"
+_GAINED, _LOST = _TRAINING, _VALIDATION
+_COLUMNS = 8
+_LONGEST_NAME, _LONGEST_CAPTION = 24, 15
 _DOTS_PER_INCH = 96
 _COLOURS = 128
 
@@ -110,11 +114,10 @@ def learning_curves(result: TrainingResult) -> Figure:
 
 def confident_mistakes(evaluation: Evaluation, images: Bytes) -> Figure:
     """The wrongly classified test images the model was surest of, most confident first."""
-    columns = 8
-    rows = max(1, -(-len(evaluation.mistakes) // columns))
+    rows = max(1, -(-len(evaluation.mistakes) // _COLUMNS))
     figure = Figure(figsize=(10, 1.65 * rows + 0.5), layout="constrained")
     figure.suptitle("Most confident mistakes: true class, then what it was taken for")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, mistake in zip(grid.flat, evaluation.mistakes, strict=False):
@@ -124,3 +127,72 @@ def confident_mistakes(evaluation: Evaluation, images: Bytes) -> Figure:
             fontsize=8.5,
         )
     return figure
+
+
+def champion_and_challenger(comparison: Comparison, images: Bytes) -> Figure:
+    """What each class gains and loses against the champion, and images that changed sides.
+
+    Of the images those are shown that the challenger is surest of, the lost ones first.
+    """
+    sides = {
+        "Lost, the surest first: true class, then what the challenger takes it for": [
+            image for image in comparison.changed if not image.gained
+        ],
+        "Gained, the surest first: true class, then what the champion took it for": [
+            image for image in comparison.changed if image.gained
+        ],
+    }
+    shown = {title: side[:_COLUMNS] for title, side in sides.items() if side}
+    heights = [4.0, *[1.85] * len(shown)]
+    figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    _recall_differences(parts[0], comparison)
+    for part, (title, side) in zip(parts[1:], shown.items(), strict=True):
+        _changed_images(part, title, side, images)
+    return figure
+
+
+def _recall_differences(part: SubFigure, comparison: Comparison) -> None:
+    """Bars of the recall difference of each class, with the counts behind it on the right."""
+    points = [-100 * scores.drop for scores in comparison.classes]
+    axes = part.add_subplot()
+    places = range(len(points))
+    axes.barh(places, points, color=[_GAINED if value > 0 else _LOST for value in points])
+    axes.axvline(0, color="black", linewidth=0.8)
+    reach = max(1.0, 1.1 * max(map(abs, points)))
+    axes.set(
+        xlim=(-reach, reach),
+        xlabel="recall of the challenger less the champion's, in points",
+        title=f"Against the champion {comparison.champion}: images gained {comparison.gained:,}, "
+        f"lost {comparison.lost:,}",
+    )
+    axes.set_yticks(places, [_short(each.name, _LONGEST_NAME) for each in comparison.classes])
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    counts = axes.secondary_yaxis("right")
+    counts.set_yticks(
+        places, [f"+{each.gained:,}  \N{MINUS SIGN}{each.lost:,}" for each in comparison.classes]
+    )
+    counts.tick_params(length=0)
+    counts.set_ylabel("images gained, lost")
+
+
+def _changed_images(part: SubFigure, title: str, side: list[ChangedImage], images: Bytes) -> None:
+    part.suptitle(title, fontsize=10, color=_GAINED if side[0].gained else _LOST)
+    grid = part.subplots(1, _COLUMNS)
+    for axes in grid:
+        axes.axis("off")
+    for axes, image in zip(grid, side, strict=False):
+        axes.imshow(images[image.index], cmap="gray_r", vmin=0, vmax=255)
+        wrong = image.champion if image.gained else image.challenger
+        axes.set_title(
+            f"{_short(image.true, _LONGEST_CAPTION)}\n{_short(wrong, _LONGEST_CAPTION)}",
+            fontsize=8.5,
+        )
+
+
+def _short(name: str, longest: int) -> str:
+    """A name as `_plain` gives it; of one that is too long the middle is left out."""
+    half = (longest - 1) // 2
+    return _plain(name if len(name) <= longest else f"{name[:half]}…{name[-half:]}")

@@ -1,5 +1,8 @@
 """The network, from raw pixels to class probabilities, and the file it is published as."""
 
+import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -8,9 +11,11 @@ import numpy.typing as npt
 
 from fmnist.config import ModelSettings
 from fmnist.dataset import CLASSES, IMAGE_SHAPE, Bytes
+from fmnist.errors import DamagedError
 
 _LARGEST_PIXEL = 255
 _BATCH = 5000
+_LARGEST_UNPACKED = 512 * 2**20
 
 
 def build(settings: ModelSettings) -> keras.Model:
@@ -34,9 +39,47 @@ def build(settings: ModelSettings) -> keras.Model:
 
 
 def load(path: Path) -> keras.Model:
-    """Read a published network. Code hidden in the file is refused, not run."""
-    network: keras.Model = keras.models.load_model(path, compile=False, safe_mode=True)
+    """Read a published network. Code hidden in the file is refused, not run.
+
+    Raises:
+        DamagedError: the file is damaged, unpacks to more than a network of ours could, holds code
+            or foreign classes, or takes or gives something else than `build` makes.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+        if unpacked > _LARGEST_UNPACKED:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+        network: keras.Model = keras.models.load_model(path, compile=False, safe_mode=True)
+        shapes = network.input_shape, network.output_shape
+        if shapes != ((None, *IMAGE_SHAPE), (None, CLASSES)):
+            raise ValueError(f"it maps {shapes[0]} to {shapes[1]}")
+    # Whatever a file that somebody made up leads Keras into is a fault of that file.
+    except Exception as error:
+        # Keras wraps the reason in long configurations; it is what all began with.
+        first: BaseException = error
+        while earlier := first.__cause__ or first.__context__:
+            first = earlier
+        reason = " ".join(str(first).split())[:200] or type(first).__name__
+        raise DamagedError(f"{path.name} holds no network of this project: {reason}") from error
     return network
+
+
+def load_bytes(content: bytes) -> keras.Model:
+    """Read a published network from the bytes of its file.
+
+    Raises:
+        DamagedError: as `load`.
+    """
+    with tempfile.TemporaryDirectory(prefix="fmnist-") as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(content)
+        return load(path)
+
+
+def scorer(images: Bytes) -> Callable[[bytes], npt.NDArray[np.float32]]:
+    """What scores the bytes of a network's file on these images `(n, 28, 28)`; see `predict`."""
+    return lambda content: predict(load_bytes(content), images)
 
 
 def predict(network: keras.Model, images: Bytes) -> npt.NDArray[np.float32]:

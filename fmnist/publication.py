@@ -1,27 +1,33 @@
-"""Put a finished run together, publish it, and promote it if its verdict says so."""
+"""Put a finished run together, publish it, and promote it if the gate says so."""
 
 import contextlib
 import errno
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import platformdirs
 
 from fmnist import figures, registry, report
+from fmnist.comparison import Comparison
 from fmnist.config import StoreSettings
 from fmnist.dataset import Bytes
-from fmnist.errors import StoreError
-from fmnist.store import Store
+from fmnist.errors import DamagedError, StoreError
+from fmnist.evaluation import digest_of_predictions
+from fmnist.gate import Verdict
+from fmnist.judging import Judge
 
+# The first is drawn only where there was a champion to compare with.
 FIGURES = {
+    report.CHAMPION_AND_CHALLENGER: "figures/champion_and_challenger.png",
     "Learning curves": "figures/learning_curves.png",
     "Confusion matrix": "figures/confusion_matrix.png",
     "Most confident mistakes": "figures/confident_mistakes.png",
 }
-MODEL = "model.keras"
+COMPARISON = "comparison.json"
 _FINISHED = "run"
 _LEFTOVER_AGE = 7 * 24 * 3600
 
@@ -36,7 +42,7 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
     Raises:
         StoreError: the folder cannot be made.
     """
-    parent = settings.work or platformdirs.user_cache_path("fmnist") / "work"
+    parent = work_folder(settings)
     folder = parent / run_id
     _remove_leftovers(parent)
     try:
@@ -57,6 +63,11 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def work_folder(settings: StoreSettings) -> Path:
+    """Where runs are put together, each in a folder of its own."""
+    return settings.work or platformdirs.user_cache_path("fmnist") / "work"
 
 
 def _remove_leftovers(parent: Path) -> None:
@@ -93,16 +104,22 @@ def assemble(run: report.Run, test_images: Bytes, folder: Path) -> None:
         "Confusion matrix": figures.confusion_matrix(run.evaluation),
         "Most confident mistakes": figures.confident_mistakes(run.evaluation, test_images),
     }
+    if isinstance(run.against, Comparison):
+        drawings[report.CHAMPION_AND_CHALLENGER] = figures.champion_and_challenger(
+            run.against, test_images
+        )
     contents = {FIGURES[title]: figures.png(figure) for title, figure in drawings.items()}
     contents |= {
         registry.EVALUATION: registry.to_json(run.evaluation),
-        "verdict.json": registry.to_json(run.verdict),
-        "settings.json": registry.to_json(run.settings),
+        registry.VERDICT: registry.to_json(run.verdict),
+        registry.SETTINGS: registry.to_json(run.settings),
+        registry.DATA: registry.to_json(run.data),
         "training.json": registry.to_json(run.training),
         "environment.json": registry.to_json(run.environment),
-        "data.json": registry.to_json(run.data),
-        "report.md": report.markdown(run, FIGURES).encode(),
+        "report.md": report.markdown(run, {title: FIGURES[title] for title in drawings}).encode(),
     }
+    if run.against:
+        contents[COMPARISON] = registry.to_json(run.against)
     try:
         for name, content in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -117,17 +134,43 @@ def assemble(run: report.Run, test_images: Bytes, folder: Path) -> None:
         ) from error
 
 
-def publish(run: report.Run, folder: Path, store: Store) -> None:
-    """Publish a sealed run, and make it the champion if it passed the gate; may be repeated.
+def publish(run: report.Run, folder: Path, judge: Judge) -> report.Run:
+    """Publish a sealed run, and make it the champion if it passes the gate; may be repeated.
+
+    Before the champion moves, the model is read back from the store, loaded, and asked the same
+    test images. If the champion was changed since the verdict, or nothing was decided yet, the gate
+    decides now: the run that is returned has the verdict that counted.
 
     Raises:
-        StoreError: the store cannot be written; the message names the folder that is kept.
+        DamagedError: what the store gives back is not what was judged.
+        StoreError: the store cannot be read or written. In both cases the message names the folder
+            that is kept.
     """
+    published = run
+
+    def decide(head: registry.Champion | None) -> Verdict:
+        nonlocal published
+        found = judge.decide(run.evaluation, probabilities, head)
+        published = replace(run, verdict=found.verdict, champion_before=head, against=found.against)
+        return found.verdict
+
     try:
-        manifest = registry.publish(store, folder)
-        if run.verdict.promoted:
-            registry.promote(store, manifest, run.evaluation.accuracy, datetime.now(UTC))
+        stored = registry.publish(judge.store, folder)
+        if run.verdict.decided and not run.verdict.promoted:
+            return run
+        probabilities = judge.bench.score(registry.read_file(judge.store, stored, registry.MODEL))
+        if digest_of_predictions(probabilities) != run.evaluation.predictions_sha256:
+            raise DamagedError(
+                f"{run.location}/{registry.MODEL}, read back from the store, predicts other classes "
+                "than the model that was judged; nothing is promoted"
+            )
+        registry.promote(
+            judge.store, stored, run.evaluation.accuracy, run.verdict, decide, by="flows/train.py"
+        )
+        return published
     except StoreError as error:
-        raise StoreError(
-            f"{error}; the finished run is kept in {folder}", temporary=error.temporary
+        raise type(error)(
+            f"{error}; the finished run is kept in {folder} (`fmnist publish` with that folder "
+            "finishes it)",
+            temporary=error.temporary,
         ) from error

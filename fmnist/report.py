@@ -1,10 +1,12 @@
 """Tell a person about a run: in a file beside the model, and on a page of the Prefect UI."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from fmnist.config import Settings, deviations
+from fmnist.comparison import Comparison, Incomparable
+from fmnist.config import GateSettings, Settings, deviations
 from fmnist.environment import Environment
 from fmnist.evaluation import CONFIDENCE, ClassScores, Evaluation
 from fmnist.fetch import DataOrigin
@@ -13,6 +15,7 @@ from fmnist.history import TrainingResult
 from fmnist.preprocess import PreparedData
 from fmnist.registry import Champion
 
+CHAMPION_AND_CHALLENGER = "Champion and challenger"
 _WEAKEST = 3
 
 
@@ -20,7 +23,8 @@ _WEAKEST = 3
 class Run:
     """Everything there is to tell about a finished run.
 
-    `location` is where its files lie in the store; `champion_before` the champion it met.
+    `location` is where its files lie in the store; `champion_before` the champion it was judged
+    against, and `against` the comparison with it, both `None` where there was none.
     """
 
     run_id: str
@@ -34,6 +38,7 @@ class Run:
     verdict: Verdict
     environment: Environment
     champion_before: Champion | None
+    against: Comparison | Incomparable | None
 
     @property
     def champion_after(self) -> str | None:
@@ -48,12 +53,14 @@ def markdown(run: Run, images: Mapping[str, str], files: Sequence[str] = ()) -> 
 
     `files`, if given, are listed with their place in the store.
     """
+    others = {title: at for title, at in images.items() if title != CHAMPION_AND_CHALLENGER}
     parts = [
         f"# {run.verdict.word.capitalize()}: {run.run_id}",
-        run.verdict.reason[:1].upper() + run.verdict.reason[1:] + ".",
-        _rules(run.verdict),
+        _sentence(run.verdict.reason),
+        *_rules(run.verdict),
         _figures_of_merit(run),
-        *(f"## {title}\n\n![{title}]({address})" for title, address in images.items()),
+        *_champion_and_challenger(run, images.get(CHAMPION_AND_CHALLENGER)),
+        *(f"## {title}\n\n{_image(title, address)}" for title, address in others.items()),
         "## Classes\n\n" + _table(*classification_table(run.evaluation)),
         "## Most confused\n\n" + _confused_pairs(run.evaluation),
         "## How it was made\n\n" + _provenance(run),
@@ -102,24 +109,27 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool 
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _rules(verdict: Verdict) -> str:
-    def number(value: float | None) -> str:
-        if value is None:
-            return "missing"
-        return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+def _image(title: str, address: str) -> str:
+    return f"![{title}]({address})"
 
-    return _table(
-        ["rule", "measured", "needed", "result"],
-        [
-            [rule.name, number(rule.value), number(rule.bound), "pass" if rule.passed else "FAIL"]
-            for rule in verdict.rules
-        ],
-    )
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _rules(verdict: Verdict) -> list[str]:
+    """The rules as a table, if any were asked, and the notes as a list, if there are any."""
+    rows = [
+        [rule.name, rule.measured, rule.needed, "pass" if rule.passed else "FAIL"]
+        for rule in verdict.rules
+    ]
+    table = [_table(["rule", "measured", "needed", "result"], rows)] if rows else []
+    notes = "\n".join(f"- {_sentence(note)}" for note in verdict.notes)
+    return [*table, notes] if notes else table
 
 
 def _figures_of_merit(run: Run) -> str:
     evaluation, training = run.evaluation, run.training
-    before = run.champion_before
     rows = [
         [
             "test accuracy",
@@ -131,11 +141,20 @@ def _figures_of_merit(run: Run) -> str:
         ["validation accuracy, kept epoch", f"{training.best.val_accuracy:.4f}"],
         ["last validation loss / lowest", f"{training.end_of_validation_loss:.3f}"],
         ["weakest classes", _weakest(evaluation)],
-        ["against the champion", _against(evaluation.accuracy, before)],
+        *_champions(run),
+    ]
+    return _table(["figure", "value"], rows, words=True)
+
+
+def _champions(run: Run) -> list[list[str]]:
+    before = run.champion_before
+    if not run.verdict.decided:
+        return [["champion", "not asked about yet"]]
+    return [
+        ["against the champion", _against(run.against)],
         ["champion before", f"{before.run_id} ({before.accuracy:.4f})" if before else "none"],
         ["champion after", run.champion_after or "none"],
     ]
-    return _table(["figure", "value"], rows, words=True)
 
 
 def _weakest(evaluation: Evaluation) -> str:
@@ -143,14 +162,103 @@ def _weakest(evaluation: Evaluation) -> str:
     return ", ".join(f"{scores.name} (F1 {scores.f1:.4f})" for scores in weakest)
 
 
-def _against(accuracy: float, champion: Champion | None) -> str:
-    if champion is None:
-        return "there was none"
-    points = (accuracy - champion.accuracy) * 100
-    if points == 0:
-        return f"level with its {champion.accuracy:.4f}"
-    side = "better" if points > 0 else "worse"
-    return f"{abs(points):.2f} points {side} than its {champion.accuracy:.4f}"
+def _against(against: Comparison | Incomparable | None) -> str:
+    if isinstance(against, Comparison):
+        return against.in_words
+    return "it could not be scored" if against else "there was none"
+
+
+def _champion_and_challenger(run: Run, figure: str | None) -> list[str]:
+    """The section about the comparison; empty where there was no champion."""
+    if run.against is None:
+        return []
+    asked = _asked(run.settings.gate)
+    if isinstance(run.against, Incomparable):
+        parts = _not_compared(run.against, asked)
+    else:
+        parts = _compared(run.against, asked, figure)
+    return [f"## {CHAMPION_AND_CHALLENGER}", *parts]
+
+
+def _not_compared(against: Incomparable, asked: Sequence[str]) -> list[str]:
+    policy = (
+        f"{' '.join(asked)} Without a comparison nothing of that is proved: this run is rejected."
+        if asked
+        else "No rule of the gate asks for a comparison, so that this decides nothing."
+    )
+    return [
+        f"{_sentence(f'the champion {against.champion} could not be scored: {against.reason}')} "
+        f"`fmnist verify {against.champion}` looks at its files.",
+        policy,
+    ]
+
+
+def _compared(against: Comparison, asked: Sequence[str], figure: str | None) -> list[str]:
+    if not against.same_test_set:
+        policy = (
+            "The champion was judged on other test data or under other class names, so that these "
+            "images may be among those it was trained on: this is shown and does not decide."
+        )
+    else:
+        policy = " ".join(asked) or "`gate.champion` is `off`: this is shown and does not decide."
+    rows = [
+        [
+            scores.name,
+            f"{scores.champion:.4f}",
+            f"{scores.challenger:.4f}",
+            _points(-scores.drop),
+            f"{scores.gained:,}",
+            f"{scores.lost:,}",
+        ]
+        for scores in against.classes
+    ]
+    header = ["class", "recall, champion", "recall, challenger", "points", "gained", "lost"]
+    return [
+        f"This run, the challenger, and the champion {against.champion}, both scored on the same "
+        f"{against.images:,} test images. {policy}",
+        _table(["figure", "value"], _difference(against), words=True),
+        *([_image(CHAMPION_AND_CHALLENGER, figure)] if figure else []),
+        _table(header, rows),
+    ]
+
+
+def _asked(gate: GateSettings) -> list[str]:
+    """What the gate asks of a challenger, each in a sentence."""
+    asked = []
+    if gate.champion == "not_worse":
+        asked.append("`gate.champion` is `not_worse`: one that is significantly worse is rejected.")
+    elif gate.champion == "better":
+        asked.append("`gate.champion` is `better`: only one that is significantly better passes.")
+    if gate.max_class_drop is not None:
+        asked.append(
+            f"`gate.max_class_drop` is {gate.max_class_drop}: one that loses more recall than that "
+            "in any class is rejected."
+        )
+    return asked
+
+
+def _difference(against: Comparison) -> list[list[str]]:
+    low, high = against.interval.low, against.interval.high
+    chance = f"{against.p_value:.4f}" if against.p_value >= 0.0001 else "below 0.0001"
+    return [
+        ["accuracy of the champion", f"{against.champion_accuracy:.4f}"],
+        ["accuracy of the challenger", f"{against.accuracy:.4f}"],
+        [
+            "difference",
+            f"{_points(against.difference)} points, {CONFIDENCE:.0%} interval {_points(low)} to "
+            f"{_points(high)}",
+        ],
+        ["McNemar's exact test", f"p {chance}, two-sided"],
+        ["images that changed sides", f"{len(against.changed):,}, all in `comparison.json`"],
+        ["gained: only the challenger is right", f"{against.gained:,}"],
+        ["lost: only the champion is right", f"{against.lost:,}"],
+    ]
+
+
+def _points(difference: float) -> str:
+    """A difference of two shares in points, with its sign."""
+    # Adding 0 makes of -0.0 a 0.
+    return f"{round(difference * 100, 2) + 0:+.2f}"
 
 
 def _confused_pairs(evaluation: Evaluation) -> str:
@@ -206,19 +314,22 @@ def _settings(settings: Settings) -> list[list[str]]:
 
 def _way_back(run: Run) -> str:
     before = run.champion_before
+    if not run.verdict.decided:
+        return "Nothing to go back from: nothing was decided yet."
     if not run.verdict.promoted:
         return "Nothing to go back from: this run changed no champion."
     if before is None:
         return "There was no champion before this run."
+    state = (
+        f"could not be scored; `fmnist verify {before.run_id}` tells whether it is whole"
+        if isinstance(run.against, Incomparable)
+        else "is still whole in the store"
+    )
     return (
-        f"The champion before, {before.run_id}, is still whole in the store. This makes it the "
-        "champion again, from the project's folder and with the store's keys in the environment:\n\n"
-        "```python\n"
-        "from datetime import UTC, datetime\n"
-        "from fmnist.registry import reinstate\n"
-        "from fmnist.store import open_store\n\n"
-        f'store = open_store("{run.settings.store.url}")\n'
-        f'reinstate(store, "{before.run_id}", datetime.now(UTC))\n'
+        f"The champion before, {before.run_id}, {state}. This makes it the champion again, from the "
+        "project's folder and with the store's keys in the environment:\n\n"
+        "```sh\n"
+        f"fmnist rollback {before.run_id} --store.url {shlex.quote(run.settings.store.url)}\n"
         "```"
     )
 

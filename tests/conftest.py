@@ -11,15 +11,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fmnist.config import MIRRORS, DataSettings, Settings
 from fmnist.errors import DataError
 from fmnist.fetch import FetchedData, fetch
+
+if TYPE_CHECKING:
+    from tests.faults.enumeration import Laboratory
+    from tests.faults.scenarios import Place
 
 ROOT = Path(__file__).parent.parent
 IN_CI = bool(os.environ.get("CI"))
@@ -117,31 +122,30 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="session")
-def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real MinIO server on a folder of its own; ended with the session."""
-    program = shutil.which("minio")
-    if not program:
-        unavailable("the MinIO server is needed; CONTRIBUTING.md says how to get it")
-    folder = tmp_path_factory.mktemp("minio")
+@contextlib.contextmanager
+def _s3_server(
+    command: Sequence[str], address: str, keys: tuple[str, str], health: str, log: Path
+) -> Iterator[S3Server]:
+    """A server program, started with keys that nobody else has; ended with the block.
+
+    `keys` are the two variables by which it gets them, `health` the path that answers once it is
+    up at its address.
+    """
     server = S3Server(
-        endpoint=f"http://127.0.0.1:{free_port()}",
+        endpoint=f"http://{address}",
         access_key="testing-" + secrets.token_hex(4),
         secret_key=secrets.token_hex(16),
     )
-    with (folder / "log").open("wb") as log:
+    values = (server.access_key, server.secret_key)
+    with log.open("wb") as output:
         process = subprocess.Popen(
-            [
-                str(program), "server", str(folder / "objects"),
-                "--address", server.endpoint.removeprefix("http://"),
-            ],
-            env=os.environ
-            | {"MINIO_ROOT_USER": server.access_key, "MINIO_ROOT_PASSWORD": server.secret_key},
-            stdout=log,
+            command,
+            env=os.environ | dict(zip(keys, values, strict=True)),
+            stdout=output,
             stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        )
     try:
-        _wait_until_live(f"{server.endpoint}/minio/health/live", process, folder / "log")
+        _wait_until_live(f"{server.endpoint}{health}", process, log)
         yield server
     finally:
         process.terminate()
@@ -150,6 +154,38 @@ def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def program(name: str) -> str:
+    """Where a program lies that a test cannot do without."""
+    found = shutil.which(name)
+    if not found:
+        unavailable(f"the program {name} is needed; CONTRIBUTING.md says how to get it")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real MinIO server on a folder of its own; ended with the session."""
+    folder, address = tmp_path_factory.mktemp("minio"), f"127.0.0.1:{free_port()}"
+    command = [program("minio"), "server", str(folder / "objects"), "--address", address]
+    keys = ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
+    with _s3_server(command, address, keys, "/minio/health/live", folder / "log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def versitygw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A second real server, versitygw, on a folder of its own; ended with the session."""
+    folder, address = tmp_path_factory.mktemp("versitygw"), f"127.0.0.1:{free_port()}"
+    (folder / "objects").mkdir()
+    command = [
+        program("versitygw"), "--quiet", "--health", "/health", "--port", address,
+        "posix", str(folder / "objects"),
+    ]  # fmt: skip
+    keys = ("ROOT_ACCESS_KEY", "ROOT_SECRET_KEY")
+    with _s3_server(command, address, keys, "/health", folder / "log") as server:
+        yield server
 
 
 @pytest.fixture
@@ -163,11 +199,44 @@ def minio(minio_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 @pytest.fixture
 def bucket(minio: S3Server) -> str:
     """The name of a new, empty bucket on the real MinIO server."""
+    return new_bucket(minio)
+
+
+def new_bucket(server: S3Server) -> str:
+    """The name of a new, empty bucket."""
     import boto3
 
     name = f"test-{secrets.token_hex(6)}"
-    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+    )
+    client.create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Laboratory"]:
+    """The finished runs and the processes with which publications are interrupted."""
+    from tests.faults.enumeration import Laboratory
+
+    program("strace")
+    with Laboratory(tmp_path_factory.mktemp("laboratory")) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["folder", "minio", "versitygw"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
+    """An empty store of each kind, for processes to find."""
+    from tests.faults.scenarios import Place, environment_of
+
+    if request.param == "folder":
+        return Place(str(tmp_path / "store"), {})
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    return Place(f"s3://{new_bucket(server)}/race", environment_of(server))
 
 
 def run_program(

@@ -1,20 +1,21 @@
-"""Made-up but plausible records of runs, and a store in memory, for the tests that need them."""
+"""Made-up but plausible records of runs, for the tests that need them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from fmnist.comparison import Comparison, Incomparable, compare
 from fmnist.config import DataSettings, Settings
 from fmnist.dataset import OFFICIAL_SHA256, Bytes
 from fmnist.environment import Environment
-from fmnist.errors import StoreError
 from fmnist.evaluation import Evaluation, evaluate
 from fmnist.fetch import DataOrigin
-from fmnist.gate import decide
+from fmnist.gate import Circumstances, decide
 from fmnist.history import Epoch, TrainingResult
 from fmnist.preprocess import PreparedData
 from fmnist.registry import FORMAT, Champion
@@ -25,7 +26,8 @@ ANY_RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 CLASS_NAMES = DataSettings().class_names
 TEST_IMAGES = 10_000
 
-# What a published run consists of, but for its manifest.
+# What a published run consists of, but for its manifest, and what it has more of where there was a
+# champion to compare with.
 FILES = {
     "model.keras",
     "evaluation.json",
@@ -39,6 +41,7 @@ FILES = {
     "figures/confusion_matrix.png",
     "figures/confident_mistakes.png",
 }
+COMPARISON_FILES = {"comparison.json", "figures/champion_and_challenger.png"}
 
 _GOOD, _POOR = 9_142, 8_790
 _SHIRT_LIKE = {0: 6, 6: 0, 2: 4, 4: 2, 3: 6, 5: 7, 7: 9, 9: 7, 1: 3, 8: 4}
@@ -60,6 +63,41 @@ def evaluation(correct: int = _GOOD, without_class: int | None = None) -> Evalua
     probabilities = np.repeat((1 - confidence)[:, None] / 9, 10, axis=1)
     probabilities[np.arange(TEST_IMAGES), predicted] = confidence
     return evaluate(probabilities.astype(np.float32), labels, CLASS_NAMES)
+
+
+def comparison(
+    gained: int = 301,
+    lost: int = 210,
+    *,
+    correct: int = _GOOD,
+    same_test_set: bool = True,
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> Comparison:
+    """A comparison with `champion()` of a model that has so many of 10,000 images right.
+
+    The images that changed sides are spread evenly over the classes.
+    """
+    labels = (np.arange(TEST_IMAGES) % 10).astype(np.uint8)
+    wrong = np.array([_SHIRT_LIKE[int(label)] for label in labels])
+    place = np.arange(TEST_IMAGES)
+    is_gained, is_lost = place < gained, (place >= gained) & (place < gained + lost)
+    both_wrong = place >= correct + lost
+    before = np.where(is_gained | both_wrong, wrong, labels)
+    after = np.where(is_lost | both_wrong, wrong, labels)
+    confidence = np.random.default_rng(0).uniform(0.55, 0.999, TEST_IMAGES)[:, None]
+
+    def probabilities(predicted: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        one_hot = np.eye(10)[predicted]
+        return (one_hot * confidence + (1 - one_hot) * (1 - confidence) / 9).astype(np.float32)
+
+    return compare(
+        champion().run_id,
+        probabilities(before),
+        probabilities(after),
+        labels,
+        class_names,
+        same_test_set=same_test_set,
+    )
 
 
 def training_result(epochs: int = 150, best_epoch: int = 131) -> TrainingResult:
@@ -95,8 +133,11 @@ def champion(run_id: str = "20260301T000000Z-ffffffff", accuracy: float = 0.9051
         run_id=run_id,
         manifest_sha256="ab" * 32,
         accuracy=accuracy,
-        promoted_at=datetime(2026, 3, 1, 0, 2, tzinfo=UTC),
+        moved_at=datetime(2026, 3, 1, 0, 2, tzinfo=UTC),
         previous=None,
+        move="promotion",
+        reason="test accuracy 0.9051 is 0.51 points (51 of 10,000 images) above the bound 0.9000",
+        by="flows/train.py",
     )
 
 
@@ -105,6 +146,7 @@ def run(
     *,
     run_id: str = RUN_ID,
     champion_before: Champion | None = None,
+    against: Comparison | Incomparable | None = None,
     settings: Settings | None = None,
     folder: Path = Path("work"),
     judged: Evaluation | None = None,
@@ -112,7 +154,10 @@ def run(
     """A finished run that passes the default gate, or fails it."""
     settings = settings or Settings()
     found = judged or evaluation(_GOOD if promoted else _POOR)
-    verdict = decide(found, settings.gate, TEST_IMAGES)
+    circumstances = Circumstances(
+        TEST_IMAGES, against, champion_before.generation if champion_before else 0
+    )
+    verdict = decide(found, settings.gate, circumstances)
     return Run(
         run_id=run_id,
         started_at=datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC),
@@ -139,6 +184,7 @@ def run(
             packages={"fmnist": "0.1.0", "tensorflow": "2.21.0", "keras": "3.15.1"},
         ),
         champion_before=champion_before,
+        against=against,
     )
 
 
@@ -159,41 +205,3 @@ def moments(count: int) -> list[datetime]:
     """Successive seconds."""
     start = datetime(2026, 3, 14, 23, 59, 58, tzinfo=UTC)
     return [start + timedelta(seconds=number) for number in range(count)]
-
-
-class MemoryStore:
-    """A store in memory that records its writes; `before` is called ahead of each of them."""
-
-    url = "memory"
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.writes: list[tuple[str, str]] = []
-        self.before: Callable[[str, str], None] = lambda verb, key: None
-        self.after: Callable[[str, str], None] = lambda verb, key: None
-
-    def check(self) -> None:
-        """Find nothing wrong."""
-
-    def create(self, key: str, content: bytes) -> None:
-        """Write an object that is not there yet."""
-        self.before("create", key)
-        if self.objects.setdefault(key, content) != content:
-            raise StoreError(f"{key} is already there with other content")
-        self.writes.append(("create", key))
-        self.after("create", key)
-
-    def replace(self, key: str, content: bytes) -> None:
-        """Write an object, in place of one that may be there."""
-        self.before("replace", key)
-        self.objects[key] = content
-        self.writes.append(("replace", key))
-        self.after("replace", key)
-
-    def read(self, key: str) -> bytes | None:
-        """The object's content, if there is one."""
-        return self.objects.get(key)
-
-    def location(self, key: str) -> str:
-        """Where the object lies."""
-        return f"memory/{key}"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fmnist.cli import Setting, all_settings, load, parse, print_settings
+from fmnist.cli import Parser, Setting, all_settings, failed, load, parse, print_settings
 from fmnist.config import Settings
-from fmnist.errors import ExitCode, SettingsError
+from fmnist.errors import DataError, ExitCode, SettingsError
 
 PROGRAM = "python flows/train.py"
 
@@ -36,7 +36,10 @@ VALUES: dict[str, tuple[str, object]] = {
     "gate.min_accuracy": ("0.85", 0.85),
     "training.deterministic": ("false", False),
     "gate.lower_bound": ("true", True),
+    "gate.champion": ("not_worse", "not_worse"),
+    "gate.max_class_drop": ("0.02", 0.02),
     "store.url": ("s3://bucket/prefix", "s3://bucket/prefix"),
+    "store.single_publisher": ("true", True),
     "store.work": ("/var/tmp/x", Path("/var/tmp/x")),
     "store.retry_pauses": ("0.5", (0.5,)),
 }
@@ -311,3 +314,27 @@ def test_show_settings_cuts_no_value(capsys: pytest.CaptureFixture[str]) -> None
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     for mirror in Settings().data.mirrors:
         assert mirror in text
+
+
+def test_a_command_may_have_arguments_of_its_own() -> None:
+    """They are read beside the settings, and a wrong one is told with the likely right name."""
+    parser = Parser("command")
+    parser.add_argument("run")
+    parser.add_argument("--limit", type=int, default=20)
+    line = parser.read(["--training.epochs", "3", "an-id", "--limit=5"])
+    assert (line.own, line.given) == ({"run": "an-id", "limit": 5}, {"training.epochs": "3"})
+    assert line.settings().training.epochs == 3
+    line = parser.read(["an-id", "--limt", "5", "--split.seed", "x"])
+    with pytest.raises(SettingsError) as caught:
+        line.settings()
+    first, second = str(caught.value).splitlines()
+    assert first == "limt: no such setting; did you mean limit?"
+    assert second.startswith("split.seed: 'x'")
+
+
+def test_a_failure_ends_with_a_line_of_its_kind_run_and_message() -> None:
+    """The last line names the run, if there is one, and says how many lines stand above it."""
+    error = DataError("no mirror\n  one\n  two")
+    assert failed(error) == "failed  -  data: no mirror (and 2 more lines above)"
+    error.run_id = "an-id"
+    assert failed(error).startswith("failed  an-id  data: ")

@@ -1,8 +1,17 @@
+"""Figures of merit from probabilities, against scikit-learn, formulas and counts by hand."""
+
+import hashlib
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss, precision_score, recall_score
 
-from fmnist.evaluation import evaluate, expected_calibration_error, wilson_interval
+from fmnist.evaluation import (
+    digest_of_predictions,
+    evaluate,
+    expected_calibration_error,
+    wilson_interval,
+)
 
 NAMES = [f"class {number}" for number in range(10)]
 
@@ -97,3 +106,21 @@ def test_calibration_error_weighs_its_bins_by_images() -> None:
     probabilities[30:, 0], probabilities[30:, 1] = 0.6, 0.4
     labels = np.array([0] * 27 + [1] * 3 + [0] * 5 + [1] * 5, np.uint8)
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0.025, abs=1e-6)
+
+
+def test_the_digest_of_the_predictions_is_that_of_the_predicted_classes() -> None:
+    """One byte for each image, in order; it stands in the figures too."""
+    probabilities = np.eye(10, dtype=np.float32)[[3, 0, 9]]
+    expected = hashlib.sha256(bytes([3, 0, 9])).hexdigest()
+    assert digest_of_predictions(probabilities) == expected
+    assert evaluate(probabilities, np.zeros(3, np.uint8), NAMES).predictions_sha256 == expected
+
+
+def test_the_digest_changes_with_one_prediction_and_not_with_confidence() -> None:
+    """The same classes give the same digest, be they predicted more or less surely."""
+    probabilities, _ = noisy_probabilities()
+    other = probabilities.copy()
+    other[7] = np.roll(other[7], 1)
+    digest = digest_of_predictions(probabilities)
+    assert digest_of_predictions(probabilities * 0.5) == digest
+    assert digest_of_predictions(other) != digest

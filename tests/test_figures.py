@@ -5,10 +5,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from fmnist import figures, report
+from fmnist.comparison import Comparison
 from fmnist.dataset import read_idx
 from fmnist.evaluation import Evaluation
 from fmnist.fetch import FetchedData
@@ -39,10 +41,14 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_the_figures_of_a_run_are_small(real_data: FetchedData) -> None:
-    """Each figure is a PNG of less than 120 kB, and a page with all three below 200,000 bytes."""
+    """Each figure is a PNG of less than 120 kB, and a page with all four below 200,000 bytes."""
     images = read_idx(real_data.test_images, 3)
-    run = records.run()
+    compared = records.comparison()
+    run = records.run(champion_before=records.champion(), against=compared)
     drawn = {
+        report.CHAMPION_AND_CHALLENGER: figures.png(
+            figures.champion_and_challenger(compared, images)
+        ),
         "Learning curves": figures.png(figures.learning_curves(run.training)),
         "Confusion matrix": figures.png(figures.confusion_matrix(run.evaluation)),
         "Mistakes": figures.png(figures.confident_mistakes(run.evaluation, images)),
@@ -54,7 +60,10 @@ def test_the_figures_of_a_run_are_small(real_data: FetchedData) -> None:
         title: "data:image/png;base64," + base64.b64encode(content).decode()
         for title, content in drawn.items()
     }
-    assert len(report.markdown(run, inside).encode()) < 200_000
+    files = sorted(records.FILES | records.COMPARISON_FILES)
+    page = report.markdown(run, inside, files)
+    assert all(address in page for address in inside.values())
+    assert len(page.encode()) < 200_000
 
 
 EVALUATIONS = {
@@ -154,6 +163,95 @@ def test_the_mistakes_name_both_classes_and_the_confidence() -> None:
         assert (axes.images[0].get_array() == images[mistake.index]).all()
 
 
+# ---- champion and challenger --------------------------------------------------------------------
+
+COMPARISONS = {
+    "usual": records.comparison(),
+    "the same model": records.comparison(0, 0),
+    "one image lost": records.comparison(0, 1),
+    "one image gained": records.comparison(1, 0),
+    "all lost": records.comparison(0, 9_000, correct=1_000),
+    "long class names": records.comparison(
+        class_names=[f"A class with a very long and windy name, number {n}" for n in range(10)]
+    ),
+}
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS.values(), ids=COMPARISONS.keys())
+def test_every_comparison_can_be_drawn(comparison: Comparison) -> None:
+    """From two models of the same answers to two that share none, and with any class names."""
+    figure = figures.champion_and_challenger(comparison, records.drawn_images())
+    assert figures.png(figure).startswith(SIGNATURE)
+
+
+def test_the_comparison_shows_what_each_class_gains_and_loses() -> None:
+    """A bar for each class is its difference in points, with the two counts beside it."""
+    comparison = records.comparison(305, 210)
+    figure = figures.champion_and_challenger(comparison, records.drawn_images())
+    axes = figure.axes[0]
+    points = [100 * (each.challenger - each.champion) for each in comparison.classes]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx(points)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(records.CLASS_NAMES)
+    counts = [label.get_text() for label in axes.child_axes[0].get_yticklabels()]
+    assert counts == [f"+{each.gained}  \N{MINUS SIGN}{each.lost}" for each in comparison.classes]
+    assert axes.get_title() == (
+        "Against the champion 20260301T000000Z-ffffffff: images gained 305, lost 210"
+    )
+    low, high = axes.get_xlim()
+    assert low == -high and high > max(map(abs, points))
+
+
+def test_gains_and_losses_differ_in_side_and_colour() -> None:
+    """A class that gains has a blue bar to the right, one that loses an orange one to the left."""
+    comparison = records.comparison(0, 0)
+    classes = (
+        replace(comparison.classes[0], challenger=1.0, champion=0.9),
+        replace(comparison.classes[1], challenger=0.9, champion=1.0),
+        *comparison.classes[2:],
+    )
+    figure = figures.champion_and_challenger(
+        replace(comparison, classes=classes), records.drawn_images()
+    )
+    gain, loss = figure.axes[0].patches[:2]
+    assert gain.get_width() > 0 > loss.get_width()
+    red, _, blue, _ = gain.get_facecolor()
+    assert blue > red
+    red, _, blue, _ = loss.get_facecolor()
+    assert red > blue
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(20, 30), (2, 3), (0, 3), (3, 0), (0, 0)])
+def test_the_images_that_changed_sides_are_shown_lost_ones_first(gained: int, lost: int) -> None:
+    """Up to eight of each side, with the true class and the wrong answer under a title."""
+    comparison, images = records.comparison(gained, lost), records.drawn_images()
+    figure = figures.champion_and_challenger(comparison, images)
+    shown = [axes for axes in figure.axes if axes.images]
+    losses = [each for each in comparison.changed if not each.gained][:8]
+    gains = [each for each in comparison.changed if each.gained][:8]
+    assert len(shown) == len(losses) + len(gains) == min(lost, 8) + min(gained, 8)
+    for axes, each in zip(shown, [*losses, *gains], strict=True):
+        wrong = each.champion if each.gained else each.challenger
+        assert axes.get_title() == f"{each.true}\n{wrong}"
+        assert (np.asarray(axes.images[0].get_array()) == images[each.index]).all()
+    titles = [part.get_suptitle() for part in figure.subfigs[1:]]
+    assert [title.split(",")[0] for title in titles] == ["Lost"] * bool(lost) + ["Gained"] * bool(
+        gained
+    )
+
+
+def test_long_class_names_are_cut_in_the_middle_so_that_they_still_differ() -> None:
+    """Names that begin alike can be told apart, and leave the bars their room."""
+    figure = figures.champion_and_challenger(
+        COMPARISONS["long class names"], records.drawn_images()
+    )
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(set(names)) == 10
+    assert all(len(name) <= 24 and "…" in name for name in names)
+    figures.png(figure)
+    box = figure.axes[0].get_position()
+    assert box.width > 0.5
+
+
 @pytest.mark.parametrize("name", ["top $5 or $6", r"$\shirt$", "under_score^2", "100 %"])
 def test_class_names_are_drawn_as_they_are_written(name: str) -> None:
     """A class name of the user's own is no formula, and never hinders a figure."""
@@ -164,9 +262,13 @@ def test_class_names_are_drawn_as_they_are_written(name: str) -> None:
         classes=(replace(found.classes[0], name=name), *found.classes[1:]),
         mistakes=(mistake, *found.mistakes[1:]),
     )
+    names = [name, *records.CLASS_NAMES[1:]]
     for figure in (
         figures.confusion_matrix(evaluation),
         figures.confident_mistakes(evaluation, records.drawn_images()),
+        figures.champion_and_challenger(
+            records.comparison(class_names=names), records.drawn_images()
+        ),
     ):
         assert figures.png(figure).startswith(SIGNATURE)
         assert any(name in text.replace(r"\$", "$") for text in texts(figure))

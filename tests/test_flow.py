@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from fmnist.cli import Setting, all_settings
 from fmnist.fetch import sha256_of
 from fmnist.store import FolderStore, open_store
 from tests.conftest import ROOT, S3Server, files_in, free_port, kept_run
-from tests.records import ANY_RUN_ID, FILES
+from tests.records import ANY_RUN_ID, COMPARISON_FILES, FILES
+from tests.tiny_s3 import tiny_s3
 
 COMMAND = [sys.executable, str(ROOT / "flows" / "train.py")]
 SHORT = ["--training.epochs", "4", "--training.warmup", "0"]
@@ -225,10 +227,10 @@ def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(
     for name, value in pair.server.environment().items():
         monkeypatch.setenv(name, value)
     store = open_store(pair.url)
-    for run in (pair.promoted, pair.rejected):
+    for run, files in ((pair.promoted, FILES), (pair.rejected, FILES | COMPARISON_FILES)):
         content = store.read(f"runs/{run.run_id}/manifest.json")
         assert content
-        assert set(json.loads(content)["files"]) == FILES
+        assert set(json.loads(content)["files"]) == files
     champion = registry.champion(store)
     assert champion and champion.run_id == pair.promoted.run_id
     verdict = json.loads(store.read(f"runs/{pair.rejected.run_id}/verdict.json") or b"")
@@ -269,7 +271,7 @@ def test_a_reviewer_finds_the_report_with_its_figures_in_the_run(pair: Pair) -> 
     report = artifacts["report"].data
     assert len(report) < 200_000
     assert report.startswith(f"# Rejected: {pair.rejected.run_id}")
-    assert report.count("data:image/png;base64,") == 3
+    assert report.count("data:image/png;base64,") == 4
     for words in ("Ankle boot", pair.promoted.run_id, f"{pair.url}/runs/", "model.keras"):
         assert words in report
 
@@ -298,7 +300,7 @@ def test_the_stages_are_tasks_and_no_array_is_kept_in_their_states(pair: Pair) -
 
 
 def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the output, the artifacts, the flow's parameters nor the store hold the keys."""
+    """Neither output, logs, artifacts, parameters, local files nor the store hold the keys."""
     for name, value in pair.server.environment().items():
         monkeypatch.setenv(name, value)
     client = boto3.session.Session().client("s3")
@@ -307,10 +309,60 @@ def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch)
     run = flow_run_named(pair.promoted.run_id)
     shown = [str(artifact.data) for artifact in artifacts_of(run).values()]
     said = [pair.promoted.out, pair.promoted.err, pair.rejected.err, str(run.parameters)]
-    everything = b"\n".join([*stored, *(text.encode() for text in [*shown, *said])])
-    assert len(stored) > 2 * len(FILES)
+    with get_client(sync_client=True) as prefect:
+        logged = [line.message for line in prefect.read_logs()]
+    # The work folder, the client's home, and whatever else lies in the folder of the commands.
+    left = [path.read_bytes() for path in pair.promoted.work.parent.rglob("*") if path.is_file()]
+    texts = (text.encode() for text in [*shown, *said, *logged])
+    everything = b"\n".join([*stored, *left, *texts])
+    assert len(stored) > 2 * len(FILES) and len(logged) > 10 and left
     assert pair.server.secret_key.encode() not in everything
     assert pair.server.access_key.encode() not in everything
+
+
+# ---- rivals, and a store that must not be trusted with them --------------------------------------
+
+
+def test_two_runs_at_once_are_both_promoted_one_after_the_other(
+    prefect_server: str, data_source: str, tmp_path: Path
+) -> None:
+    """Whoever comes second decides again against the first, and the history has both moves."""
+    store = str(tmp_path / "store")
+    arguments = [*SHORT, "--gate.min_accuracy", "0.5", "--store.url", store]
+    extra = {"FMNIST_DATA__SOURCE": data_source, "PREFECT_API_URL": prefect_server}
+    with ThreadPoolExecutor(2) as pool:
+        done = list(
+            pool.map(lambda name: command(tmp_path / name, *arguments, **extra), ["one", "two"])
+        )
+    assert [run.code for run in done] == [0, 0], done[0].err + done[1].err
+    second, first = registry.history(FolderStore(store))
+    assert {first.run_id, second.run_id} == {run.run_id for run in done}
+    assert (first.generation, second.generation) == (1, 2)
+    assert (first.previous, second.previous) == (None, first.run_id)
+
+
+def test_a_store_that_heeds_no_conditions_is_refused_unless_the_settings_accept_it(
+    prefect_server: str, data_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before training, exit code 5; for a single publisher it will do, and the verdict says so."""
+    with tiny_s3(monkeypatch) as server:
+        server.honours_conditions = False
+        extra = {
+            **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
+            "FMNIST_DATA__SOURCE": data_source,
+            "FMNIST_STORE__URL": "s3://models/x",
+            "PREFECT_API_URL": prefect_server,
+        }
+        arguments = [*SHORT, "--gate.min_accuracy", "0.5"]
+        refused = command(tmp_path, *arguments, **extra)
+        assert_failed(refused, 5, "store", "does not honour conditional writes", "single_publisher")
+        assert "training:" not in refused.err
+        accepted = command(tmp_path, *arguments, "--store.single_publisher", "true", **extra)
+    assert accepted.code == 0, accepted.err
+    stored = {key.removeprefix("models/x/"): body for key, body in server.objects.items()}
+    assert json.loads(stored["champion.json"])["run_id"] == accepted.run_id
+    verdict = json.loads(stored[f"runs/{accepted.run_id}/verdict.json"])
+    assert any("does not honour conditional writes" in note for note in verdict["notes"])
 
 
 # ---- failures, each with its exit code, one line and nothing half-done ---------------------------

@@ -1,27 +1,67 @@
 """Putting a run together, publishing it, and what is left on this machine after a failure."""
 
 import errno
+import functools
 import hashlib
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fmnist import publication, registry
-from fmnist.config import Settings, StoreSettings
+from fmnist.comparison import Comparison, Incomparable, compare
+from fmnist.config import GateSettings, Settings, StoreSettings
 from fmnist.environment import describe
-from fmnist.errors import ExitCode, StoreError
-from fmnist.evaluation import Evaluation
-from fmnist.gate import Verdict
+from fmnist.errors import DamagedError, ExitCode, StoreError
+from fmnist.evaluation import Evaluation, evaluate
+from fmnist.gate import Verdict, undecided
 from fmnist.history import TrainingResult
-from fmnist.registry import CHAMPION, MANIFEST, Manifest
-from fmnist.store import FolderStore
+from fmnist.judging import Bench, Judge
+from fmnist.registry import CHAMPION, MANIFEST, MODEL, Champion, Manifest
+from fmnist.report import Run
+from fmnist.store import Conflict, FolderStore, Store
 from tests import records
 from tests.conftest import files_in
-from tests.records import MemoryStore
+from tests.memory import MemoryStore
 
 DOCUMENTED = records.FILES | {"manifest.json"}
+LABELS = np.resize(np.arange(10, dtype=np.uint8), records.TEST_IMAGES)
+# A made-up model says how many of the test images it classifies right.
+GOOD, POOR, BETTER = b"9142", b"8790", b"9300"
+COMPARED = "figures/champion_and_challenger.png"
+TEST_SET = records.run().data.test_set
+
+
+def score(model: bytes) -> npt.NDArray[np.float32]:
+    """The probabilities that a made-up model gives: the first so many images are right."""
+    if not model.isdigit():
+        raise DamagedError("model.keras holds no network of this project")
+    predicted = LABELS.copy()
+    predicted[int(model) :] = (predicted[int(model) :] + 1) % 10
+    probabilities: npt.NDArray[np.float32] = np.eye(10, dtype=np.float32)[predicted]
+    return probabilities
+
+
+@functools.cache
+def judged(model: bytes) -> Evaluation:
+    """The figures of a made-up model."""
+    return evaluate(score(model), LABELS, records.CLASS_NAMES)
+
+
+def judge_of(
+    store: Store,
+    run_id: str = records.RUN_ID,
+    gate: GateSettings | None = None,
+    score: Callable[[bytes], npt.NDArray[np.float32]] = score,
+) -> Judge:
+    """The judge of a run, who scores made-up models."""
+    bench = Bench(LABELS, records.CLASS_NAMES, TEST_SET, score)
+    return Judge(store, bench, gate or GateSettings(), run_id, safe_store=True)
 
 
 class Trouble(Exception):
@@ -35,7 +75,7 @@ def finish(folder: Path) -> None:
     finished = publication.finished(folder)
     (finished / "figures").mkdir()
     (finished / "figures" / "a.png").write_bytes(b"figure")
-    (finished / "model.keras").write_bytes(b"model")
+    (finished / MODEL).write_bytes(GOOD)
     registry.seal(finished, records.RUN_ID, records.moments(1)[0])
 
 
@@ -148,26 +188,52 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     folder = tmp_path / "the-users-cache" / "work" / records.RUN_ID
     publication.finished(folder).mkdir(parents=True)
-    (publication.finished(folder) / publication.MODEL).write_bytes(b"weights" * 1000)
+    (publication.finished(folder) / MODEL).write_bytes(b"weights" * 1000)
     return folder
 
 
 @pytest.fixture
 def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures that cost no time, for tests that look at something else."""
-    for name in ("learning_curves", "confusion_matrix", "confident_mistakes"):
+    for name in (
+        "learning_curves",
+        "confusion_matrix",
+        "confident_mistakes",
+        "champion_and_challenger",
+    ):
         monkeypatch.setattr(f"fmnist.figures.{name}", lambda *_: None)
     monkeypatch.setattr("fmnist.figures.png", lambda _: b"a figure")
 
 
+AGAINST = compare(
+    "20260301T000000Z-ffffffff",
+    score(POOR),
+    score(GOOD),
+    LABELS,
+    records.CLASS_NAMES,
+    same_test_set=True,
+)
+
+
 @pytest.mark.parametrize("promoted", [True, False])
-def test_a_run_is_put_together_whole(promoted: bool, work: Path) -> None:
+@pytest.mark.parametrize(
+    ("against", "more"),
+    [
+        (None, set()),
+        (Incomparable("a", "it is damaged"), {publication.COMPARISON}),
+        (AGAINST, {publication.COMPARISON, COMPARED}),
+    ],
+    ids=["alone", "beside a champion that cannot be scored", "beside a champion"],
+)
+def test_a_run_is_put_together_whole(
+    promoted: bool, against: Comparison | Incomparable | None, more: set[str], work: Path
+) -> None:
     """All documented files are there, each record reads back, and the manifest lists them all."""
-    run = records.run(promoted, folder=work, champion_before=records.champion())
+    run = records.run(promoted, folder=work, champion_before=records.champion(), against=against)
     folder = publication.finished(work)
     publication.assemble(run, records.drawn_images(), folder)
 
-    assert files_in(folder) == DOCUMENTED
+    assert files_in(folder) == DOCUMENTED | more
     for name, record, kind in (
         ("evaluation.json", run.evaluation, Evaluation),
         ("verdict.json", run.verdict, Verdict),
@@ -175,25 +241,28 @@ def test_a_run_is_put_together_whole(promoted: bool, work: Path) -> None:
         ("settings.json", run.settings, Settings),
     ):
         assert registry.from_json(kind, (folder / name).read_bytes(), name) == record
-    for figure in publication.FIGURES.values():
+    for figure in set(publication.FIGURES.values()) - {COMPARED} | more - {publication.COMPARISON}:
         assert (folder / figure).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     manifest = registry.from_json(Manifest, (folder / MANIFEST).read_bytes(), MANIFEST)
     assert manifest.run_id == run.run_id
-    assert manifest.files.keys() == DOCUMENTED - {MANIFEST}
+    assert manifest.files.keys() == (DOCUMENTED | more) - {MANIFEST}
     for name, entry in manifest.files.items():
         content = (folder / name).read_bytes()
         assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.usefixtures("quick_figures")
-def test_the_report_shows_the_figures_beside_it(work: Path) -> None:
+@pytest.mark.parametrize("against", [None, AGAINST], ids=["alone", "beside a champion"])
+def test_the_report_shows_the_figures_beside_it(against: Comparison | None, work: Path) -> None:
     """The addresses of the figures in the report are those of the files beside it."""
     folder = publication.finished(work)
-    publication.assemble(records.run(folder=work), records.drawn_images(), folder)
+    run = records.run(folder=work, champion_before=records.champion(), against=against)
+    publication.assemble(run, records.drawn_images(), folder)
     report = (folder / "report.md").read_text()
     for title, name in publication.FIGURES.items():
-        assert f"![{title}]({name})" in report
-        assert (folder / name).is_file()
+        drawn = name != COMPARED or against is not None
+        assert (f"![{title}]({name})" in report) is drawn
+        assert (folder / name).is_file() is drawn
 
 
 def test_no_local_path_or_secret_is_published(
@@ -240,22 +309,63 @@ def test_a_disk_that_cannot_take_the_files_is_told(
 # ---- publishing ---------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("quick_figures")
+@pytest.fixture
+def make(tmp_path: Path, quick_figures: None) -> Callable[..., tuple[Run, Path]]:
+    """Trains, judges and puts together, so to speak: a finished run and its folder."""
+
+    def finish(
+        store: Store,
+        model: bytes,
+        run_id: str = records.RUN_ID,
+        gate: GateSettings | None = None,
+    ) -> tuple[Run, Path]:
+        folder = publication.finished(tmp_path / "work" / run_id)
+        folder.mkdir(parents=True)
+        (folder / MODEL).write_bytes(model)
+        found = judge_of(store, run_id, gate).judge(model, since=0)
+        run = records.run(
+            run_id=run_id,
+            judged=found.evaluation,
+            champion_before=found.champion,
+            against=found.against,
+            folder=tmp_path / "work",
+        )
+        location = store.location(registry.run_key(run_id))
+        run = replace(run, verdict=found.verdict, location=location)
+        publication.assemble(run, records.drawn_images(1), folder)
+        return run, folder
+
+    return finish
+
+
+Make = Callable[..., tuple[Run, Path]]
+
+
+def promote(store: Store, made: tuple[Run, Path]) -> Champion:
+    """Publish a run that becomes the champion."""
+    run, folder = made
+    publication.publish(run, folder, judge_of(store, run.run_id))
+    champion = registry.champion(store)
+    assert champion and champion.run_id == run.run_id
+    return champion
+
+
 @pytest.mark.parametrize("before", [None, records.champion()], ids=["first", "next"])
-@pytest.mark.parametrize("promoted", [True, False], ids=["promoted", "rejected"])
+@pytest.mark.parametrize("model", [GOOD, POOR], ids=["promoted", "rejected"])
 def test_only_a_promoted_run_becomes_the_champion(
-    promoted: bool, before: registry.Champion | None, work: Path, tmp_path: Path
+    model: bytes, before: Champion | None, make: Make, tmp_path: Path
 ) -> None:
     """Both kinds of runs are stored whole, but only one that passed the gate moves the champion."""
     store = FolderStore(str(tmp_path / "store"))
     if before:
-        store.replace(CHAMPION, registry.to_json(before))
-    run = records.run(promoted, folder=work, champion_before=before)
-    folder = publication.finished(work)
-    publication.assemble(run, records.drawn_images(), folder)
+        store.create(CHAMPION, registry.to_json(before))
+    run, folder = make(store, model)
+    promoted = model == GOOD
+    documented = DOCUMENTED | ({publication.COMPARISON} if before else set())
     for _ in range(2):  # a repeat changes nothing
-        publication.publish(run, folder, store)
-        assert files_in(tmp_path / "store" / "runs" / run.run_id) == DOCUMENTED
+        assert publication.publish(run, folder, judge_of(store)) == run
+        assert run.verdict.promoted is promoted
+        assert files_in(tmp_path / "store" / "runs" / run.run_id) == documented
         champion = registry.champion(store)
         assert (champion.run_id if champion else None) == run.champion_after
         if promoted:
@@ -263,37 +373,56 @@ def test_only_a_promoted_run_becomes_the_champion(
             assert champion.run_id == run.run_id
             assert champion.accuracy == run.evaluation.accuracy
             assert champion.previous == (before.run_id if before else None)
+            assert champion.by == "flows/train.py"
         else:
             assert champion == before
 
 
 @pytest.mark.parametrize("temporary", [True, False])
-@pytest.mark.parametrize("refused", ["create", "replace"])
+@pytest.mark.parametrize(
+    ("refused", "kind"),
+    [
+        ("create", StoreError),
+        ("create", DamagedError),
+        ("create", Conflict),
+        ("swap", StoreError),
+        ("swap", DamagedError),
+    ],
+)
 def test_a_failed_publication_names_the_folder_that_is_kept(
-    refused: str, temporary: bool, tmp_path: Path
+    refused: str, kind: type[StoreError], temporary: bool, tmp_path: Path
 ) -> None:
-    """If the store fails, the message has the reason and the folder in which the run is kept."""
+    """If the store fails, the message has the reason and the folder in which the run is kept.
+
+    The kind of failure, by which a program tells what to do, stays what it was.
+    """
     store = MemoryStore()
 
     def refuse(verb: str, key: str) -> None:
         if verb == refused:
-            raise StoreError("the store is on fire", temporary=temporary)
+            raise kind("the store is on fire", temporary=temporary)
 
     store.before = refuse
+    run = records.run(judged=judged(GOOD))
     with (
         pytest.raises(StoreError) as caught,
         publication.workspace(StoreSettings(work=tmp_path / "work"), records.RUN_ID) as folder,
     ):
         finish(folder)
-        publication.publish(records.run(), publication.finished(folder), store)
+        publication.publish(run, publication.finished(folder), judge_of(store))
     kept = tmp_path / "work" / records.RUN_ID / "run"
-    assert str(caught.value) == f"the store is on fire; the finished run is kept in {kept}"
+    assert str(caught.value) == (
+        f"the store is on fire; the finished run is kept in {kept} (`fmnist publish` with that "
+        "folder finishes it)"
+    )
+    assert type(caught.value) is kind
+    assert caught.value.exit_code == kind.exit_code
     assert caught.value.temporary is temporary
     assert files_in(kept) == {"model.keras", "figures/a.png", "manifest.json"}
     assert registry.champion(store) is None
 
     store.before = lambda verb, key: None
-    publication.publish(records.run(), kept, store)
+    publication.publish(run, kept, judge_of(store))
     champion = registry.champion(store)
     assert champion and champion.run_id == records.RUN_ID
 
@@ -305,10 +434,195 @@ def test_a_damaged_champion_does_not_lose_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     publication.finished(folder).mkdir(parents=True)
     finish(folder)
-    with pytest.raises(StoreError, match=CHAMPION):
-        publication.publish(records.run(), publication.finished(folder), store)
+    run = records.run(judged=judged(GOOD))
+    with pytest.raises(DamagedError, match=CHAMPION) as caught:
+        publication.publish(run, publication.finished(folder), judge_of(store))
+    assert caught.value.exit_code == ExitCode.DAMAGED
     assert f"runs/{records.RUN_ID}/{MANIFEST}" in store.objects
     assert store.objects[CHAMPION] == b"damaged"
+
+
+# ---- read back before it is promoted ------------------------------------------------------------
+
+
+def test_a_model_that_reads_back_other_bytes_is_not_promoted(make: Make) -> None:
+    """A store that gives back another model of the same size is told, and the champion stays."""
+    store = MemoryStore()
+    old = promote(store, make(store, GOOD, "old"))
+    run, folder = make(store, BETTER)
+    model = f"runs/{run.run_id}/{MODEL}"
+
+    def lie(verb: str, key: str) -> None:
+        if key == model:
+            store.objects[model] = POOR
+
+    store.after = lie
+    with pytest.raises(DamagedError, match=f"{model} is not the file") as caught:
+        publication.publish(run, folder, judge_of(store))
+    assert f"the finished run is kept in {folder}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == ExitCode.DAMAGED
+    assert registry.champion(store) == old
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda model: score(POOR), "predicts other classes than the model that was judged"),
+        (lambda model: score(b"not a model"), "holds no network of this project"),
+    ],
+    ids=["other predictions", "cannot be loaded"],
+)
+def test_a_model_that_answers_otherwise_when_read_back_is_not_promoted(
+    answer: Callable[[bytes], npt.NDArray[np.float32]], told: str, make: Make
+) -> None:
+    """The right bytes are not enough: loaded from the store, it must predict the same classes."""
+    store = MemoryStore()
+    old = promote(store, make(store, GOOD, "old"))
+    run, folder = make(store, BETTER)
+    with pytest.raises(DamagedError, match=told) as caught:
+        publication.publish(run, folder, judge_of(store, score=answer))
+    assert f"the finished run is kept in {folder}" in str(caught.value)
+    assert caught.value.exit_code == ExitCode.DAMAGED and not caught.value.temporary
+    assert registry.champion(store) == old
+    publication.publish(run, folder, judge_of(store))
+    champion = registry.champion(store)
+    assert champion and champion.run_id == run.run_id
+
+
+def test_what_is_read_back_is_what_the_store_holds(make: Make) -> None:
+    """The model that is asked again comes from the store, after the whole run was stored."""
+    store = MemoryStore()
+    run, folder = make(store, GOOD)
+    seen = []
+
+    def watch(model: bytes) -> npt.NDArray[np.float32]:
+        seen.append((model, f"runs/{run.run_id}/{MANIFEST}" in store.objects))
+        (folder / MODEL).write_bytes(POOR)
+        return score(model)
+
+    publication.publish(run, folder, judge_of(store, score=watch))
+    assert seen == [(GOOD, True)]
+
+
+def test_a_rejected_model_costs_no_second_look(make: Make) -> None:
+    """A run that moves nothing is stored without being read back."""
+    store = MemoryStore()
+    run, folder = make(store, POOR)
+
+    def refuse(model: bytes) -> npt.NDArray[np.float32]:
+        pytest.fail("scored for nothing")
+
+    assert publication.publish(run, folder, judge_of(store, score=refuse)) == run
+
+
+# ---- a champion that moved meanwhile ------------------------------------------------------------
+
+
+BETTER_ONLY = GateSettings(champion="better")
+
+
+def test_a_run_that_was_overtaken_is_judged_again_and_promoted(make: Make) -> None:
+    """The run that is returned has the later verdict, champion and comparison."""
+    store = MemoryStore()
+    first = promote(store, make(store, b"9050", "first"))
+    run, folder = make(store, BETTER, gate=BETTER_ONLY)
+    rival = promote(store, make(store, GOOD, "rival"))
+    assert run.champion_before == first and run.verdict.promoted
+
+    published = publication.publish(run, folder, judge_of(store, gate=BETTER_ONLY))
+    assert published.champion_before == rival
+    assert isinstance(published.against, Comparison)
+    assert (published.against.champion, published.against.gained) == ("rival", 9300 - 9142)
+    assert (published.verdict.promoted, published.verdict.generation) == (True, 2)
+    assert published == replace(
+        run, verdict=published.verdict, champion_before=rival, against=published.against
+    )
+    champion = registry.champion(store)
+    assert champion and (champion.run_id, champion.previous) == (run.run_id, "rival")
+    assert champion.reason == published.verdict.reason
+    assert registry.later_verdicts(store, run.run_id) == []
+
+
+def test_a_run_that_was_overtaken_may_be_rejected(make: Make) -> None:
+    """The rival stays the champion; the later verdict is returned, and recorded in the store."""
+    store = MemoryStore()
+    promote(store, make(store, b"9050", "first"))
+    run, folder = make(store, GOOD, gate=BETTER_ONLY)
+    rival = promote(store, make(store, BETTER, "rival"))
+    assert run.verdict.promoted
+
+    published = publication.publish(run, folder, judge_of(store, gate=BETTER_ONLY))
+    assert not published.verdict.promoted
+    assert published.champion_before == rival
+    assert published.champion_after == "rival"
+    assert isinstance(published.against, Comparison)
+    assert (published.against.champion, published.against.lost) == ("rival", 9300 - 9142)
+    assert registry.champion(store) == rival
+    assert registry.later_verdicts(store, run.run_id) == [published.verdict]
+    # What was stored of the run itself stays as it was.
+    stored = registry.read_run(store, run.run_id)
+    assert registry.read_record(store, stored, registry.VERDICT, Verdict) == run.verdict
+
+
+def test_a_champion_that_moves_at_the_very_end_is_heeded(make: Make) -> None:
+    """A rival that comes between reading back and the swap is judged against as well."""
+    store = MemoryStore()
+    run, folder = make(store, GOOD, gate=BETTER_ONLY)
+    better = make(store, BETTER, "rival")
+
+    def overtake(verb: str, key: str) -> None:
+        if (verb, key) == ("swap", CHAMPION):
+            store.before = lambda verb, key: None
+            promote(store, better)
+
+    store.before = overtake
+    published = publication.publish(run, folder, judge_of(store, gate=BETTER_ONLY))
+    champion = registry.champion(store)
+    assert champion and champion.run_id == "rival"
+    assert published.champion_before == champion
+    assert registry.later_verdicts(store, run.run_id) == [published.verdict]
+
+
+@pytest.mark.parametrize("model", [GOOD, POOR])
+def test_a_run_that_was_not_decided_is_decided_when_it_is_published(
+    model: bytes, make: Make
+) -> None:
+    """A verdict left open is made good: promoted, or rejected and recorded."""
+    store = MemoryStore()
+    run, folder = make(store, model)
+    run = replace(run, verdict=undecided("the store was away", 0))
+    published = publication.publish(run, folder, judge_of(store))
+    assert published.verdict.decided
+    assert published.verdict.promoted is (model == GOOD)
+    champion = registry.champion(store)
+    assert (champion.run_id if champion else None) == published.champion_after
+    kept = registry.later_verdicts(store, run.run_id)
+    assert kept == ([] if model == GOOD else [published.verdict])
+
+
+def test_a_comparison_is_stored_with_the_run(make: Make) -> None:
+    """With a champion there is `comparison.json`, which reads back equal; without there is none."""
+    store = MemoryStore()
+    first = make(store, GOOD, "first")
+    promote(store, first)
+    assert first[0].against is None
+    run, folder = make(store, BETTER)
+    publication.publish(run, folder, judge_of(store))
+    assert not (first[1] / publication.COMPARISON).exists()
+    stored = registry.read_run(store, run.run_id)
+    assert isinstance(run.against, Comparison)
+    found = registry.read_record(store, stored, publication.COMPARISON, Comparison)
+    assert found == run.against
+    assert found.champion == "first"
+
+    del store.objects[f"runs/{run.run_id}/{MODEL}"]
+    third, folder = make(store, BETTER, "third")
+    publication.publish(third, folder, judge_of(store, "third"))
+    assert isinstance(third.against, Incomparable)
+    stored = registry.read_run(store, "third")
+    found_none = registry.read_record(store, stored, publication.COMPARISON, Incomparable)
+    assert found_none == third.against
 
 
 def test_what_killed_runs_left_is_removed_after_a_week_but_no_finished_run(tmp_path: Path) -> None:

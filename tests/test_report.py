@@ -1,16 +1,31 @@
 """The report of a run, and its summary in one line."""
 
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
 
-from fmnist.config import GateSettings, Settings
+from fmnist.comparison import Comparison, Incomparable
+from fmnist.config import GateSettings, Settings, StoreSettings
 from fmnist.evaluation import Evaluation
-from fmnist.report import classification_table, markdown, summary
+from fmnist.gate import undecided
+from fmnist.report import CHAMPION_AND_CHALLENGER, Run, classification_table, markdown, summary
 from tests import records
 
 IMAGES = {"Learning curves": "a.png", "Confusion matrix": "b.png"}
+
+
+def challenger(
+    against: Comparison | Incomparable | None = None,
+    settings: Settings | None = None,
+    promoted: bool = True,
+) -> Run:
+    """A run that met a champion."""
+    against = against or records.comparison()
+    return records.run(
+        promoted, champion_before=records.champion(), against=against, settings=settings
+    )
 
 
 def section(report: str, title: str) -> str:
@@ -135,6 +150,16 @@ def test_the_report_shows_its_figures_and_files() -> None:
 
 
 @pytest.mark.parametrize(
+    "against",
+    [
+        None,
+        records.comparison(),
+        records.comparison(0, 0),
+        Incomparable("20260301T000000Z-ffffffff", "its | model is gone"),
+    ],
+    ids=["no champion", "usual champion", "the same model", "a damaged champion"],
+)
+@pytest.mark.parametrize(
     "judged",
     [
         records.evaluation(),
@@ -144,11 +169,13 @@ def test_the_report_shows_its_figures_and_files() -> None:
     ],
     ids=["usual", "no mistake", "all wrong", "a class without images"],
 )
-def test_every_table_of_the_report_is_well_formed(judged: Evaluation) -> None:
+def test_every_table_of_the_report_is_well_formed(
+    judged: Evaluation, against: Comparison | Incomparable | None
+) -> None:
     """All rows of each table have as many cells as its header, whatever was measured."""
-    report = markdown(records.run(judged=judged), IMAGES)
+    report = markdown(records.run(judged=judged, against=against), IMAGES)
     tables = re.findall(r"(?:^\|.*\|\n)+", report, re.MULTILINE)
-    assert len(tables) >= 4
+    assert len(tables) >= (6 if isinstance(against, Comparison) else 4)
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
         assert re.fullmatch(r"\| --- (\| ---:? )+\|", table.splitlines()[1])
@@ -188,18 +215,28 @@ def test_the_summary_is_one_line_of_the_documented_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "words"),
+    ("against", "words"),
     [
-        (0.9051, "0.91 points better than its 0.9051"),
-        (0.9200, "0.58 points worse than its 0.9200"),
-        (0.9142, "level with its 0.9142"),
+        (
+            records.comparison(301, 210),
+            "0.91 points better than the champion's 0.9051 on the same images",
+        ),
+        (
+            records.comparison(10, 68),
+            "0.58 points worse than the champion's 0.9200 on the same images",
+        ),
+        (records.comparison(50, 50), "level with the champion's 0.9142 on the same images"),
+        (Incomparable("20260301T000000Z-ffffffff", "gone"), "it could not be scored"),
         (None, "there was none"),
     ],
+    ids=["better", "worse", "level", "not scored", "none"],
 )
-def test_the_report_compares_with_the_champion(accuracy: float | None, words: str) -> None:
-    """The difference to the champion that the run met is in points, with its direction."""
-    before = records.champion(accuracy=accuracy) if accuracy else None
-    report = markdown(records.run(champion_before=before), IMAGES)
+def test_the_report_compares_with_the_champion(
+    against: Comparison | Incomparable | None, words: str
+) -> None:
+    """The difference is that of the same images, in points, whatever accuracy was once recorded."""
+    before = records.champion(accuracy=0.1234) if against else None
+    report = markdown(records.run(champion_before=before, against=against), IMAGES)
     assert f"| against the champion | {words} |" in report
 
 
@@ -221,14 +258,191 @@ def test_the_report_tells_the_settings_that_were_changed() -> None:
     assert "| settings | all by default; in `settings.json` |" in default
 
 
-def test_the_report_tells_how_to_go_back() -> None:
-    """A promoted run names its predecessor and code that reinstates it; others change nothing."""
+@pytest.mark.parametrize(
+    "url", ["s3://models/fashion-mnist", "store", "/srv/team's models/fashion mnist"]
+)
+def test_the_report_tells_how_to_go_back(url: str) -> None:
+    """A promoted run names its predecessor and the command that makes it the champion again."""
+    run = challenger(settings=Settings(store=StoreSettings(url=url)))
+    text = section(markdown(run, IMAGES), "Go back")
+    assert f"{records.champion().run_id}, is still whole in the store" in text
+    command = re.search(r"```sh\n(.*)\n```", text)
+    assert command
+    assert shlex.split(command[1]) == [
+        "fmnist", "rollback", records.champion().run_id, "--store.url", url,
+    ]  # fmt: skip
+
+
+def test_the_report_does_not_call_a_champion_whole_that_could_not_be_scored() -> None:
+    """Before going back to such a one, a person is told to look at it."""
     before = records.champion()
-    text = section(markdown(records.run(champion_before=before), IMAGES), "Go back")
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert code and before.run_id in code[1]
-    compile(code[1], "report", "exec")
+    run = challenger(Incomparable(before.run_id, "its model is gone"))
+    text = section(markdown(run, IMAGES), "Go back")
+    assert "is still whole" not in text
+    assert f"`fmnist verify {before.run_id}` tells whether it is whole" in text
+    assert f"fmnist rollback {before.run_id}" in text
+
+
+def test_a_run_that_moved_no_champion_tells_that_there_is_no_way_back() -> None:
+    """The first champion has none before it, and a rejected run changed nothing."""
     first = section(markdown(records.run(), IMAGES), "Go back")
     assert first.strip() == "There was no champion before this run."
-    rejected = section(markdown(records.run(False, champion_before=before), IMAGES), "Go back")
-    assert "changed no champion" in rejected
+    rejected = section(markdown(challenger(promoted=False), IMAGES), "Go back")
+    assert rejected.strip() == "Nothing to go back from: this run changed no champion."
+
+
+# ---- notes, and the comparison with the champion ------------------------------------------------
+
+
+def test_the_notes_stand_right_under_the_rules() -> None:
+    """What a person should know beside the rules follows their table, each note as a sentence."""
+    run = records.run()
+    run = replace(run, verdict=replace(run.verdict, notes=("it rained", "the store is slow")))
+    report = markdown(run, IMAGES)
+    assert "| 0.9000 | pass |\n\n- It rained.\n- The store is slow.\n\n| figure | value |" in report
+    without = markdown(replace(run, verdict=replace(run.verdict, notes=())), IMAGES)
+    assert "| 0.9000 | pass |\n\n| figure | value |" in without
+
+
+def test_the_report_says_how_often_the_test_set_was_used() -> None:
+    """The gate's own note of the models that the test set has judged is in the report."""
+    assert "\n- This test set has judged 1 model in this store.\n" in markdown(
+        records.run(), IMAGES
+    )
+
+
+def test_a_rules_figures_are_shown_as_the_gate_words_them() -> None:
+    """A tiny p-value is not shown as 0.0000, nor a near miss as the bound itself."""
+    settings = Settings(gate=GateSettings(champion="not_worse", min_accuracy=0.91424))
+    report = markdown(challenger(records.comparison(10, 300), settings), IMAGES)
+    name = "not significantly worse than the champion, McNemar's one-sided p"
+    assert f"| {name} | below 0.0001 | 0.0250 | FAIL |" in report
+    assert "| test accuracy | 0.91420 | 0.91424 | FAIL |" in report
+
+
+def test_the_section_has_the_figures_of_the_comparison() -> None:
+    """Both accuracies, the difference with its interval, McNemar's p, and what changed sides."""
+    found = records.comparison()
+    text = section(markdown(challenger(found), IMAGES), CHAMPION_AND_CHALLENGER)
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    for row in (
+        "| accuracy of the champion | 0.9051 |",
+        "| accuracy of the challenger | 0.9142 |",
+        f"| difference | +0.91 points, 95% interval {low:+.2f} to {high:+.2f} |",
+        "| McNemar's exact test | p below 0.0001, two-sided |",
+        "| images that changed sides | 511, all in `comparison.json` |",
+        "| gained: only the challenger is right | 301 |",
+        "| lost: only the champion is right | 210 |",
+    ):
+        assert row in text
+    assert f"the champion {found.champion}, both scored on the same 10,000 test images" in text
+    p_value = records.comparison(120, 100).p_value
+    other = section(
+        markdown(challenger(records.comparison(120, 100)), IMAGES), CHAMPION_AND_CHALLENGER
+    )
+    assert f"| McNemar's exact test | p {p_value:.4f}, two-sided |" in other
+
+
+def test_the_section_has_the_recall_of_each_class() -> None:
+    """Every class has its recall under both, the difference in points, gains and losses."""
+    found = records.comparison(305, 210)
+    text = section(markdown(challenger(found), IMAGES), CHAMPION_AND_CHALLENGER)
+    for scores in found.classes:
+        row = (
+            f"| {scores.name} | {scores.champion:.4f} | {scores.challenger:.4f} | "
+            f"{100 * (scores.challenger - scores.champion):+.2f} | {scores.gained} | {scores.lost} |"
+        )
+        assert row in text
+    assert "| 31 | 21 |" in text and "| 30 | 21 |" in text
+
+
+def test_no_difference_has_no_minus_sign() -> None:
+    """Two models of the same answers differ by +0.00, in every class."""
+    text = section(markdown(challenger(records.comparison(0, 0)), IMAGES), CHAMPION_AND_CHALLENGER)
+    assert "-0.00" not in text
+    assert text.count("| +0.00 | 0 | 0 |") == 10
+
+
+POLICIES = {
+    "off": (GateSettings(), True, "`gate.champion` is `off`: this is shown and does not decide."),
+    "not_worse": (
+        GateSettings(champion="not_worse"),
+        True,
+        "`gate.champion` is `not_worse`: one that is significantly worse is rejected.",
+    ),
+    "better": (
+        GateSettings(champion="better"),
+        True,
+        "`gate.champion` is `better`: only one that is significantly better passes.",
+    ),
+    "a class": (
+        GateSettings(max_class_drop=0.02),
+        True,
+        "`gate.max_class_drop` is 0.02: one that loses more recall than that in any class is "
+        "rejected.",
+    ),
+    "other data": (
+        GateSettings(champion="better"),
+        False,
+        "under other class names, so that these images may be among those it was trained on: this "
+        "is shown and does not decide.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("gate", "same", "words"), POLICIES.values(), ids=POLICIES.keys())
+def test_the_section_says_what_the_comparison_decides(
+    gate: GateSettings, same: bool, words: str
+) -> None:
+    """The policy in force is stated beside the figures; `off` only where nothing is asked."""
+    run = challenger(records.comparison(same_test_set=same), Settings(gate=gate))
+    text = section(markdown(run, IMAGES), CHAMPION_AND_CHALLENGER)
+    assert words in text
+    assert ("does not decide" in text) is ("does not decide" in words)
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (GateSettings(), "No rule of the gate asks for a comparison"),
+        (
+            GateSettings(champion="not_worse"),
+            "`gate.champion` is `not_worse`: one that is significantly worse is rejected. Without a "
+            "comparison nothing of that is proved: this run is rejected.",
+        ),
+        (GateSettings(max_class_drop=0.1), "this run is rejected."),
+    ],
+    ids=["off", "not_worse", "a class"],
+)
+def test_the_section_says_why_a_champion_could_not_be_scored(
+    gate: GateSettings, words: str
+) -> None:
+    """The reason, what it means for this run, and how to look closer."""
+    run = challenger(
+        Incomparable("20260301T000000Z-ffffffff", "its model is gone"), Settings(gate=gate)
+    )
+    text = section(markdown(run, IMAGES), CHAMPION_AND_CHALLENGER)
+    assert "The champion 20260301T000000Z-ffffffff could not be scored: its model is gone." in text
+    assert "`fmnist verify 20260301T000000Z-ffffffff`" in text
+    assert words in text
+    assert run.verdict.promoted is ("this run is rejected" not in text)
+
+
+def test_the_figure_of_the_comparison_stands_in_its_section() -> None:
+    """It is not shown a second time among the others, and not at all without a comparison."""
+    images = {CHAMPION_AND_CHALLENGER: "c.png", **IMAGES}
+    report = markdown(challenger(), images)
+    assert report.count("c.png") == 1
+    assert f"![{CHAMPION_AND_CHALLENGER}](c.png)" in section(report, CHAMPION_AND_CHALLENGER)
+    assert "c.png" not in markdown(records.run(), images)
+    assert CHAMPION_AND_CHALLENGER not in markdown(records.run(), IMAGES)
+
+
+def test_an_undecided_run_claims_nothing_about_a_champion() -> None:
+    """Where the store could not be asked, the report says so, and shows no rules and no champion."""
+    run = replace(records.run(), verdict=undecided("the store is away", 3))
+    report = markdown(run, IMAGES)
+    assert report.startswith(f"# Undecided: {run.run_id}\n\nNot decided yet: the store is away.\n")
+    assert "| champion | not asked about yet |" in report
+    assert "| rule |" not in report and "champion after" not in report
+    assert section(report, "Go back").strip() == "Nothing to go back from: nothing was decided yet."

@@ -1,0 +1,137 @@
+"""A tiny S3 server in memory, for what no real server can be brought to do."""
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+import pytest
+
+
+@dataclass
+class TinyS3:
+    """What the server holds, by `bucket/key`, and how it behaves.
+
+    It may ignore conditions, have another `clock` than this machine, and refuse every write with
+    `refusal` (status and code) once it has taken `room` more objects.
+    """
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    honours_conditions: bool = True
+    clock: timedelta = timedelta(0)
+    room: float = float("inf")
+    refusal: tuple[int, str] = (507, "QuotaExceeded")
+    requests: list[str] = field(default_factory=list)
+
+    def put(self, key: str, content: bytes, only_if_absent: bool, match: str | None) -> int:
+        """Write an object, if the condition and the quota let it; the answer's status."""
+        found = self.objects.get(key)
+        if self.honours_conditions:
+            if match and found is None:
+                return 404
+            if (only_if_absent and found is not None) or (match and match != etag(found or b"")):
+                return 412
+        if self.room <= 0:
+            return self.refusal[0]
+        self.room -= 1
+        self.objects[key] = content
+        return 200
+
+    def listing(self, bucket: str, prefix: str, delimiter: str) -> str:
+        """The answer to a request to list."""
+        modified = (datetime.now(UTC) + self.clock).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        contents, folders = "", set()
+        for name, content in sorted(self.objects.items()):
+            key = name.removeprefix(f"{bucket}/")
+            if not key.startswith(prefix):
+                continue
+            below = key.removeprefix(prefix)
+            if delimiter and delimiter in below:
+                folders.add(prefix + below.partition(delimiter)[0] + delimiter)
+                continue
+            contents += (
+                f"<Contents><Key>{escape(key)}</Key><LastModified>{modified}</LastModified>"
+                f"<ETag>{escape(etag(content))}</ETag><Size>{len(content)}</Size></Contents>"
+            )
+        for folder in sorted(folders):
+            contents += f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>"
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
+
+
+def etag(content: bytes) -> str:
+    """The version of an object."""
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+@contextlib.contextmanager
+def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
+    """Start the server, and point this process's environment at it."""
+    state = TinyS3()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two packets
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            address = urlsplit(self.path)
+            key = unquote(address.path).lstrip("/")
+            state.requests.append(f"{self.command} {key}")
+            status, content, version = 200, b"", ""
+            if self.command == "PUT":
+                absent = self.headers.get("If-None-Match") == "*"
+                status = state.put(key, body, absent, self.headers.get("If-Match"))
+                version = etag(body)
+            elif "list-type" in address.query:
+                query = {name: values[0] for name, values in parse_qs(address.query).items()}
+                content = state.listing(
+                    key.rstrip("/"), query.get("prefix", ""), query.get("delimiter", "")
+                ).encode()
+            elif self.command == "DELETE":
+                state.objects.pop(key, None)
+                status = 204
+            elif key in state.objects:
+                content = state.objects[key]
+                version = etag(content)
+            else:
+                status = 404
+            if status >= 400:
+                codes = {404: "NoSuchKey", 412: "PreconditionFailed"} | dict([state.refusal])
+                content = f"<Error><Code>{codes[status]}</Code></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            if version:
+                self.send_header("ETag", version)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_DELETE = _answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with serving(Handler) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield state
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve HTTP on a free port of the loopback address; gives the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
