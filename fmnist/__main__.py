@@ -1,0 +1,8 @@
+"""`python -m fmnist`: the console commands."""
+
+import sys
+
+from fmnist.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main())
