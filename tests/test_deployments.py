@@ -45,12 +45,13 @@ def test_there_are_three_deployments_and_one_schedule_is_on() -> None:
     assert [pool for pool, (schedule,) in kinds.items() if schedule["active"]] == ["training"]
 
 
-def test_the_deployed_settings_are_the_defaults() -> None:
-    """What a deployment shows to be changed starts from the values that were measured."""
+def test_the_deployed_settings_are_the_defaults_but_for_the_champion() -> None:
+    """A deployment starts from the values that were measured, and lets no worse model through."""
     from fmnist.config import Settings, deviations
 
     for deployment in PREFECT["deployments"]:
-        assert deviations(Settings.model_validate(deployment["parameters"]["settings"])) == {}
+        settings = Settings.model_validate(deployment["parameters"]["settings"])
+        assert deviations(settings) == {"gate.champion": "not_worse"}
 
 
 def test_the_version_is_the_commit() -> None:

@@ -39,12 +39,15 @@ from fmnist import registry
 from tests.conftest import ROOT, free_port, unavailable
 
 DEPLOYMENT = "fashion-mnist/process"
-# Short, and with a bar that even a short training passes, or that none does.
-PROMOTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": {"min_accuracy": 0.5}}
+# Short, and with a bar that even a short training passes, whatever the champion, or that none does.
+LOW_BAR = {"min_accuracy": 0.5, "champion": "off"}
+PROMOTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": LOW_BAR}
 REJECTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": {"min_accuracy": 0.99}}
 # Long enough to do something to it while it trains, or to have another run wait for it.
-MEDIUM: dict[str, Any] = {"training": {"epochs": 30}, "gate": {"min_accuracy": 0.5}}
-LONG: dict[str, Any] = {"training": {"epochs": 60}, "gate": {"min_accuracy": 0.5}}
+MEDIUM: dict[str, Any] = {"training": {"epochs": 30}, "gate": LOW_BAR}
+LONG: dict[str, Any] = {"training": {"epochs": 60}, "gate": LOW_BAR}
+# Passes the bar, but no comparison with a champion that was trained for longer.
+WORSE: dict[str, Any] = {"training": {"epochs": 1}, "gate": {"min_accuracy": 0.1}}
 ENDLESS: dict[str, Any] = {"training": {"epochs": 9000, "patience": 9000}}
 FINAL = {"Promoted", "Rejected", "Completed", "Failed", "Crashed", "Cancelled"}
 
@@ -128,6 +131,19 @@ class Operator:
         """Run `stack.py` on this stack."""
         options = ["--state", str(self.state), "--env-file", str(self.env_file)]
         return self.succeed("python", "deployments/stack.py", *options, *arguments)
+
+    def fmnist(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a console command with the environment of the worker, and so with the job's rights."""
+        environment = stack_command.program_environment(self.services()["worker"], self.state)
+        return subprocess.run(
+            [sys.executable, "-m", "fmnist", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
 
     def deploy(self) -> None:
         """Deploy everything, as the README says."""

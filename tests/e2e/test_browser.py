@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from fmnist.config import sections
 from tests.conftest import ROOT, unavailable
 from tests.e2e.conftest import DEPLOYMENT, Operator
-from tests.records import FILES
+from tests.records import COMPARISON_FILES, FILES
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,13 +39,15 @@ QUESTIONS = {
     "was it promoted?": [r"^Rejected: RUN$"],
     "why not?": [
         r"^Test accuracy 0\.\d{4} is \d+\.\d\d points \([\d,]+ of 10,000 images\) below the bound "
-        r"0\.9900; failed: test accuracy",
+        r"0\.9900; it is .* the champion's 0\.\d{4} on the same images; failed: test accuracy",
         r"^FAIL$",
     ],
     "how sure is its accuracy?": [r"^0\.\d{4}, 95% interval 0\.\d{4} to 0\.\d{4}$"],
     "how does it compare with the champion?": [
-        r"(better than|worse than|level with) its 0\.\d{4}$",
+        r"(better than|worse than|level with) the champion's 0\.\d{4} on the same images$",
         r"^CHAMPION \(0\.\d{4}\)$",
+        r"^Champion and challenger$",
+        r"^p \d\.\d{4}, two-sided$",
     ],
     "which model is in use now?": [r"^champion after\s*CHAMPION$"],
     "which classes are weak?": [
@@ -66,8 +68,10 @@ QUESTIONS = {
         r"^0\.99$",
     ],
     "where are its files?": [
-        rf"^s3://models/fashion-mnist/runs/RUN/{re.escape(name)}$" for name in sorted(FILES)
+        rf"^s3://models/fashion-mnist/runs/RUN/{re.escape(name)}$"
+        for name in sorted(FILES | COMPARISON_FILES)
     ],
+    "how often did this test set judge?": [r"^This test set has judged \d+ models in this store: "],
     "how is the model loaded?": [
         r's3://models/fashion-mnist/runs/RUN/model\.keras\s+# SHA-256 [0-9a-f]{64}[^"]* '
         r'keras\.models\.load_model\("model\.keras", safe_mode=True\)'
@@ -291,7 +295,7 @@ def test_a_runs_page_shows_every_stage(visit: Callable[[str], Page], rejected: F
 def test_the_report_is_drawn_with_words_tables_and_pictures(
     judged: tuple[str, FlowRun], visit: Callable[[str], Page], picture: Callable[..., None]
 ) -> None:
-    """A reader sees tables, not their source, and each of the three pictures."""
+    """A reader sees tables, not their source, and each picture; a challenger's has one more."""
     word, run = judged
     page = visit(f"/runs/flow-run/{run.id}")
     report = open_artifact(page, "report")
@@ -299,7 +303,9 @@ def test_the_report_is_drawn_with_words_tables_and_pictures(
     reason = run.state.message
     expect(report.get_by_text(f"{reason[0].upper()}{reason[1:]}.", exact=True)).to_be_visible()
     rules = report.get_by_role("table").first
-    expect(rules.get_by_role("row")).to_have_count(3)
+    # The header, the two rules of every run, and whether it is worse than a champion.
+    met_a_champion = word == "rejected"
+    expect(rules.get_by_role("row")).to_have_count(3 + met_a_champion)
     expect(rules).to_contain_text("FAIL" if word == "rejected" else "pass")
     classes = report.get_by_role("table").filter(has_text="precision")
     expect(classes.get_by_role("row")).to_have_count(13)
@@ -308,7 +314,7 @@ def test_the_report_is_drawn_with_words_tables_and_pictures(
     )
     assert "| ---" not in report.inner_text()
     pictures = report.locator("img")
-    expect(pictures).to_have_count(3)
+    expect(pictures).to_have_count(3 + met_a_champion)
     for image in pictures.all():
         image.scroll_into_view_if_needed()
         expect(image).to_be_visible()

@@ -24,6 +24,7 @@ from tests.e2e.conftest import (
     MEDIUM,
     PROMOTED,
     REJECTED,
+    WORSE,
     Operator,
     until,
 )
@@ -278,8 +279,34 @@ def test_a_store_that_comes_back_while_publishing_costs_nothing(operator: Operat
     assert "cannot reach" in operator.log(run_id)
 
 
+def test_a_worse_model_does_not_replace_the_champion(operator: Operator) -> None:
+    """The deployments ask a model not to be significantly worse, and its state says that it is."""
+    champion = operator.champion()
+    run = operator.wait(operator.start_run(WORSE))
+    assert run.state_name == "Rejected", operator.log(run.id)
+    assert "above the bound 0.1000" in run.state.message
+    assert "worse than the champion" in run.state.message
+    assert operator.champion() == champion
+    comparison = json.loads(operator.read_object(f"runs/{run.name}/comparison.json"))
+    assert comparison["champion"] == champion.run_id
+    assert comparison["lost"] > comparison["gained"]
+
+
+def test_an_operator_goes_back_to_the_champion_before(operator: Operator) -> None:
+    """One command with the job's own rights; the history has it, and every run is still whole."""
+    before = operator.champion()
+    done = operator.fmnist("rollback", "--reason", "it was slow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = operator.champion()
+    assert (after.run_id, after.previous) == (before.rollback_to, before.run_id)
+    assert (after.generation, after.move) == (before.generation + 1, "rollback")
+    (latest, *_) = json.loads(operator.fmnist("history", "--json").stdout)["moves"]
+    assert (latest["run_id"], latest["reason"]) == (after.run_id, "it was slow")
+    assert operator.fmnist("verify", after.run_id).returncode == 0
+
+
 def test_a_store_that_stays_away_fails_the_run_and_keeps_it(operator: Operator) -> None:
-    """State, log, event and alert say so, and the finished run lies where the message says."""
+    """State, log, event and alert say so, and one command publishes what was kept."""
     before = operator.stored()
     run_id = operator.start_run(MEDIUM)
     operator.wait_until_training(run_id)
@@ -295,6 +322,11 @@ def test_a_store_that_stays_away_fails_the_run_and_keeps_it(operator: Operator) 
     assert "cannot reach" in payload["reason"]
     until(lambda: operator.webhook.of(run.name) == ["failed"], 30, "the alert comes")
     assert operator.stored() == before
+
+    done = operator.fmnist("publish", str(kept_run(run.state.message)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert operator.champion().run_id == run.name
+    assert not kept_run(run.state.message).exists()
 
 
 def test_a_store_that_stays_away_is_told_by_the_commands_exit_code(operator: Operator) -> None:
