@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test e2e check format lock benchmarks clean
+.PHONY: help setup train test faults e2e check format lock benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ train: $(READY) ## fetch, preprocess, train, evaluate, publish: one run, with th
 
 test: $(READY) ## run the quick tests (6 min)
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: $(READY) ## run every fault at every step of every publication, on three stores (10 min)
+	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
 e2e: $(READY) ## run the end-to-end tests: the real stack, a browser, the image (15 min)
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)

@@ -1,0 +1,150 @@
+"""Publishers in processes of their own that all try to become the champion at the same moment."""
+
+import itertools
+import re
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from fmnist import registry
+from fmnist.errors import StoreError
+from fmnist.gate import Verdict
+from fmnist.registry import Champion, StoredRun
+from fmnist.store import Store
+from tests.faults.children import hasten
+from tests.faults.scenarios import Place
+
+_LONGEST_ROUND = 120
+_BY = "tests/faults"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a publisher's round ended: the run it promoted, or the error that it got instead."""
+
+    run_id: str
+    error: str = ""
+
+
+def race(
+    context: ForkServerContext, place: Place, publishers: int, rounds: int, attempts: int
+) -> list[list[Ended]]:
+    """Let so many publishers go at once, round after round; how each round ended for each of them.
+
+    With one attempt, a publisher that meets another champion than before its start gives up.
+    """
+    barrier = context.Barrier(publishers)
+    with ExitStack() as processes:
+        ends = []
+        for number in range(publishers):
+            end, other = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_publisher, args=(number, place, rounds, attempts, barrier, other)
+            )
+            process.start()
+            other.close()
+            processes.callback(process.join)
+            processes.callback(process.kill)
+            ends.append(end)
+        with ThreadPoolExecutor(publishers) as pool:
+            of_publishers = list(pool.map(Connection.recv, ends))
+    return [list(of_round) for of_round in zip(*of_publishers, strict=True)]
+
+
+def _publisher(
+    number: int,
+    place: Place,
+    rounds: int,
+    attempts: int,
+    barrier: Barrier,
+    answers: Connection,
+) -> None:
+    """Take part in a race with one run after the other, each of them until it is the champion."""
+    hasten()
+    store = place.open()
+    ended: list[Ended] = []
+    run = _store_run(store, f"publisher-{number}-run-0")
+    try:
+        for _ in range(rounds):
+            generation = registry.generation_of(registry.champion(store))
+            barrier.wait(_LONGEST_ROUND)
+            ended.append(_promote(store, run, generation, attempts))
+            barrier.wait(_LONGEST_ROUND)
+            if not ended[-1].error:
+                run = _store_run(store, f"publisher-{number}-run-{len(ended)}")
+    except BaseException:
+        barrier.abort()
+        raise
+    answers.send(ended)
+
+
+def _store_run(store: Store, run_id: str) -> StoredRun:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / registry.MODEL).write_bytes(run_id.encode())
+        registry.seal(Path(folder), run_id, datetime.now(UTC))
+        return registry.publish(store, Path(folder))
+
+
+def _promote(store: Store, run: StoredRun, generation: int, attempts: int) -> Ended:
+    def decide(head: Champion | None) -> Verdict:
+        if attempts == 1:
+            raise StoreError("another one was faster")
+        return _verdict(registry.generation_of(head))
+
+    try:
+        registry.promote(store, run, 0.91, _verdict(generation), decide, by=_BY, attempts=attempts)
+    except StoreError as error:
+        return Ended(run.run_id, f"{type(error).__name__}: {error}")
+    return Ended(run.run_id)
+
+
+def _verdict(generation: int) -> Verdict:
+    return Verdict(promoted=True, rules=(), reason="a race", generation=generation)
+
+
+def check_one_winner_each(place: Place, rounds: Sequence[Sequence[Ended]]) -> None:
+    """Each round must have had one winner, whose run is the champion of the next generation."""
+    winners = []
+    for number, ended in enumerate(rounds, 1):
+        won = [end.run_id for end in ended if not end.error]
+        assert len(won) == 1, f"round {number} was won by {won}"
+        winners += won
+        for end in ended:
+            assert end.error == "" or re.fullmatch(r"StoreError: [^\n]+", end.error)
+    assert _champions(place) == winners
+
+
+def check_all_promoted(place: Place, rounds: Sequence[Sequence[Ended]]) -> None:
+    """Every publisher must have promoted its run in every round, each in a generation of its own."""
+    assert [end.error for ended in rounds for end in ended if end.error] == []
+    champions, first = _champions(place), 0
+    for ended in rounds:
+        promoted = champions[first : first + len(ended)]
+        assert sorted(promoted) == sorted(end.run_id for end in ended)
+        first += len(ended)
+    assert first == len(champions)
+
+
+def _champions(place: Place) -> list[str]:
+    """The champions by generation, each of them a whole run that was the champion just once."""
+    store = place.open()
+    heads = list(registry.history(store))[::-1]
+    assert [head.generation for head in heads] == list(range(1, len(heads) + 1))
+    *earlier, last = (registry.history_key(head.generation) for head in heads)
+    # A loser may have copied the last head, ahead of a move that it did not make.
+    assert set(store.entries(registry.HISTORY)) - {last} == set(earlier)
+    for before, head in itertools.pairwise(heads):
+        assert head.previous == before.run_id
+    for head in heads:
+        run = registry.read_run(store, head.run_id, head.manifest_sha256)
+        assert registry.read_file(store, run, registry.MODEL) == head.run_id.encode()
+    champions = [head.run_id for head in heads]
+    assert len(set(champions)) == len(champions)
+    return champions

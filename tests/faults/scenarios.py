@@ -1,0 +1,433 @@
+"""What is interrupted, on any store, and what must hold after every interruption.
+
+A store is brought to where a scenario starts (`prepare`), the scenario is acted in a process that
+something happens to (`act`), and then a fresh reader and a fresh publisher look at what is left
+(`examine`). All of it is made once (`make`) and kept in a folder, since each of these runs in a
+process of its own.
+"""
+
+import copy
+import functools
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from fmnist import publication, registry, upkeep
+from fmnist.config import GateSettings, Settings
+from fmnist.dataset import OFFICIAL_SHA256
+from fmnist.fetch import DataOrigin
+from fmnist.judging import Bench, Judge
+from fmnist.registry import MANIFEST, MODEL, Uses
+from fmnist.report import Run
+from fmnist.store import Entry, FolderStore, Store, open_store
+from tests import records
+from tests.conftest import ROOT, S3Server
+from tests.faults.networks import scorer
+from tests.memory import MemoryStore
+
+FIRST = "20260101T000000Z-00000001"
+SECOND = "20260102T000000Z-00000002"
+THIRD = "20260103T000000Z-00000003"
+POOR = "20260104T000000Z-00000004"
+OVERTAKEN = "20260105T000000Z-00000005"
+_NETWORKS = {
+    FIRST: "good-1",
+    SECOND: "good-2",
+    THIRD: "good-3",
+    POOR: "poor",
+    OVERTAKEN: "good-2",
+}
+_SETTINGS = Settings(gate=GateSettings(champion="not_worse"))
+DATA = DataOrigin("mirrors", official=True, sha256=OFFICIAL_SHA256)
+_BY = "tests/faults"
+
+
+Objects = Mapping[str, bytes]
+
+
+class Broken(AssertionError):
+    """An invariant does not hold; the message says which, and for what."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store, and the environment that it is reached with."""
+
+    url: str
+    environment: Mapping[str, str]
+
+    def open(self) -> Store:
+        """The store, in a process that knows no other settings."""
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "FMNIST_")):
+                del os.environ[name]
+        os.environ.update(self.environment)
+        return open_store(self.url)
+
+
+def environment_of(server: S3Server) -> dict[str, str]:
+    """The environment of a client that knows this server and nothing of the user's."""
+    return server.environment() | {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Something that is done to a store, and what it makes of the champion.
+
+    `start` names the content of the store it begins with. `old` is the champion before, `new` the
+    one after it, and `moves` by how much it raises the generation. `whole` are the runs that the
+    store has in the end, `judged` how many its test set has judged.
+    """
+
+    start: str
+    act: Callable[[Store, Path], None]
+    old: str | None
+    new: str | None
+    moves: int
+    whole: frozenset[str]
+    judged: int
+
+
+# ---- acts ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def bench(folder: Path) -> Bench:
+    """The test images that every network here is judged on."""
+    with np.load(folder / "test.npz") as test:
+        images, labels = test["images"], test["labels"]
+    return Bench(labels, records.CLASS_NAMES, DATA.test_set, scorer(images))
+
+
+def _sealed(folder: Path, run_id: str) -> Path:
+    return folder / run_id / "run"
+
+
+def _publish(run_id: str, store: Store, folder: Path) -> None:
+    run: Run = pickle.loads((folder / run_id / "run.pickle").read_bytes())
+    judge = _judge(run_id, store, folder)
+    registry.count_judged(store, judge.bench.test_set, run_id)
+    publication.publish(run, _sealed(folder, run_id), judge)
+
+
+def _judge(run_id: str, store: Store, folder: Path) -> Judge:
+    return Judge(store, bench(folder), _SETTINGS.gate, run_id, safe_store=True)
+
+
+def _roll_back(store: Store, folder: Path) -> None:
+    registry.rollback(store, FIRST, reason="it was better", by=_BY)
+
+
+def _prune(store: Store, folder: Path) -> None:
+    upkeep.prune(store, keep=1, now=datetime.now(UTC), by=_BY)
+
+
+def _count(store: Store, folder: Path) -> None:
+    registry.count_judged(store, bench(folder).test_set, SECOND)
+
+
+SCENARIOS = {
+    "first promotion": Scenario(
+        "empty",
+        functools.partial(_publish, FIRST),
+        old=None, new=FIRST, moves=1, whole=frozenset({FIRST}), judged=1,
+    ),
+    "replacement": Scenario(
+        "first",
+        functools.partial(_publish, SECOND),
+        old=FIRST, new=SECOND, moves=1, whole=frozenset({FIRST, SECOND}), judged=2,
+    ),
+    "replacement, decided anew": Scenario(
+        "first",
+        functools.partial(_publish, OVERTAKEN),
+        old=FIRST, new=OVERTAKEN, moves=1, whole=frozenset({FIRST, OVERTAKEN}), judged=2,
+    ),
+    "rejected run": Scenario(
+        "first",
+        functools.partial(_publish, POOR),
+        old=FIRST, new=FIRST, moves=0, whole=frozenset({FIRST, POOR}), judged=2,
+    ),
+    "publication after a failure": Scenario(
+        "half of the second",
+        functools.partial(_publish, SECOND),
+        old=FIRST, new=SECOND, moves=1, whole=frozenset({FIRST, SECOND}), judged=2,
+    ),
+    "rollback": Scenario(
+        "second",
+        _roll_back,
+        old=SECOND, new=FIRST, moves=1, whole=frozenset({FIRST, SECOND}), judged=2,
+    ),
+    "prune": Scenario(
+        "third",
+        _prune,
+        old=THIRD, new=THIRD, moves=1, whole=frozenset({SECOND, THIRD}), judged=3,
+    ),
+    "count of uses": Scenario(
+        "first",
+        _count,
+        old=FIRST, new=FIRST, moves=0, whole=frozenset({FIRST}), judged=2,
+    ),
+}  # fmt: skip
+
+
+# ---- making -------------------------------------------------------------------------------------
+
+
+def make(folder: Path) -> None:
+    """Make the networks, the finished runs and the contents of the stores that scenarios need."""
+    subprocess.run(
+        [sys.executable, "-m", "tests.faults.networks", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
+        check=True,
+        capture_output=True,
+    )
+    _check_scorer(folder)
+    store = MemoryStore()
+    contents = {"empty": dict(store.objects)}
+    _finish(OVERTAKEN, store, folder)
+    _finish(FIRST, store, folder)
+    _publish(FIRST, store, folder)
+    contents["first"] = dict(store.objects)
+    _finish(POOR, store, folder)
+    _finish(SECOND, store, folder)
+    _publish(SECOND, store, folder)
+    contents["second"] = dict(store.objects)
+    half = sorted(key for key in store.objects if SECOND in key and not key.endswith(MANIFEST))
+    contents["half of the second"] = contents["first"] | {
+        key: store.objects[key] for key in half[: len(half) // 2]
+    }
+    _finish(THIRD, store, folder)
+    _publish(THIRD, store, folder)
+    contents["third"] = dict(store.objects)
+    (folder / "contents.pickle").write_bytes(pickle.dumps(contents))
+
+
+def _check_scorer(folder: Path) -> None:
+    """NumPy must predict what Keras does, or nothing here would be the read-back of a model."""
+    with np.load(folder / "test.npz") as test:
+        score = scorer(test["images"])
+        for path in folder.glob("*.keras"):
+            found = score(path.read_bytes()).argmax(axis=1)
+            assert (found == test[path.stem]).all(), f"{path.stem} is not scored as Keras does"
+
+
+def _finish(run_id: str, store: Store, folder: Path) -> None:
+    """A finished run's folder and record, judged against the champion of this store."""
+    model = (folder / f"{_NETWORKS[run_id]}.keras").read_bytes()
+    judge = _judge(run_id, copy.deepcopy(store), folder)
+    found = judge.judge(model, since=0)
+    assert found.verdict.promoted is (run_id != POOR), found.verdict
+    run = replace(
+        records.run(run_id=run_id, settings=_SETTINGS),
+        evaluation=found.evaluation,
+        verdict=found.verdict,
+        champion_before=found.champion,
+        against=found.against,
+        data=DATA,
+    )
+    sealed = _sealed(folder, run_id)
+    (sealed / "figures").mkdir(parents=True)
+    # What the registry reads, and a figure for the rest: each further file is the same step again.
+    contents = {
+        MODEL: model,
+        registry.EVALUATION: registry.to_json(run.evaluation),
+        registry.DATA: registry.to_json(run.data),
+        "figures/learning_curves.png": run_id.encode() * 1000,
+    }
+    for name, content in contents.items():
+        (sealed / name).write_bytes(content)
+    registry.seal(sealed, run_id, run.started_at)
+    (folder / run_id / "run.pickle").write_bytes(pickle.dumps(run))
+
+
+@functools.cache
+def _contents(folder: Path) -> Mapping[str, Objects]:
+    found: Mapping[str, Objects] = pickle.loads((folder / "contents.pickle").read_bytes())
+    return found
+
+
+@functools.cache
+def _files(folder: Path) -> Objects:
+    """Every file that any run may have in a store, by its key."""
+    return {
+        f"{registry.run_key(run_id)}/{path.relative_to(_sealed(folder, run_id)).as_posix()}": (
+            path.read_bytes()
+        )
+        for run_id in _NETWORKS
+        for path in _sealed(folder, run_id).rglob("*")
+        if path.is_file()
+    }
+
+
+# ---- looking ------------------------------------------------------------------------------------
+
+
+def prepare(name: str, place: Place, folder: Path) -> None:
+    """Bring an empty place to where a scenario starts."""
+    store = place.open()
+    for key, content in _contents(folder)[SCENARIOS[name].start].items():
+        if isinstance(store, FolderStore):
+            path = Path(place.url) / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        else:
+            store.create(key, content)
+
+
+def examine(name: str, place: Place, folder: Path) -> str:
+    """What is wrong with a store in which a scenario was interrupted; nothing, if all is well.
+
+    A fresh reader must find either champion whole and a history without gap or branch, and a fresh
+    publisher must succeed with the same act, to the same end as if nothing had happened.
+    """
+    scenario, store = SCENARIOS[name], place.open()
+    known: dict[tuple[str, Entry], bytes] = {}
+    who = "a fresh reader"
+    try:
+        _check_readable(scenario, store, folder, known)
+        who = "a fresh publisher"
+        scenario.act(store, folder)
+        who = "a reader after the fresh publisher"
+        _check_readable(scenario, store, folder, known, finished=True)
+    except Exception as error:
+        return f"{who}: {type(error).__name__}: {error}"
+    return ""
+
+
+def _check_readable(
+    scenario: Scenario,
+    store: Store,
+    folder: Path,
+    known: dict[tuple[str, Entry], bytes],
+    *,
+    finished: bool = False,
+) -> None:
+    before = _contents(folder)[scenario.start]
+    old = registry.from_json(registry.Champion, before[registry.CHAMPION], "") if before else None
+    generation = registry.generation_of(old)
+    found = _read_all(store, folder, known)
+    stored = MemoryStore()
+    stored.objects = dict(found)
+
+    head = registry.champion(stored)
+    if head is not None:
+        _check_champion(store, head, folder)
+    moved = registry.generation_of(head) - generation
+    if moved not in ({scenario.moves} if finished else {0, scenario.moves}):
+        raise Broken(f"the generation rose by {moved}")
+    if not moved and found.get(registry.CHAMPION) != before.get(registry.CHAMPION):
+        raise Broken("the head was changed within its generation")
+    if (head.run_id if head else None) != (scenario.new if moved else scenario.old):
+        raise Broken(f"the champion is {head}")
+    _check_history(stored, head, found)
+
+    whole = _whole_runs(stored, found)
+    if finished and whole != scenario.whole:
+        raise Broken(f"the whole runs are {sorted(whole)}")
+    gone = {run for run in _NETWORKS if any(f"/{run}/" in key for key in found)} - scenario.whole
+    if finished and gone:
+        raise Broken(f"there is something left of {sorted(gone)}")
+    _check_count(found, before, scenario, finished=finished)
+
+
+def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes]) -> Objects:
+    """Every object that can be seen; each must be a whole one that belongs there.
+
+    `known` has what was read before of files that never change, so as to read them only once.
+    """
+    objects = {}
+    for key, entry in store.entries("").items():
+        content = known.get((key, entry)) or store.read(key)
+        if content is None:
+            raise Broken(f"{key} is listed and cannot be read")
+        objects[key] = content
+        if key.startswith(registry.RUNS):
+            known[key, entry] = content
+            if content != _files(folder).get(key):
+                raise Broken(f"{key} is a file of no run, or not whole")
+        elif key == registry.CHAMPION or key.startswith(registry.HISTORY):
+            registry.from_json(registry.Champion, content, key)
+        elif key.startswith("test-sets/"):
+            registry.from_json(Uses, content, key)
+        else:
+            raise Broken(f"{key} is nothing that belongs there")
+    return objects
+
+
+def _check_champion(store: Store, head: registry.Champion, folder: Path) -> None:
+    """A reader of the champion gets the very files that were published."""
+    champion, files = registry.read_champion(store)
+    if champion != head:
+        raise Broken(f"the champion read is {champion}, the head is {head}")
+    key = registry.run_key(head.run_id)
+    published = {
+        name.removeprefix(f"{key}/"): content
+        for name, content in _files(folder).items()
+        if name.startswith(f"{key}/")
+    }
+    if files != published:
+        raise Broken(f"the champion {head.run_id} is not the one that was published")
+
+
+def _check_history(store: Store, head: registry.Champion | None, found: Objects) -> None:
+    heads = list(registry.history(store))
+    generations = [past.generation for past in heads]
+    if generations != list(range(registry.generation_of(head), 0, -1)):
+        raise Broken(f"the history has the generations {generations}")
+    for later, earlier in itertools.pairwise(heads):
+        if later.previous != earlier.run_id:
+            raise Broken(f"generation {later.generation} does not follow the one before it")
+    promoted = [past.run_id for past in heads if past.move == "promotion"]
+    if len(promoted) != len(set(promoted)):
+        raise Broken(f"a run was promoted twice: {promoted}")
+    kept = {key for key in found if key.startswith(registry.HISTORY)}
+    earlier_ones = {registry.history_key(past.generation) for past in heads[1:]}
+    # The head may have been copied ahead of a move that did not come.
+    copy = registry.history_key(registry.generation_of(head))
+    if kept - {copy} != earlier_ones:
+        raise Broken(f"the history has the objects {sorted(kept)}")
+    if copy in kept and found[copy] != found[registry.CHAMPION]:
+        raise Broken(f"{copy} is not the head: the history has a branch")
+
+
+def _whole_runs(store: Store, found: Objects) -> Collection[str]:
+    """The runs that have a manifest, each of which must be whole."""
+    whole = set()
+    for run_id in registry.run_ids(store):
+        run = registry.find_run(store, run_id)
+        if run is None:
+            continue
+        whole.add(run_id)
+        for name in run.manifest.files:
+            registry.read_file(store, run, name)
+        prefix = f"{registry.run_key(run_id)}/"
+        listed = {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
+        if listed != {*run.manifest.files, MANIFEST}:
+            raise Broken(f"{run_id} has the files {sorted(listed)}")
+    return whole
+
+
+def _check_count(found: Objects, before: Objects, scenario: Scenario, *, finished: bool) -> None:
+    counts = {
+        objects.get(key): registry.from_json(Uses, objects[key], key).models
+        for objects in (before, found)
+        for key in objects
+        if key.startswith("test-sets/")
+    }
+    earlier = next((counts[content] for key, content in before.items() if content in counts), 0)
+    now = next((counts[content] for key, content in found.items() if content in counts), 0)
+    if now not in ({scenario.judged} if finished else {earlier, scenario.judged}):
+        raise Broken(f"the test set has judged {now} models")
