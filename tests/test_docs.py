@@ -8,6 +8,7 @@ import pytest
 
 from deployments import stack
 from fmnist.cli import all_settings, parse
+from fmnist.commands import COMMANDS as COMMANDS_OF_FMNIST
 from fmnist.errors import ExitCode
 from tests.conftest import ROOT
 
@@ -84,6 +85,18 @@ def test_every_command_of_the_stack_in_the_documents_exists(command: str) -> Non
     with pytest.raises(SystemExit) as ended:
         stack.main([*shlex.split(command.partition("stack.py ")[2]), "--help"])
     assert ended.value.code == 0
+
+
+def test_the_readme_lists_every_console_command() -> None:
+    """With its arguments, in a table of its own."""
+    for name in COMMANDS_OF_FMNIST:
+        assert f"`fmnist {name}" in README, name
+
+
+@pytest.mark.parametrize("written", sorted(set(re.findall(r"`fmnist ([a-z]+)", README))))
+def test_every_console_command_in_the_readme_exists(written: str) -> None:
+    """A reader who types it gets no fault."""
+    assert written in COMMANDS_OF_FMNIST
 
 
 def test_the_documents_and_the_stack_name_the_same_places() -> None:
