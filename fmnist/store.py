@@ -358,8 +358,10 @@ class FolderStore:
                     )
                 case errno.EACCES | errno.EPERM | errno.EROFS:
                     message = f"{where} cannot be written ({error.strerror}); give this user the right to, or set store.url to another folder"
-                case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
-                    message = f"{where} cannot be used, since a file or folder is in the place of the other ({error.filename}); set store.url to another folder"
+                case errno.ENOTDIR | errno.EEXIST:
+                    message = f"{where} cannot be used, since a file is in its place ({error.filename}); set store.url to a folder"
+                case errno.EISDIR:
+                    message = f"{where} cannot be used, since a folder is in a file's place ({error.filename}); set store.url to another folder"
                 case _:
                     message = f"{where} cannot be used: {error.strerror or error}; check the disk, or set store.url to another folder"
             raise StoreError(message, temporary=error.errno in _TEMPORARY_ERRNOS) from error
