@@ -51,7 +51,7 @@ def test_publishers_that_try_again_are_all_promoted(place: Place, laboratory: La
 def test_a_publication_takes_at_most_25_requests(
     laboratory: Laboratory, minio_server: S3Server, tmp_path: Path
 ) -> None:
-    """12 files of 3 MB, read back and promoted, after 10 runs as after 2,000."""
+    """That is for 12 files of 3 MB with their read-back, after 2,000 runs no more than after 10."""
     few = requests_of_publication(laboratory, minio_server, 10, tmp_path)
     many = requests_of_publication(laboratory, minio_server, 2000, tmp_path)
     assert len(few) == len(many) <= 25
