@@ -142,7 +142,7 @@ one_loader = functools.cache(botocore.loaders.create_loader)
 @pytest.fixture(autouse=True)
 def quick_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """boto3 reads its descriptions of services only once, and tries again without its pauses."""
-    monkeypatch.setattr("botocore.loaders.create_loader", one_loader)
+    monkeypatch.setattr("botocore.session.create_loader", one_loader)
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))
 
 

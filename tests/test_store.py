@@ -41,7 +41,7 @@ one_loader = functools.cache(botocore.loaders.create_loader)
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests are repeated without pauses, and boto3 reads its descriptions only once."""
-    monkeypatch.setattr("botocore.loaders.create_loader", one_loader)
+    monkeypatch.setattr("botocore.session.create_loader", one_loader)
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr("fmnist.store.time", SimpleNamespace(sleep=lambda seconds: None))
 
