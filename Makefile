@@ -16,13 +16,13 @@ setup: $(READY) ## make the environment in .venv (again only when the lock chang
 train: $(READY) ## fetch, preprocess, train, evaluate, publish: one run, with the settings in force
 	@$(BIN)/python flows/train.py $(ARGS)
 
-test: $(READY) ## run the quick tests (6 min)
+test: $(READY) ## run the quick tests (10 min)
 	@$(BIN)/python -m pytest $(ARGS)
 
-faults: $(READY) ## run every fault at every step of every publication, on three stores (10 min)
+faults: $(READY) ## run every fault at every step of every publication, on three stores (12 min)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
-e2e: $(READY) ## run the end-to-end tests: the real stack, a browser, the image (15 min)
+e2e: $(READY) ## run the end-to-end tests: the real stack, a browser, the image (17 min)
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 check: $(READY) ## lint, format and types
