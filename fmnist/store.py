@@ -470,25 +470,17 @@ class S3Store:
 
     def create(self, key: str, content: bytes) -> None:
         """See `Store.create`."""
-
-        def settled() -> bool:
-            return self.read(key) == content
-
         if self._single_publisher and (found := self.read(key)) is not None:
             if found != content:
                 raise _already_there(self.location(key))
             return
         try:
-            self._put_on_condition(key, content, settled, IfNoneMatch="*")
+            self._put_on_condition(key, content, IfNoneMatch="*")
         except Conflict:
             raise _already_there(self.location(key)) from None
 
     def swap(self, key: str, version: str | None, content: bytes) -> None:
         """See `Store.swap`."""
-
-        def settled() -> bool:
-            return self.read(key) == content
-
         if self._single_publisher:
             found = self.look(key)
             if (found.version if found else None) != version:
@@ -497,13 +489,11 @@ class S3Store:
                 raise _changed(self.location(key))
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:
-            self._put_on_condition(key, content, settled, **condition)
+            self._put_on_condition(key, content, **condition)
         except Conflict:
             raise _changed(self.location(key)) from None
 
-    def _put_on_condition(
-        self, key: str, content: bytes, settled: Callable[[], bool], **condition: str
-    ) -> None:
+    def _put_on_condition(self, key: str, content: bytes, **condition: str) -> None:
         """Write if the condition holds; what the answer leaves open is settled by reading.
 
         A retried request is refused because its first try went through, and an answer may be lost
@@ -519,7 +509,7 @@ class S3Store:
             if not isinstance(error, Conflict) and not error.temporary:
                 raise
             with contextlib.suppress(StoreError):
-                if settled():
+                if self.read(key) == content:
                     return
             raise
 
