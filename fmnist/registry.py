@@ -36,6 +36,7 @@ A publisher that dies leaves a run without manifest, or a whole run that nobody 
 harmless, and publishing the same run again finishes it.
 """
 
+import functools
 import hashlib
 import random
 import secrets
@@ -44,13 +45,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, AwareDatetime, Field, TypeAdapter, ValidationError
 
 from fmnist.errors import DamagedError, SettingsError, StoreError, without_credentials
 from fmnist.gate import Verdict
-from fmnist.store import Conflict, Store, Stored
+from fmnist.store import Conflict, Store, Stored, flush_folder, write_flushed
 
 MANIFEST = "manifest.json"
 CHAMPION = "champion.json"
@@ -79,6 +80,9 @@ FileName = Annotated[
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Move = Literal["promotion", "forced promotion", "rollback", "retirement"]
 Decide = Callable[["Champion | None"], Verdict]
+
+# Made once for each kind of record: making one takes longer than reading with it.
+_adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 @dataclass(frozen=True)
@@ -183,11 +187,12 @@ def checked_run_id(text: str) -> str:
         SettingsError: it is none, and may lead elsewhere.
     """
     try:
-        return TypeAdapter(RunId).validate_python(text)
+        run_id: str = _adapter(RunId).validate_python(text)
     except ValidationError as error:
         raise SettingsError(
             f"{without_credentials(text)[:100]!r} is no run id; `fmnist runs` lists those of the store"
         ) from error
+    return run_id
 
 
 def run_key(run_id: str) -> str:
@@ -202,7 +207,7 @@ def history_key(generation: int) -> str:
 
 def to_json(record: object) -> bytes:
     """A record as indented JSON, readable by `from_json`."""
-    return TypeAdapter(type(record)).dump_json(record, indent=2) + b"\n"
+    return _adapter(type(record)).dump_json(record, indent=2) + b"\n"
 
 
 def from_json(kind: type[Record], content: bytes, where: str) -> Record:
@@ -212,7 +217,7 @@ def from_json(kind: type[Record], content: bytes, where: str) -> Record:
         DamagedError: the content is not such a record; the message names `where` it lies.
     """
     try:
-        return TypeAdapter(kind).validate_json(content)
+        record: Record = _adapter(kind).validate_json(content)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, fault["loc"]))[:100] or "its content"
@@ -220,6 +225,7 @@ def from_json(kind: type[Record], content: bytes, where: str) -> Record:
             f"{where} cannot be read: {place}: {fault['msg'][:200]}; it was damaged or written by "
             "another version"
         ) from error
+    return record
 
 
 def _digest(content: bytes) -> str:
@@ -239,8 +245,19 @@ def seal(folder: Path, run_id: str, now: datetime) -> Manifest:
         if path.is_file() and path != folder / MANIFEST
     }
     manifest = Manifest(FORMAT, run_id, now, files)
-    (folder / MANIFEST).write_bytes(to_json(manifest))
+    _write_whole(folder / MANIFEST, to_json(manifest))
     return manifest
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, whatever happens meanwhile."""
+    written = path.with_name(f".{path.name}.part")
+    try:
+        write_flushed(written, content)
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
+    flush_folder(path.parent)
 
 
 def publish(store: Store, folder: Path) -> StoredRun:
@@ -425,19 +442,24 @@ def history(store: Store) -> Iterator[Champion]:
 def _heads(store: Store, current: Champion | None) -> Iterator[Champion]:
     while current is not None:
         yield current
-        if current.generation == 1:
-            return
-        key = history_key(current.generation - 1)
-        content = store.read(key)
-        if content is None:
-            raise DamagedError(f"{store.location(key)} is not there: the history has a gap")
-        earlier = _as_champion(content, store.location(key))
-        if earlier.generation != current.generation - 1:
-            raise DamagedError(
-                f"{store.location(key)} is of generation {earlier.generation}: the history is "
-                "out of order"
-            )
-        current = earlier
+        current = _earlier(store, current)
+
+
+def _earlier(store: Store, head: Champion) -> Champion | None:
+    """The head that this one replaced; `None` before the first promotion."""
+    if head.generation == 1:
+        return None
+    key = history_key(head.generation - 1)
+    content = store.read(key)
+    if content is None:
+        raise DamagedError(f"{store.location(key)} is not there: the history has a gap")
+    earlier = from_json(Champion, content, store.location(key))
+    if earlier.generation != head.generation - 1:
+        raise DamagedError(
+            f"{store.location(key)} is of generation {earlier.generation}: the history is "
+            "out of order"
+        )
+    return earlier
 
 
 def promote(
@@ -455,7 +477,8 @@ def promote(
 
     `verdict` is what was decided against the head of its generation; if that is no longer the head,
     or nothing was decided yet, `decide` is asked. Harmless to repeat: a run that became the
-    champion since that generation is not promoted again. `forced` is a person's reason to promote
+    champion since that generation is not promoted again, and the outcome has the verdict that made
+    it the champion. `forced` is a person's reason to promote
     it whatever the verdict.
 
     Raises:
@@ -492,8 +515,12 @@ def promote(
         )
 
     def done_by(head: Champion) -> bool:
+        nonlocal latest
         _refuse_retired(run.run_id, head)
-        return head.run_id == run.run_id and head.move in ("promotion", "forced promotion")
+        done = head.run_id == run.run_id and head.move in ("promotion", "forced promotion")
+        if done and (head.generation - 1 != latest.generation or not latest.decided):
+            latest = decide(_earlier(store, head))
+        return done
 
     in_force = _move(store, verdict.generation, successor, done_by, attempts)
     return Outcome(latest, in_force)
@@ -516,7 +543,10 @@ def rollback(store: Store, run_id: str | None, *, reason: str, by: str) -> Champ
         )
     goal = run_id or first.rollback_to
     if goal is None:
-        raise StoreError(f"there was no champion before {first.run_id}: nothing to go back to")
+        raise StoreError(
+            f"no champion before {first.run_id} is left to go back to; `fmnist rollback RUN` names "
+            "an earlier one, `fmnist promote RUN` any other run"
+        )
 
     def successor(head: Champion | None) -> Champion | None:
         if head is None or head.run_id == goal:
@@ -524,17 +554,19 @@ def rollback(store: Store, run_id: str | None, *, reason: str, by: str) -> Champ
         earlier = next((past for past in _heads(store, head) if past.run_id == goal), None)
         if earlier is None:
             raise StoreError(
-                f"{goal} was never the champion: `fmnist promote {goal}` asks the gate first"
+                f"the history has no champion {goal}: `fmnist promote {goal}` asks the gate first"
             )
         run = read_run(store, goal, earlier.manifest_sha256)
         for name in run.manifest.files:
             read_file(store, run, name)
+        back = earlier.rollback_to
         return replace(
             earlier,
             format=FORMAT,
             moved_at=datetime.now(UTC),
             previous=head.run_id,
             generation=head.generation + 1,
+            rollback_to=back if back and _can_return(store, back, head) else None,
             move="rollback",
             reason=reason,
             by=by,
@@ -654,13 +686,12 @@ def _read_head(store: Store) -> _Head | None:
     stored = store.look(CHAMPION)
     if stored is None:
         return None
-    return _Head(_as_champion(stored.content, store.location(CHAMPION)), stored)
+    return _Head(from_json(Champion, stored.content, store.location(CHAMPION)), stored)
 
 
-def _as_champion(content: bytes, where: str) -> Champion:
-    """A head's record; one of format 1, which had no rollback, goes back to its predecessor."""
-    found = from_json(Champion, content, where)
-    return replace(found, rollback_to=found.previous) if found.format == 1 else found
+def _can_return(store: Store, run_id: str, head: Champion) -> bool:
+    """Whether a run is still there to go back to: not removed, and not being removed."""
+    return run_id not in head.retired and store.read(f"{run_key(run_id)}/{MANIFEST}") is not None
 
 
 # ---- what the store knows beside runs and head --------------------------------------------------

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -330,14 +329,9 @@ class FolderStore:
     def _whole_file(self, target: Path, content: bytes) -> Iterator[Path]:
         """A temporary file beside the target, flushed to disk; afterwards, so is its folder."""
         _make_folder(target.parent, self._root)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
-        written = Path(name)
+        written = target.with_name(f".{uuid.uuid4().hex}.part")
         try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            written.chmod(0o644)
+            write_flushed(written, content)
             yield written
             flush_folder(target.parent)
         finally:
@@ -381,6 +375,18 @@ def _make_folder(folder: Path, root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(doubtful):
         flush_folder(path.parent)
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a new file that survives a power cut once its folder was flushed too.
+
+    Raises:
+        OSError: it cannot be written, or there is one.
+    """
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def flush_folder(folder: Path) -> None:

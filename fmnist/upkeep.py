@@ -1,6 +1,5 @@
 """Look after a store: verify what is in it, remove what is old, bring the champion out of it."""
 
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from fmnist import registry
 from fmnist.errors import DamagedError, SettingsError, StoreError
 from fmnist.progress import track
 from fmnist.registry import CHAMPION, HISTORY, MANIFEST, RUNS, VERDICTS, Champion, StoredRun, Uses
-from fmnist.store import Entry, FolderStore, Store, flush_folder
+from fmnist.store import Entry, FolderStore, Store, flush_folder, write_flushed
 
 GRACE = timedelta(hours=24)
 
@@ -425,7 +424,8 @@ def pull(store: Store, folder: Path) -> Pulled:
                 "name another folder, or move it away"
             )
         for name, content in files.items():
-            _write(temporary / name, content)
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            write_flushed(temporary / name, content)
         for path in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
             flush_folder(path)
         temporary.rename(folder)
@@ -445,11 +445,3 @@ def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:
         return all((folder / name).read_bytes() == content for name, content in files.items())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -601,6 +601,38 @@ def test_a_run_that_was_not_decided_is_decided_when_it_is_published(
     assert kept == ([] if model == GOOD else [published.verdict])
 
 
+@pytest.mark.parametrize("overtaken", [True, False], ids=["overtaken", "not decided"])
+def test_a_publication_tried_anew_has_the_verdict_that_counted(overtaken: bool, make: Make) -> None:
+    """If every answer to the promotion was lost, the retry returns what was decided before it."""
+    store = MemoryStore()
+    promote(store, make(store, b"9050", "first"))
+    run, folder = make(store, BETTER, gate=BETTER_ONLY)
+    if overtaken:
+        promote(store, make(store, GOOD, "rival"))
+    else:
+        run = replace(run, verdict=undecided("the store was away", 0))
+    before = registry.champion(store)
+    assert before
+
+    def lose_answers(verb: str, key: str) -> None:
+        if (verb, key) == ("swap", CHAMPION):
+            store.after = lambda verb, key: None
+            raise StoreError("no answer", temporary=True)
+
+    store.after = lose_answers
+    judge = judge_of(store, gate=BETTER_ONLY)
+    with pytest.raises(StoreError, match="no answer"):
+        publication.publish(run, folder, judge)
+    published = publication.publish(run, folder, judge)
+    assert (published.verdict.word, published.verdict.generation) == ("promoted", before.generation)
+    assert (published.champion_before, published.champion_after) == (before, run.run_id)
+    assert isinstance(published.against, Comparison)
+    assert published.against.champion == before.run_id
+    champion = registry.champion(store)
+    assert champion and champion.reason == published.verdict.reason
+    assert champion.generation == before.generation + 1
+
+
 def test_a_comparison_is_stored_with_the_run(make: Make) -> None:
     """With a champion there is `comparison.json`, which reads back equal; without there is none."""
     store = MemoryStore()

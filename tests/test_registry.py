@@ -1,7 +1,9 @@
 """Runs and the champion: what is written, in which order, and what a crash leaves behind."""
 
+import errno
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +29,7 @@ from fmnist.registry import (
 )
 from fmnist.store import Conflict, FolderStore, Store
 from tests import records
+from tests.conftest import files_in
 from tests.memory import MemoryStore
 
 NOW = datetime(2026, 3, 14, 9, 26, 53, 589793, tzinfo=UTC)
@@ -196,6 +199,25 @@ def test_the_manifest_lists_every_file(sealed: Path) -> None:
             for name, content in (FILES | {"id": records.RUN_ID.encode()}).items()
         },
     )
+
+
+@pytest.mark.parametrize("place", ["write_flushed", "Path.replace"])
+def test_a_manifest_is_there_whole_or_not_at_all(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full just then leaves a folder without one, which is no finished run."""
+
+    def fail(path: Path, *_: object) -> None:
+        path.write_bytes(b'{"format"')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"fmnist.registry.{place}", fail)
+        with pytest.raises(OSError, match="No space left"):
+            seal(tmp_path / "run", records.RUN_ID)
+    assert files_in(tmp_path / "run") == {*FILES, "id"}
+    registry.seal(tmp_path / "run", records.RUN_ID, NOW)
+    assert files_in(tmp_path / "run") == ALL
 
 
 def test_the_manifest_is_written_last(sealed: Path) -> None:
@@ -492,7 +514,7 @@ def test_promoting_again_is_harmless(sealed: Path) -> None:
     store.objects[CHAMPION] = registry.to_json(records.champion())
     run = registry.publish(store, sealed)
     first = promote(store, run)
-    for verdict in (passed(records.champion()), passed(first), passed(None)):
+    for verdict in (passed(records.champion()), passed(first)):
         outcome = registry.promote(store, run, 0.99, verdict, never, by=BY)
         assert outcome == Outcome(verdict, first)
     assert registry.champion(store) == first
@@ -663,13 +685,16 @@ def test_a_champion_of_the_first_format_is_followed(put: Put) -> None:
         "of-before",
         "long-ago",
     )
-    assert (found.rollback_to, found.move) == ("long-ago", "promotion")
+    # Nothing tells the digest of the one before, so that nobody can go back to it unseen.
+    assert (found.rollback_to, found.move) == (None, "promotion")
     assert found.moved_at == datetime(2026, 3, 1, 0, 2, tzinfo=UTC)
 
     promoted = promote(store, put(store, "new"))
     assert (promoted.format, promoted.generation, promoted.previous) == (2, 2, "of-before")
     assert store.objects[registry.history_key(1)] == content
     assert rollback(store).run_id == "of-before"
+    with pytest.raises(StoreError, match="no champion before of-before is left"):
+        rollback(store)
     assert moves(store) == [
         (3, "rollback", "of-before"),
         (2, "promotion", "new"),
@@ -870,6 +895,32 @@ def test_the_last_attempt_may_have_gone_through_too(put: Put) -> None:
     assert moves(store) == [(1, "promotion", "two")]
 
 
+@pytest.mark.parametrize(
+    "open_one", [rejected(None), undecided("the store was away", 0), undecided("", 1)]
+)
+def test_a_promotion_tried_anew_has_the_verdict_that_counted(open_one: Verdict, put: Put) -> None:
+    """Where the decision that promoted was a later one than the caller's, it is made once more.
+
+    It is asked against the champion that was replaced, whoever is in force now.
+    """
+    store = MemoryStore()
+    first = promote(store, put(store, "one"))
+    run = put(store, "two")
+    promote(store, run)
+    promote(store, put(store, "rival"))
+    asked = []
+
+    def decide(head: Champion | None) -> Verdict:
+        asked.append(head)
+        return passed(head)
+
+    outcome = registry.promote(store, run, 0.92, open_one, decide, by=BY)
+    assert asked == [first]
+    assert outcome.verdict == passed(first)
+    assert outcome.champion and outcome.champion.run_id == "rival"
+    assert len(moves(store)) == 3
+
+
 def test_a_promotion_tried_anew_after_a_failure_is_not_repeated(put: Put) -> None:
     """A later call with the same verdict finds that its move has been made, and was followed."""
     store = MemoryStore()
@@ -916,7 +967,7 @@ def test_only_a_champion_of_before_can_be_gone_back_to(put: Put) -> None:
     champion = promote(store, put(store, "one"))
     put(store, "two")
     for run_id in ("absent", "two"):
-        with pytest.raises(StoreError, match=f"{run_id} was never the champion") as caught:
+        with pytest.raises(StoreError, match=f"history has no champion {run_id}") as caught:
             rollback(store, run_id)
         assert f"fmnist promote {run_id}" in str(caught.value)
     assert registry.champion(store) == champion
@@ -930,11 +981,32 @@ def test_rollbacks_go_back_step_by_step(put: Put) -> None:
     for run_id in "ABC":
         promote(store, put(store, run_id))
     assert [rollback(store).run_id, rollback(store).run_id] == ["B", "A"]
-    with pytest.raises(StoreError, match="no champion before A"):
+    with pytest.raises(StoreError, match="no champion before A is left"):
         rollback(store)
     assert [run_id for _, _, run_id in moves(store)] == list("ABCBA")
     promote(store, put(store, "D"))
     assert rollback(store).run_id == "A"
+
+
+@pytest.mark.parametrize("gone", ["being removed", "removed", "removed and forgotten"])
+def test_a_rollback_leaves_no_way_back_to_a_run_that_is_gone(gone: str, put: Put) -> None:
+    """After A, B and C, without A, it leads to B, from where nothing is left to go back to."""
+    store = MemoryStore()
+    for run_id in "ABC":
+        promote(store, put(store, run_id))
+    registry.retire(store, ["A"], by=BY)
+    if gone != "being removed":
+        for name in ALL:
+            store.delete(f"runs/A/{name}")
+    if gone == "removed and forgotten":
+        put(store, "D")
+        registry.retire(store, ["D"], by=BY)
+    back = rollback(store)
+    assert (back.run_id, back.rollback_to) == ("B", None)
+    with pytest.raises(StoreError, match="no champion before B is left") as caught:
+        rollback(store)
+    assert caught.value.exit_code == ExitCode.STORE
+    assert registry.champion(store) == back
 
 
 @pytest.mark.parametrize("name", [*FILES, "id", MANIFEST])

@@ -444,7 +444,7 @@ CODES = {
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
 @pytest.mark.parametrize("verb", ["create", "swap"])
-@pytest.mark.parametrize("step", ["os.open", "os.fsync", "last step"])
+@pytest.mark.parametrize("step", ["open", "os.fsync", "last step"])
 def test_a_write_that_fails_leaves_the_folder_as_it_was(
     code: int, verb: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,8 +456,8 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(
     what, to_do, temporary = CODES[code]
     with monkeypatch.context() as patched:
         match step:
-            case "os.open":
-                patched.setattr("tempfile.mkstemp", broken(code))
+            case "open":
+                patched.setattr(Path, "open", broken(code))
             case "os.fsync":
                 patched.setattr(os, "fsync", broken(code))
             case _ if verb == "create":
