@@ -32,7 +32,6 @@ _MEGABYTE = 2**20
 # What one run writes at most, in bytes: four downloads, two of them at a time; the arrays and the
 # published files; the published files alone; a model that is loaded.
 _ROOM = {"data.cache": 64, "store.work": 128, "store.url": 32, "temporary files": 32}
-_PROBE = ".probe"
 _LARGEST_CLOCK_DIFFERENCE = 60
 _READS = 5
 _LONGEST_READ = 1.0
@@ -194,11 +193,10 @@ def _conditions(settings: Settings, *, honours: bool) -> str:
 
 
 def _clock(store: Store) -> str:
-    """The check has just written the probe, so it is as old as the clocks differ."""
-    probe = store.entries(_PROBE).get(_PROBE)
-    if probe is None:
+    clock = store.clock()
+    if clock is None:
         return "the store's is that of this machine"
-    difference = (datetime.now(UTC) - probe.modified).total_seconds()
+    difference = (datetime.now(UTC) - clock).total_seconds()
     if abs(difference) > _LARGEST_CLOCK_DIFFERENCE:
         raise StoreError(
             f"this machine's is {abs(difference):.0f} s {'ahead of' if difference > 0 else 'behind'}"

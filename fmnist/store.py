@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -115,6 +116,8 @@ class Store(Protocol):
     def entries(self, prefix: str) -> Mapping[str, Entry]:
         """Every object at any depth below a prefix that ends with `/`, by its key.
 
+        As in `names`, what starts with a dot is left out.
+
         Raises:
             StoreError: the store cannot be listed.
         """
@@ -124,6 +127,13 @@ class Store(Protocol):
 
         Raises:
             StoreError: the store cannot be written.
+        """
+
+    def clock(self) -> datetime | None:
+        """What time it is by the store's own clock; `None` where that is this machine's.
+
+        Raises:
+            StoreError: the store cannot be listed.
         """
 
     def location(self, key: str) -> str:
@@ -279,6 +289,9 @@ class FolderStore:
                     continue
                 except OSError:
                     break
+
+    def clock(self) -> None:
+        """See `Store.clock`."""
 
     def location(self, key: str) -> str:
         """See `Store.location`."""
@@ -558,11 +571,15 @@ class S3Store:
 
     def entries(self, prefix: str) -> Mapping[str, Entry]:
         """See `Store.entries`."""
-        return {
+        found = {
             item["Key"].removeprefix(self._prefix): Entry(item["Size"], item["LastModified"])
             for page in self._pages(prefix)
             for item in page.get("Contents", ())
-            if not item["Key"].endswith("/")
+        }
+        return {
+            key: entry
+            for key, entry in found.items()
+            if not key.endswith("/") and "/." not in f"/{key}"
         }
 
     def _pages(self, prefix: str, **options: str) -> list[Any]:
@@ -581,6 +598,16 @@ class S3Store:
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
         self._request(delete)
+
+    def clock(self) -> datetime | None:
+        """See `Store.clock`. Each answer tells the time (RFC 9110, 6.6.1)."""
+        answer = self._request(
+            lambda: self._client.list_objects_v2(
+                Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1
+            )
+        )
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(date) if date else None
 
     def _request(self, action: Callable[[], Answer]) -> Answer:
         """Do it, and again after a pause where the server asks for that or its answer broke off.

@@ -71,6 +71,9 @@ class MemoryStore:
         self.writes.append(("delete", key))
         self.after("delete", key)
 
+    def clock(self) -> None:
+        """This machine's."""
+
     def location(self, key: str) -> str:
         """Where the object lies."""
         return f"memory/{key}"

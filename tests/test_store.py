@@ -243,13 +243,16 @@ def test_names_are_what_lies_directly_below(store: Store) -> None:
 
 
 def test_entries_are_all_below(store: Store) -> None:
-    """Every object at any depth has its full key, its size and when it was written."""
+    """Every object at any depth has its full key, size and time of writing; no dot names."""
     assert store.entries("runs/") == {}
     before = datetime.now(UTC)
     sizes = {"runs/a": 0, "runs/b/1": 1, "runs/b/c/ü x": 3000}
     for key, size in sizes.items():
         store.create(key, b"x" * size)
     store.create("runs-2/a", b"1")
+    store.check()
+    for key in ("runs/.hidden", "runs/.folder/x"):
+        store.create(key, b"1")
     found = store.entries("runs/")
     assert {key: entry.size for key, entry in found.items()} == sizes
     for entry in found.values():

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -75,6 +76,13 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            """The server's clock, as each answer tells it."""
+            return super().date_time_string(
+                (timestamp or time.time()) + state.clock.total_seconds()
+            )
+
         disable_nagle_algorithm = True  # headers and body are two packets
 
         def _answer(self) -> None:
