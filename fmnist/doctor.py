@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+from pydantic import ValidationError
 
 from fmnist import fetch, publication, registry
 from fmnist.config import MIRRORS, Settings, deviations
@@ -248,10 +249,9 @@ def _champion(store: Store) -> str:
 
 
 def _prefect() -> str:
-    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    url, login = _prefect_settings()
     if not url:
         return "PREFECT_API_URL is not set: an ad hoc run starts a temporary server"
-    login = os.environ.get("PREFECT_API_AUTH_STRING")
     key = base64.b64encode(os.fsencode(login or "")).decode()
     headers = {"authorization": f"Basic {key}"} if login else {}
     try:
@@ -285,6 +285,23 @@ def _prefect() -> str:
             f"{url} has Prefect {version}, older than {here} here; update the server first"
         )
     return f"{url} answers, with Prefect {version}"
+
+
+def _prefect_settings() -> tuple[str, str | None]:
+    """Address and login of the Prefect API: the environment's, or those of Prefect's profile."""
+    from prefect.settings import Settings as PrefectSettings  # slow, and only needed here
+
+    try:
+        api = PrefectSettings().api
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"])) or "an address"
+        raise PrefectError(
+            f"Prefect's settings cannot be read: {place}: {fault['msg']}; correct PREFECT_API_URL, "
+            "or whatever else is wrong in the environment or in Prefect's profile"
+        ) from error
+    login = api.auth_string.get_secret_value() if api.auth_string else None
+    return (api.url or "").rstrip("/"), login
 
 
 def _version(package: str) -> str:

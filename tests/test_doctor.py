@@ -42,8 +42,9 @@ real = pytest.mark.minio
 
 
 @pytest.fixture(autouse=True)
-def no_prefect_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_prefect_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test may ask the server of the person who runs it."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
 
@@ -461,6 +462,30 @@ def test_a_prefect_server_is_asked_with_the_login(
         finding = findings(settings(tmp_path))["Prefect API"]
     assert finding.ok and f"{address}/api" in finding.text and str(Prefect.version) in finding.text
     assert "hush-hush" not in finding.text
+
+
+@pytest.mark.usefixtures("source")
+def test_a_prefect_server_of_the_profile_is_asked(tmp_path: Path) -> None:
+    """Address and login may stand in Prefect's profile, where `prefect config set` puts them."""
+    with serving(Prefect) as address:
+        profile = tmp_path / "prefect" / "profiles.toml"
+        profile.parent.mkdir()
+        profile.write_text(
+            f'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{address}/api"\n'
+            f'PREFECT_API_AUTH_STRING = "{Prefect.login}"\n'
+        )
+        finding = findings(settings(tmp_path))["Prefect API"]
+    assert finding.ok and f"{address}/api" in finding.text
+    assert "hush-hush" not in finding.text
+
+
+@pytest.mark.usefixtures("source")
+def test_settings_of_prefect_that_cannot_be_read_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong value has its line, as every other fault."""
+    monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "long")
+    bad(settings(tmp_path), "Prefect API", ExitCode.PREFECT, "request_timeout", "profile")
 
 
 PREFECT_FAULTS: dict[str, tuple[dict[str, object], str, str, tuple[str, ...]]] = {
