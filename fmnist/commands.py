@@ -21,7 +21,7 @@ from rich.text import Text
 
 from fmnist import cli, comparison, console, publication, registry, upkeep
 from fmnist import fetch as fetching
-from fmnist.comparison import Comparison, Incomparable
+from fmnist.comparison import Comparison, Incomparable, in_digits, in_points
 from fmnist.config import GateSettings, Settings, deviations, sections
 from fmnist.console import Argument, Call, Command, Ended, count_of, reason_of
 from fmnist.dataset import LabelledImages, read_labelled_images
@@ -280,7 +280,7 @@ def compare(call: Call) -> Ended:
             scores.name,
             f"{scores.champion:.4f}",
             f"{scores.challenger:.4f}",
-            _points(-scores.drop),
+            in_points(-scores.drop),
         )
     call.say("", "recall by class", table)
     for run, is_same in zip(stored, same, strict=True):
@@ -291,8 +291,8 @@ def compare(call: Call) -> Ended:
         ExitCode.PROMOTED,
         (
             "ok",
-            f"{_points(found.difference)} points [{_points(low)}, {_points(high)}]",
-            f"p {_p_value(found.p_value)}",
+            f"{in_points(found.difference)} points [{in_points(low)}, {in_points(high)}]",
+            f"p {in_digits(found.p_value)}",
             f"{len(found.changed):,} of {found.images:,} images changed sides",
         ),
         {
@@ -310,9 +310,9 @@ def _comparison_lines(
     low, high = found.interval.low, found.interval.high
     return [
         f"accuracy        {before} {found.champion_accuracy:.4f}, {after} {found.accuracy:.4f}",
-        f"difference      {_points(found.difference)} points, {CONFIDENCE:.0%} interval "
-        f"{_points(low)} to {_points(high)}",
-        f"McNemar's test  p {_p_value(found.p_value)}, exact, two-sided",
+        f"difference      {in_points(found.difference)} points, {CONFIDENCE:.0%} interval "
+        f"{in_points(low)} to {in_points(high)}",
+        f"McNemar's test  p {in_digits(found.p_value)}, exact, two-sided",
         f"changed sides   {len(found.changed):,} of {found.images:,} images: {found.gained:,} only "
         f"the {after} has right, {found.lost:,} only the {before}",
     ]
@@ -678,16 +678,6 @@ def _table(*header: str, width: int, right: tuple[int, ...] = ()) -> Table:
 
 def _accuracy(accuracy: float, interval: Interval) -> str:
     return f"{accuracy:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
-
-
-def _points(difference: float) -> str:
-    """A difference of two shares in points, with its sign."""
-    # Adding 0 makes of -0.0 a 0.
-    return f"{round(difference * 100, 2) + 0:+.2f}"
-
-
-def _p_value(p_value: float) -> str:
-    return f"{p_value:.4f}" if p_value >= 0.0001 else "below 0.0001"
 
 
 def _counted(count: int, what: str) -> str:

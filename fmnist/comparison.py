@@ -166,6 +166,17 @@ def compare(
     )
 
 
+def in_points(difference: float) -> str:
+    """A difference of two shares in points, with its sign."""
+    # Adding 0 makes of -0.0 a 0.
+    return f"{round(difference * 100, 2) + 0:+.2f}"
+
+
+def in_digits(p_value: float) -> str:
+    """A p value in four digits, which are never all 0."""
+    return f"{p_value:.4f}" if p_value >= 0.0001 else "below 0.0001"
+
+
 def mcnemar_p_value(gained: int, lost: int) -> float:
     """McNemar's exact test, two-sided: are gains and losses as even as a fair coin's?
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from fmnist.comparison import Comparison, Incomparable
+from fmnist.comparison import Comparison, Incomparable, in_digits, in_points
 from fmnist.config import GateSettings, Settings, deviations
 from fmnist.environment import Environment
 from fmnist.evaluation import CONFIDENCE, ClassScores, Evaluation
@@ -206,7 +206,7 @@ def _compared(against: Comparison, asked: Sequence[str], figure: str | None) -> 
             scores.name,
             f"{scores.champion:.4f}",
             f"{scores.challenger:.4f}",
-            _points(-scores.drop),
+            in_points(-scores.drop),
             f"{scores.gained:,}",
             f"{scores.lost:,}",
         ]
@@ -239,26 +239,19 @@ def _asked(gate: GateSettings) -> list[str]:
 
 def _difference(against: Comparison) -> list[list[str]]:
     low, high = against.interval.low, against.interval.high
-    chance = f"{against.p_value:.4f}" if against.p_value >= 0.0001 else "below 0.0001"
     return [
         ["accuracy of the champion", f"{against.champion_accuracy:.4f}"],
         ["accuracy of the challenger", f"{against.accuracy:.4f}"],
         [
             "difference",
-            f"{_points(against.difference)} points, {CONFIDENCE:.0%} interval {_points(low)} to "
-            f"{_points(high)}",
+            f"{in_points(against.difference)} points, {CONFIDENCE:.0%} interval {in_points(low)} to "
+            f"{in_points(high)}",
         ],
-        ["McNemar's exact test", f"p {chance}, two-sided"],
+        ["McNemar's exact test", f"p {in_digits(against.p_value)}, two-sided"],
         ["images that changed sides", f"{len(against.changed):,}, all in `comparison.json`"],
         ["gained: only the challenger is right", f"{against.gained:,}"],
         ["lost: only the champion is right", f"{against.lost:,}"],
     ]
-
-
-def _points(difference: float) -> str:
-    """A difference of two shares in points, with its sign."""
-    # Adding 0 makes of -0.0 a 0.
-    return f"{round(difference * 100, 2) + 0:+.2f}"
 
 
 def _confused_pairs(evaluation: Evaluation) -> str:
