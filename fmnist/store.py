@@ -445,7 +445,6 @@ class S3Store:
                     # Several S3-compatible servers refuse the checksums newer clients add.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
-                    s3={"addressing_style": "path"},
                     retries={"mode": "standard", "total_max_attempts": 4},
                     connect_timeout=5,
                     read_timeout=30,

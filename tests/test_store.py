@@ -296,6 +296,30 @@ def test_what_is_deleted_is_gone(store: Store) -> None:
     assert store.read("runs/a/x") == b"2"
 
 
+def test_two_who_delete_the_same_do_not_hinder_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file or folder that another removes at that moment is no failure, and all above it go."""
+    store = FolderStore(str(tmp_path / "s"))
+    store.create("runs/a/b/x", b"1")
+    rmdir = Path.rmdir
+
+    def lose_the_race(path: Path) -> None:
+        rmdir(path)
+        if path.name == "b":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rmdir", lose_the_race)
+        store.delete("runs/a/b/x")
+    assert store.names("") == []
+    store.create("runs/a/x", b"1")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", lambda _: True)
+        store.delete("runs/a/y")
+    assert store.read("runs/a/x") == b"1"
+
+
 def test_location_is_where_a_person_finds_the_object(store: Store, tmp_path: Path) -> None:
     """A location is the object's path, or its bucket and full key."""
     store.create("runs/a", b"here")
@@ -949,10 +973,17 @@ ANSWERS = {
     "too many requests": (429, refusal("TooManyRequests"), "429", True),
     "conflict": (409, refusal("ConditionalRequestConflict"), "409", True),
     "not implemented": (400, refusal("InvalidRequest"), "400 InvalidRequest", False),
-    "storage full": (507, refusal("XMinioStorageFull"), "is full (XMinioStorageFull)", False),
+    "unknown condition": (501, refusal("Unknown"), "501 Unknown", False),
+    "no bucket": (404, refusal("NoSuchBucket"), "does not exist: create it", False),
+    "no room, by status": (507, refusal("NoRoom"), "is full (NoRoom)", False),
+    "no room, by name": (400, refusal("XMinioStorageFull"), "is full (XMinioStorageFull)", False),
     "quota": (403, refusal("QuotaExceeded"), "is full (QuotaExceeded)", False),
     "admin quota": (400, refusal("XMinioAdminBucketQuotaExceeded"), "is full", False),
     "forbidden": (403, refusal("AccessDenied"), "refuses PutObject (AccessDenied)", False),
+    "unauthorized": (401, refusal("Unauthorized"), "right to list, read and write there", False),
+    "wrong clock": (403, refusal("RequestTimeTooSkewed"), "by NTP", False),
+    "wrong signature": (403, refusal("SignatureDoesNotMatch"), "refuses the key (Sig", False),
+    "wrong token": (400, refusal("InvalidToken"), "refuses the key (InvalidToken)", False),
     "expired": (400, refusal("ExpiredToken"), "refuses the key (ExpiredToken)", False),
     "unknown key": (403, refusal("InvalidAccessKeyId"), "refuses the key (Inv", False),
 }
@@ -990,6 +1021,61 @@ def test_a_server_that_forgets_is_not_trusted(serve: Callable[..., str]) -> None
         open_store("s3://bucket/runs").check, "s3://bucket/runs/", "does not read back",
         temporary=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "Unknown"), (400, "NotImplemented")])
+def test_a_condition_that_is_not_known_is_left_out_by_a_single_publisher(
+    serve: Callable[..., str], status: int, code: str
+) -> None:
+    """Be it told by status or by name, the object is then written without it."""
+    written = []
+
+    class Unknowing(Answering):
+        def do_PUT(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            known = "If-None-Match" not in self.headers
+            if known:
+                written.append((self.path, content))
+            body = b"" if known else refusal(code)
+            self.send_response(200 if known else status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            body = refusal("NoSuchKey")
+            self.send_response(404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    serve(Unknowing)
+    open_store("s3://bucket/runs", single_publisher=True).create("a", b"1")
+    assert written == [("/bucket/runs/a", b"1")]
+
+
+def test_what_older_servers_refuse_is_not_sent(
+    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checksum beyond S3's first, sent or asked for, and the bucket in the path, not the name."""
+    seen = []
+
+    class Watching(Answering):
+        refused = ()
+
+        def parse_request(self) -> bool:
+            parsed = super().parse_request()
+            seen.append((self.path, " ".join(self.headers).lower()))
+            return parsed
+
+    endpoint = serve(Watching)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint.replace("127.0.0.1", "localhost"))
+    store = open_store("s3://bucket/runs")
+    store.create("a", b"1")
+    store.read("a")
+    assert [path for path, _ in seen] == ["/bucket/runs/a"] * 2
+    for _, headers in seen:
+        assert "checksum" not in headers and "trailer" not in headers
 
 
 def test_a_connection_cut_while_reading_is_temporary(serve: Callable[..., str]) -> None:
