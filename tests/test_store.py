@@ -264,6 +264,19 @@ def test_entries_are_all_below(store: Store) -> None:
 
 
 @real
+def test_the_folders_of_a_bucket_browser_are_no_objects(bucket: str) -> None:
+    """The empty objects that browsers make for folders, whose keys end in a slash, are left out."""
+    store = open_store(f"s3://{bucket}/x")
+    store.create("runs/a/1", b"1")
+    client = boto3.session.Session().client("s3")
+    for key in ("x/runs/", "x/runs/a/", "x/runs/b/"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"")
+    assert store.entries("runs/").keys() == {"runs/a/1"}
+    assert store.names("runs/a/") == ["1"]
+    assert store.names("") == ["runs/"]
+
+
+@real
 def test_more_objects_than_a_page_are_listed(bucket: str) -> None:
     """A listing that the server gives in several answers is whole."""
     client = boto3.session.Session().client("s3")
