@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -146,11 +147,15 @@ def test_run_ids_sort_by_time() -> None:
     assert ids == sorted(ids)
 
 
-def test_a_run_id_is_utc_time_and_a_random_part() -> None:
+def test_a_run_id_is_utc_time_and_a_random_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """An id is the start in UTC, whatever the zone of the clock, and eight random digits."""
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
     local = NOW.astimezone(timezone(timedelta(hours=-7)))
     for moment in (NOW, local):
         assert re.fullmatch(r"20260314T092653Z-[0-9a-f]{8}", registry.new_run_id(moment))
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_a_runs_files_lie_below_its_id() -> None:
@@ -462,6 +467,33 @@ def test_a_record_nested_without_end_is_damaged(content: bytes) -> None:
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"not JSON", "its content"),
+        (b'{"format": 9}', "format"),
+        (b'{"format": 2, "run_id": "a", "created_at": "2026-03-14T00:00:00Z", '
+         b'"files": {"a": {"size": -1, "sha256": "ab"}}}', "files.a.size"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_record_is_named_by_its_place(content: bytes, place: str) -> None:
+    """A person finds in the message where in the file the fault is."""
+    with pytest.raises(DamagedError, match=f"here cannot be read: {place}: "):
+        registry.from_json(Manifest, content, "here")
+
+
+@pytest.mark.parametrize("key", ["runs/a/manifest.json", "history/00000001.json"])
+def test_a_damaged_object_is_named(key: str, put: Put) -> None:
+    """Whichever is read, the message says which it was."""
+    store = MemoryStore()
+    for run_id in ("a", "b"):
+        promote(store, put(store, run_id))
+    store.objects[key] = b"damaged"
+    with pytest.raises(DamagedError, match=f"memory/{key} cannot be read"):
+        registry.find_run(store, "a")
+        list(registry.history(store))
+
+
 # ---- the champion -------------------------------------------------------------------------------
 
 
@@ -692,7 +724,10 @@ def test_a_champion_of_the_first_format_is_followed(put: Put) -> None:
     promoted = promote(store, put(store, "new"))
     assert (promoted.format, promoted.generation, promoted.previous) == (2, 2, "of-before")
     assert store.objects[registry.history_key(1)] == content
-    assert rollback(store).run_id == "of-before"
+    before = datetime.now(UTC)
+    back = rollback(store)
+    assert (back.run_id, back.format) == ("of-before", FORMAT)
+    assert back.moved_at >= before
     with pytest.raises(StoreError, match="no champion before of-before is left"):
         rollback(store)
     assert moves(store) == [
@@ -1231,6 +1266,17 @@ def test_a_retirement_whose_answer_was_lost_is_not_repeated(put: Put) -> None:
     assert registry.retire(store, ["A"], by=BY) == ()
     head = registry.champion(store)
     assert head and (head.generation, head.by, head.retired) == (6, "a rival", ("B",))
+
+
+def test_a_retirement_that_met_another_still_retires(put: Put) -> None:
+    """Another's retirement of other runs, in between, is not taken for one's own."""
+    store = MemoryStore()
+    for run_id in "ABCD":
+        promote(store, put(store, run_id))
+    once(store, "before", "swap", CHAMPION, lambda: registry.retire(store, ["B"], by="a rival"))
+    assert registry.retire(store, ["A"], by=BY) == ("A",)
+    head = registry.champion(store)
+    assert head and set(head.retired) == {"A", "B"}
 
 
 def test_retired_runs_are_remembered_until_they_are_gone(put: Put) -> None:
