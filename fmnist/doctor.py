@@ -8,6 +8,7 @@ import shutil
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -196,7 +197,7 @@ def _conditions(settings: Settings, *, honours: bool) -> str:
 def _clock(store: Store) -> str:
     clock = store.clock()
     if clock is None:
-        return "the store's is that of this machine"
+        return "the store has no other than this machine's, or does not tell"
     difference = (datetime.now(UTC) - clock).total_seconds()
     if abs(difference) > _LARGEST_CLOCK_DIFFERENCE:
         raise StoreError(
@@ -292,13 +293,19 @@ def _prefect_settings() -> tuple[str, str | None]:
     from prefect.settings import Settings as PrefectSettings  # slow, and only needed here
 
     try:
-        api = PrefectSettings().api
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "an address"
+        with warnings.catch_warnings():
+            # A run ends at such a file, which is only passed over here.
+            warnings.filterwarnings("error", "Failed to load profiles")
+            api = PrefectSettings().api
+    # Not all of what can be wrong in Prefect's files is an error of its own.
+    except (OSError, ValueError, UserWarning) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            fault = error.errors(include_url=False, include_input=False)[0]
+            reason = f"{'.'.join(map(str, fault['loc'])) or 'an address'}: {fault['msg']}"
         raise PrefectError(
-            f"Prefect's settings cannot be read: {place}: {fault['msg']}; correct PREFECT_API_URL, "
-            "or whatever else is wrong in the environment or in Prefect's profile"
+            f"Prefect's settings cannot be read ({reason}); correct PREFECT_API_URL, or whatever "
+            "else is wrong in the environment, in prefect.toml or in Prefect's profiles"
         ) from error
     login = api.auth_string.get_secret_value() if api.auth_string else None
     return (api.url or "").rstrip("/"), login

@@ -130,7 +130,7 @@ class Store(Protocol):
         """
 
     def clock(self) -> datetime | None:
-        """What time it is by the store's own clock; `None` where that is this machine's.
+        """What time it is by a server's own clock; `None` where there is none or it is not told.
 
         Raises:
             StoreError: the store cannot be listed.
@@ -605,8 +605,11 @@ class S3Store:
                 Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1
             )
         )
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return parsedate_to_datetime(date) if date else None
+        try:
+            date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        except (KeyError, ValueError):
+            return None
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
 
     def _request(self, action: Callable[[], Answer]) -> Answer:
         """Do it, and again after a pause where the server asks for that or its answer broke off.

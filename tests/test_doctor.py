@@ -355,6 +355,19 @@ def test_a_clock_that_is_off_is_told_with_its_direction(
     assert any(f"{300 + off} s" in text for off in (-1, 0, 1))
 
 
+@pytest.mark.parametrize(
+    ("date", "told"),
+    [("", "does not tell"), ("yesterday", "does not tell"), ("Sun Nov  6 08:49:37 1994", "ahead")],
+)
+def test_a_time_that_cannot_be_read_is_no_time(
+    date: str, told: str, tmp_path: Path, server: TinyS3
+) -> None:
+    """A server that tells no time, or none that is one, is good; the oldest form is read."""
+    server.date = date
+    finding = findings(settings(tmp_path, "s3://models/x"))["clock"]
+    assert finding.ok is (told == "does not tell") and told in finding.text
+
+
 @pytest.mark.parametrize("seconds", [-55, 0, 55])
 def test_clocks_within_a_minute_are_good(seconds: int, tmp_path: Path, server: TinyS3) -> None:
     """A difference of less than a minute is good."""
@@ -486,6 +499,19 @@ def test_settings_of_prefect_that_cannot_be_read_are_told(
     """A wrong value has its line, as every other fault."""
     monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "long")
     bad(settings(tmp_path), "Prefect API", ExitCode.PREFECT, "request_timeout", "profile")
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize("content", [b"no TOML", b"\xff\xfe"], ids=["no TOML", "no text"])
+@pytest.mark.parametrize("name", ["prefect/profiles.toml", "prefect.toml"])
+def test_files_of_prefect_that_cannot_be_read_are_told(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run would end at them too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    bad(settings(tmp_path), "Prefect API", ExitCode.PREFECT, "cannot be read", "profile")
 
 
 PREFECT_FAULTS: dict[str, tuple[dict[str, object], str, str, tuple[str, ...]]] = {

@@ -18,13 +18,14 @@ import pytest
 class TinyS3:
     """What the server holds, by `bucket/key`, and how it behaves.
 
-    It may ignore conditions, have another `clock` than this machine, and refuse every write with
+    It may ignore conditions, have another `clock` than this machine or tell its `date` otherwise, and refuse every write with
     `refusal` (status and code) once it has taken `room` more objects.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
     honours_conditions: bool = True
     clock: timedelta = timedelta(0)
+    date: str | None = None
     room: float = float("inf")
     refusal: tuple[int, str] = (507, "QuotaExceeded")
     requests: list[str] = field(default_factory=list)
@@ -79,6 +80,8 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             """The server's clock, as each answer tells it."""
+            if state.date is not None:
+                return state.date
             return super().date_time_string(
                 (timestamp or time.time()) + state.clock.total_seconds()
             )
