@@ -93,6 +93,9 @@ def _run_line(store: Store, run_id: str, head: Champion | None, judged_later: se
         # The champion was read: what cannot be read here is this run, and not the whole store.
         if error.temporary:
             raise
+        if store.read(f"{registry.run_key(run_id)}/{registry.MANIFEST}") is None:
+            # It was removed meanwhile.
+            return RunLine(run_id, "unfinished", is_champion)
         return RunLine(run_id, "damaged", is_champion, problem=str(error))
     return RunLine(
         run_id=run_id,
@@ -389,8 +392,7 @@ def _promote(
         judge.store, run, evaluation.accuracy, judgement.verdict, decide, by=by, forced=forced
     )
     _say_judgement(call, judgement)
-    now = outcome.champion
-    if now is None or (now.run_id != run.run_id and not outcome.verdict.promoted):
+    if outcome.made is None:
         return Ended(
             ExitCode.REJECTED,
             ("rejected", run.run_id, outcome.verdict.reason),
@@ -400,15 +402,20 @@ def _promote(
                 "run_id": run.run_id,
                 "verdict": outcome.verdict,
                 "evaluation": evaluation,
-                "champion": now,
+                "champion": outcome.champion,
             },
         )
     reason = f"forced: {forced}" if forced is not None else outcome.verdict.reason
-    ended = _in_force(judge.store, run, now, reason, word="promoted")
+    ended = _in_force(judge.store, run, outcome.made, reason, word="promoted")
     return Ended(
         ended.code,
         ended.line,
-        {**ended.found, "verdict": outcome.verdict, "evaluation": evaluation},
+        {
+            **ended.found,
+            "champion": outcome.champion,
+            "verdict": outcome.verdict,
+            "evaluation": evaluation,
+        },
     )
 
 
@@ -448,7 +455,7 @@ def rollback(call: Call) -> Ended:
 
 def publish(call: Call) -> Ended:
     """Finish the publication of a run from the folder in which it was kept."""
-    folder = Path(call.own["folder"]).expanduser()
+    folder = _folder(call)
     manifest = folder / registry.MANIFEST
     if not manifest.is_file():
         raise SettingsError(
@@ -557,7 +564,7 @@ def prune(call: Call) -> Ended:
 
 def pull(call: Call) -> Ended:
     """Bring the champion into a folder of this machine."""
-    pulled = upkeep.pull(call.store(), Path(call.own["folder"]).expanduser())
+    pulled = upkeep.pull(call.store(), _folder(call))
     state = f"{len(pulled.files)} files" if pulled.new else "was there already, whole"
     return Ended(
         ExitCode.PROMOTED,
@@ -595,6 +602,15 @@ def doctor(call: Call) -> Ended:
 
 
 # ---- the parts of commands ----------------------------------------------------------------------
+
+
+def _folder(call: Call) -> Path:
+    """The folder that the command line names; a leading `~` is the user's home."""
+    folder = Path(call.own["folder"])
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise SettingsError(f"{folder} is in the home of an unknown user; correct it") from error
 
 
 def _recorded_settings(store: Store, run: StoredRun) -> Settings:

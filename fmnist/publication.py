@@ -164,10 +164,12 @@ def publish(run: report.Run, folder: Path, judge: Judge) -> report.Run:
                 f"{run.location}/{registry.MODEL}, read back from the store, predicts other classes "
                 "than the model that was judged; nothing is promoted"
             )
-        registry.promote(
+        outcome = registry.promote(
             judge.store, stored, run.evaluation.accuracy, run.verdict, decide, by="flows/train.py"
         )
-        return published
+        return replace(published, verdict=outcome.verdict)
+    except registry.RetiredError:
+        raise
     except StoreError as error:
         raise type(error)(
             f"{error}; the finished run is kept in {folder} (`fmnist publish` with that folder "

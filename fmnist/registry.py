@@ -149,10 +149,19 @@ class Champion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a publication ended: the verdict that counted, and the champion in force after it."""
+    """How a promotion ended: the verdict that counted, and the champion in force after it.
+
+    `made` is the head that made the run the champion, `None` if it was not promoted; others may
+    have moved the head since.
+    """
 
     verdict: Verdict
     champion: Champion | None
+    made: Champion | None = None
+
+
+class RetiredError(StoreError):
+    """A run was taken out of the store, so that it cannot be the champion any more."""
 
 
 @dataclass(frozen=True)
@@ -478,28 +487,34 @@ def promote(
     `verdict` is what was decided against the head of its generation; if that is no longer the head,
     or nothing was decided yet, `decide` is asked. Harmless to repeat: a run that became the
     champion since that generation is not promoted again, and the outcome has the verdict that made
-    it the champion. `forced` is a person's reason to promote
-    it whatever the verdict.
+    it the champion. `forced` is a person's reason to promote it whatever the verdict.
 
     Raises:
-        StoreError: the run is being removed, or others moved the champion at every attempt, or the
-            store cannot be read or written.
+        RetiredError: the run was taken out of the store.
+        StoreError: others moved the champion at every attempt, or the store cannot be read or
+            written.
     """
     latest = verdict
+    made: Champion | None = None
 
     def successor(head: Champion | None) -> Champion | None:
-        nonlocal latest
+        nonlocal latest, made
+        made = None
         if head and head.run_id == run.run_id:
+            made = head
             return None
         if head:
             _refuse_retired(run.run_id, head)
         if generation_of(head) != latest.generation or not latest.decided:
             latest = decide(head)
         if not latest.promoted and forced is None:
+            if champion(store) != head:
+                # It may have lost to what was removed while it was asked, and not to a model.
+                raise Conflict("the champion was replaced while it was compared with")
             record_verdict(store, run, latest)
             return None
         before = head.run_id if head else None
-        return Champion(
+        made = Champion(
             format=FORMAT,
             run_id=run.run_id,
             manifest_sha256=run.sha256,
@@ -513,17 +528,23 @@ def promote(
             by=by,
             retired=head.retired if head else (),
         )
+        return made
 
     def done_by(head: Champion) -> bool:
-        nonlocal latest
+        nonlocal latest, made
         _refuse_retired(run.run_id, head)
-        done = head.run_id == run.run_id and head.move in ("promotion", "forced promotion")
-        if done and (head.generation - 1 != latest.generation or not latest.decided):
+        if head.run_id != run.run_id or head.move not in ("promotion", "forced promotion"):
+            return False
+        made = head
+        if head.generation - 1 != latest.generation or not latest.decided:
             latest = decide(_earlier(store, head))
-        return done
+        if not latest.promoted and forced is None:
+            # What it met then can no longer be asked, or a person forced it: the head tells why.
+            latest = Verdict(True, (), head.reason, head.generation - 1)
+        return True
 
     in_force = _move(store, verdict.generation, successor, done_by, attempts)
-    return Outcome(latest, in_force)
+    return Outcome(latest, in_force, made)
 
 
 def rollback(store: Store, run_id: str | None, *, reason: str, by: str) -> Champion:
@@ -533,8 +554,9 @@ def rollback(store: Store, run_id: str | None, *, reason: str, by: str) -> Champ
 
     Raises:
         DamagedError: a file of that run is damaged or missing.
-        StoreError: there is no champion before, or the run never was the champion, or it is being
-            removed; or the store cannot be read or written.
+        RetiredError: the run was taken out of the store.
+        StoreError: there is no champion before, or the run never was the champion; or the store
+            cannot be read or written.
     """
     first = champion(store)
     if first is None:
@@ -578,7 +600,15 @@ def rollback(store: Store, run_id: str | None, *, reason: str, by: str) -> Champ
         return head.run_id == goal and head.move == "rollback"
 
     _refuse_retired(goal, first)
-    in_force = _move(store, first.generation, successor, done_by, ATTEMPTS)
+    try:
+        in_force = _move(store, first.generation, successor, done_by, ATTEMPTS)
+    except StoreError as error:
+        if not error.temporary:
+            raise
+        # Without a name a second try would go back twice, if only the answer to the first was lost.
+        raise StoreError(
+            f"{error}; to try again, name the run: `fmnist rollback {goal}`", temporary=True
+        ) from error
     return in_force or first
 
 
@@ -651,12 +681,12 @@ def _move(
                 return current
         if not left:
             break
-        new = successor(current)
-        if new is None:
-            return current
-        if head:
-            store.create(history_key(head.champion.generation), head.stored.content)
         try:
+            new = successor(current)
+            if new is None:
+                return current
+            if head:
+                _archive(store, head)
             store.swap(CHAMPION, head.stored.version if head else None, to_json(new))
         except Conflict:
             time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - only to part the rivals
@@ -669,6 +699,17 @@ def _move(
     )
 
 
+def _archive(store: Store, head: _Head) -> None:
+    """Copy a head into the history, where it may be already."""
+    key = history_key(head.champion.generation)
+    try:
+        store.create(key, head.stored.content)
+    except Conflict as error:
+        raise DamagedError(
+            f"{store.location(key)} is another head than {CHAMPION}: the history is out of order"
+        ) from error
+
+
 def generation_of(head: Champion | None) -> int:
     """The generation of a head; 0 where there is none."""
     return head.generation if head else 0
@@ -676,9 +717,9 @@ def generation_of(head: Champion | None) -> int:
 
 def _refuse_retired(run_id: str, head: Champion) -> None:
     if run_id in head.retired:
-        raise StoreError(
-            f"{run_id} is being removed from the store (`fmnist prune`) and cannot become the "
-            "champion"
+        raise RetiredError(
+            f"{run_id} was taken out of the store by `fmnist prune` and cannot become the champion "
+            "any more; train again"
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fmnist import registry
 from fmnist.errors import DamagedError, SettingsError, StoreError
+from fmnist.gate import Verdict
 from fmnist.progress import track
 from fmnist.registry import CHAMPION, HISTORY, MANIFEST, RUNS, VERDICTS, Champion, StoredRun, Uses
 from fmnist.store import Entry, FolderStore, Store, flush_folder, write_flushed
@@ -181,16 +182,18 @@ def _noted(store: Store, problems: list[str]) -> Iterator[None]:
 
 def _check_heads(store: Store) -> tuple[list[Champion], list[str]]:
     """Every head that can be read, the one in force first, and what is wrong with them."""
+    # In this order, whatever moves meanwhile makes only heads that are known in the end.
+    archived = store.entries(HISTORY).keys()
+    current = store.read(CHAMPION)
     heads: list[Champion] = []
     problems: list[str] = []
     with _noted(store, problems):
         heads.extend(registry.history(store))
     if problems:
         return heads, problems
-    current = store.read(CHAMPION)
     generation = registry.generation_of(heads[0] if heads else None)
     known = {registry.history_key(number) for number in range(1, generation)}
-    for key in sorted(store.entries(HISTORY).keys() - known):
+    for key in sorted(archived - known):
         # The copy of the head in force is what a move leaves that was cut short.
         if key != registry.history_key(generation) or store.read(key) != current:
             problems.append(f"{store.location(key)} is no earlier head of {CHAMPION}")
@@ -263,7 +266,10 @@ def _cut_off_writes(store: FolderStore, now: datetime) -> Iterator[Leftover]:
     places = [root.glob(".*.part"), root.glob(".probe-*")]
     places += [(root / below).rglob(".*.part") for below in (RUNS, HISTORY, VERDICTS, _TEST_SETS)]
     for path in sorted(path for place in places for path in place):
-        status = path.lstat()
+        try:
+            status = path.lstat()
+        except FileNotFoundError:  # It was written to its end meanwhile.
+            continue
         modified = datetime.fromtimestamp(status.st_mtime, UTC)
         key = path.relative_to(root).as_posix()
         why = "is a write that was cut off"
@@ -308,7 +314,8 @@ def plan(store: Store, keep: int, now: datetime) -> Removal:
 
     Kept are the newest `keep` whole runs and whatever is as new as they are; the champion, the last
     `keep` champions before it, and the `keep` that rollbacks one after the other lead to; and what
-    may be a run that is being published: no manifest yet, and something new in the last 24 hours.
+    may be a run that is being published: stored in the last 24 hours, and either without a manifest
+    yet or not rejected.
 
     Raises:
         DamagedError: the head or its history is damaged, so that nobody knows what must be kept.
@@ -326,13 +333,33 @@ def plan(store: Store, keep: int, now: datetime) -> Removal:
     newest = list(islice((run for run in reversed(whole) if _readable(store, run)), keep))
     bound = newest[-1] if len(newest) == keep else ""
     protected = _champions_to_keep(store, keep)
-    runs = tuple(run for run in whole if run < bound and run not in protected)
+    runs = tuple(
+        run
+        for run in whole
+        if run < bound
+        and run not in protected
+        and not _may_be_promoted_yet(store, run, listing[run], now)
+    )
     staying = set(whole).difference(runs)
     leftovers = tuple(
         found for found in _leftovers(store, listing, head.retired, staying, now) if found.safe
     )
     size = sum(_size(listing[run]) for run in runs) + sum(found.size for found in leftovers)
     return Removal(runs, leftovers, size)
+
+
+def _may_be_promoted_yet(
+    store: Store, run_id: str, files: Mapping[str, Entry], now: datetime
+) -> bool:
+    """Whether a whole run may be on its way to be the champion."""
+    if _newest(files) < now - GRACE:
+        return False
+    try:
+        run = registry.find_run(store, run_id)
+        verdict = registry.read_record(store, run, registry.VERDICT, Verdict) if run else None
+    except DamagedError:
+        return True
+    return verdict is None or verdict.promoted or not verdict.decided
 
 
 def _champions_to_keep(store: Store, keep: int) -> set[str]:
@@ -386,15 +413,25 @@ def _remove_runs(store: Store, run_ids: Sequence[str], by: str) -> Mapping[str, 
         for start in range(0, len(run_ids), _RETIRED_AT_ONCE):
             batch = run_ids[start : start + _RETIRED_AT_ONCE]
             for run_id in registry.retire(store, batch, by=by):
-                removed[run_id] = _remove(store, run_id)
+                if (size := _remove(store, run_id)) is None:
+                    continue
+                removed[run_id] = size
                 advance(len(removed), f"{len(removed):,} of {len(run_ids):,} runs")
     return removed
 
 
-def _remove(store: Store, run_id: str) -> int:
-    """Remove a retired run and what was decided of it later; the bytes of the run."""
+def _remove(store: Store, run_id: str) -> int | None:
+    """Remove a retired run and what was decided of it later; the bytes of the run.
+
+    `None` if it is retired no more: another prune has removed it since, and somebody may have
+    published it anew. For that to happen after this look takes two moves of the head and a
+    publication within the time of one request.
+    """
     below = f"{registry.run_key(run_id)}/"
     files = store.entries(below)
+    head = registry.champion(store)
+    if head is None or run_id not in head.retired:
+        return None
     store.delete(below + MANIFEST)
     for key in (*files, *store.entries(f"{VERDICTS}{run_id}/")):
         store.delete(key)

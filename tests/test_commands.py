@@ -25,7 +25,7 @@ from fmnist.fetch import DataOrigin
 from fmnist.gate import Circumstances, Verdict, decide
 from fmnist.registry import StoredRun
 from fmnist.report import Run
-from fmnist.store import FolderStore, Store, open_store
+from fmnist.store import Conflict, FolderStore, Store, open_store
 from tests import records
 from tests.conftest import files_in, run_program
 from tests.memory import MemoryStore
@@ -852,7 +852,7 @@ def test_a_run_that_is_removed_meanwhile_is_not_promoted(
     monkeypatch.setattr(commands, "_scorer", retire)
     output = call("promote", run_id(3), *data_of(world))
     assert output.code == ExitCode.STORE
-    assert "is being removed" in output.last
+    assert "was taken out" in output.last
     assert registry.champion(store).run_id == run_id(1)  # type: ignore[union-attr]
 
 
@@ -1097,7 +1097,9 @@ def test_prune_first_only_says_what_it_would_remove(
     """Without --delete nothing changes; with it exactly what was told is gone."""
     store = open_store(url)
     for number in range(1, 7):
-        store_run(store, run_id(number), promote=number == 2)
+        # One that was not rejected may be on its way to be the champion.
+        gate = GateSettings(min_accuracy=0.9 if number == 2 else 0.99)
+        store_run(store, run_id(number), promote=number == 2, gate=gate)
     before = dict(store.entries("runs/"))
     output = call("prune", "--keep", "2", "--store.url", url)
     assert output.code == 0
@@ -1110,6 +1112,60 @@ def test_prune_first_only_says_what_it_would_remove(
     assert call("prune", "--keep", "2", "--delete", "--store.url", url).last.startswith(
         "ok  0 runs"
     )
+
+
+@pytest.mark.parametrize("arguments", [["pull"], ["publish"]])
+def test_a_folder_in_the_home_of_nobody_is_told(
+    arguments: list[str], store_run: Put, call: Run_
+) -> None:
+    """A wrong name after a tilde is a wrong argument."""
+    store_run(FolderStore("store"), run_id(1), promote=True)
+    output = call(*arguments, "~nobody-of-this-name/x")
+    assert output.code == ExitCode.SETTINGS
+    assert "home of an unknown user" in output.last
+
+
+def test_a_run_removed_while_it_is_listed_is_no_damage(
+    store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest was there, and then its files were not."""
+    store = FolderStore("store")
+    for number in (1, 2):
+        store_run(store, run_id(number), promote=number == 2)
+    read_record = registry.read_record
+
+    def late(store: Store, run: StoredRun, *what: Any) -> Any:
+        if run.run_id == run_id(1):
+            for key in store.entries(f"runs/{run_id(1)}/"):
+                store.delete(key)
+        return read_record(store, run, *what)
+
+    monkeypatch.setattr(registry, "read_record", late)
+    output = call("runs")
+    assert output.code == 0 and "damaged" not in output.text and "unfinished" in output.text
+
+
+def test_a_forced_promotion_whose_answer_was_lost_is_told_as_made(
+    world: World, store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another run is the champion by now, it was promoted, in the generation that is told."""
+    store = FolderStore("store")
+    put_networks(store, store_run, world)
+    swap = FolderStore.swap
+
+    def lose_the_answer(self: FolderStore, key: str, version: str | None, content: bytes) -> None:
+        swap(self, key, version, content)
+        if key == registry.CHAMPION:
+            monkeypatch.setattr(FolderStore, "swap", swap)
+            registry.rollback(store, run_id(1), reason="", by="another")
+            raise Conflict("the retried request was refused")
+
+    monkeypatch.setattr(FolderStore, "swap", lose_the_answer)
+    output = call("promote", run_id(2), "--force", "--reason", "I want it", *data_of(world))
+    assert output.code == 0
+    assert output.last.startswith(f"promoted  {run_id(2)}  generation 2  forced: I want it")
+    champion = registry.champion(store)
+    assert champion and (champion.run_id, champion.generation) == (run_id(1), 3)
 
 
 def test_nothing_is_pruned_before_the_first_promotion(url: str, store_run: Put, call: Run_) -> None:

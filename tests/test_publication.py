@@ -633,6 +633,20 @@ def test_a_publication_tried_anew_has_the_verdict_that_counted(overtaken: bool, 
     assert champion.generation == before.generation + 1
 
 
+def test_a_run_that_was_pruned_is_not_said_to_be_published_yet(make: Make) -> None:
+    """The message gives no advice that would not help."""
+    store = MemoryStore()
+    promote(store, make(store, GOOD, "first"))
+    run, folder = make(store, BETTER)
+    registry.retire(store, [run.run_id], by="fmnist prune")
+    with pytest.raises(
+        registry.RetiredError, match="cannot become the champion any more"
+    ) as caught:
+        publication.publish(run, folder, judge_of(store))
+    assert "fmnist publish" not in str(caught.value)
+    assert caught.value.exit_code == ExitCode.STORE
+
+
 def test_a_comparison_is_stored_with_the_run(make: Make) -> None:
     """With a champion there is `comparison.json`, which reads back equal; without there is none."""
     store = MemoryStore()

@@ -548,7 +548,7 @@ def test_promoting_again_is_harmless(sealed: Path) -> None:
     first = promote(store, run)
     for verdict in (passed(records.champion()), passed(first)):
         outcome = registry.promote(store, run, 0.99, verdict, never, by=BY)
-        assert outcome == Outcome(verdict, first)
+        assert outcome == Outcome(verdict, first, first)
     assert registry.champion(store) == first
     assert first.previous == records.champion().run_id
 
@@ -899,6 +899,7 @@ def test_a_promotion_whose_answer_was_lost_is_not_repeated(put: Put) -> None:
     outcome = registry.promote(store, run, 0.92, passed(first), never, by=BY)
     assert outcome.verdict == passed(first)
     assert outcome.champion == registry.champion(store)
+    assert outcome.made and (outcome.made.run_id, outcome.made.generation) == ("two", 2)
     assert moves(store) == [
         (3, "promotion", "rival"),
         (2, "promotion", "two"),
@@ -912,7 +913,10 @@ def test_a_forced_promotion_whose_answer_was_lost_is_not_repeated(put: Put) -> N
     first = promote(store, put(store, "one"))
     run, rival = put(store, "two"), put(store, "rival")
     lose_the_answer(store, lambda: promote(store, rival))
-    registry.promote(store, run, 0.8, rejected(first), never, by=BY, forced="I want it")
+    outcome = registry.promote(store, run, 0.8, rejected(first), never, by=BY, forced="I want it")
+    assert outcome.verdict == rejected(first)
+    assert outcome.made and (outcome.made.run_id, outcome.made.generation) == ("two", 2)
+    assert outcome.champion and outcome.champion.run_id == "rival"
     assert moves(store) == [
         (3, "promotion", "rival"),
         (2, "forced promotion", "two"),
@@ -954,6 +958,50 @@ def test_a_promotion_tried_anew_has_the_verdict_that_counted(open_one: Verdict, 
     assert outcome.verdict == passed(first)
     assert outcome.champion and outcome.champion.run_id == "rival"
     assert len(moves(store)) == 3
+
+
+def test_a_promotion_that_can_not_be_decided_anew_is_one_still(put: Put) -> None:
+    """Where the champion that it met is gone, or a person forced it, the head's reason counts."""
+    store = MemoryStore()
+    promote(store, put(store, "one"))
+    run = put(store, "two")
+    made = promote(store, run)
+    promote(store, put(store, "rival"))
+    outcome = registry.promote(store, run, 0.92, undecided("", 1), rejected, by=BY)
+    assert outcome == Outcome(Verdict(True, (), made.reason, 1), registry.champion(store), made)
+    assert registry.later_verdicts(store, "two") == []
+
+
+def test_a_run_is_not_rejected_by_a_champion_that_was_removed_meanwhile(put: Put) -> None:
+    """Who could not ask the champion, since it was replaced and pruned, asks the one in force."""
+    store = MemoryStore()
+    first = promote(store, put(store, "one"))
+    run = put(store, "two")
+    met = []
+
+    def decide(head: Champion | None) -> Verdict:
+        met.append(head.run_id if head else None)
+        if head == first:
+            promote(store, put(store, "rival"))
+            return rejected(head)
+        return passed(head)
+
+    outcome = registry.promote(store, run, 0.92, undecided("", 0), decide, by=BY)
+    assert met == ["one", "rival"]
+    assert outcome.champion and outcome.champion.run_id == "two"
+    assert registry.later_verdicts(store, "two") == []
+
+
+def test_a_history_that_holds_another_head_stops_every_move(put: Put) -> None:
+    """Nothing is moved where the copy of the head in force is another's."""
+    store = MemoryStore()
+    champion = promote(store, put(store, "one"))
+    run = put(store, "two")
+    store.objects[registry.history_key(1)] = b"another"
+    with pytest.raises(DamagedError, match="00000001.json is another head") as caught:
+        registry.promote(store, run, 0.92, passed(champion), never, by=BY)
+    assert not caught.value.temporary
+    assert registry.champion(store) == champion
 
 
 def test_a_promotion_tried_anew_after_a_failure_is_not_repeated(put: Put) -> None:
@@ -1083,6 +1131,24 @@ def test_a_rollback_whose_answer_was_lost_is_not_repeated(put: Put) -> None:
     assert [run_id for _, _, run_id in moves(store)] == ["rival", "A", "B", "A"]
 
 
+def test_a_rollback_that_failed_says_how_to_try_again(put: Put) -> None:
+    """Without a name a second try might go back one champion further."""
+    store = MemoryStore()
+    for run_id in "ABC":
+        promote(store, put(store, run_id))
+
+    def lose_every_answer(verb: str, key: str) -> None:
+        raise StoreError("no answer", temporary=True)
+
+    store.after = lose_every_answer
+    with pytest.raises(StoreError, match="name the run: `fmnist rollback B`") as caught:
+        rollback(store)
+    assert caught.value.temporary
+    store.after = lambda verb, key: None
+    assert rollback(store, "B").run_id == "B"
+    assert moves(store)[0] == (4, "rollback", "B")
+
+
 def test_a_rollback_that_met_a_promotion_still_goes_back(put: Put) -> None:
     """Who asked to go back gets there, past a champion that came in between."""
     store = MemoryStore()
@@ -1137,13 +1203,13 @@ def test_a_retired_run_never_becomes_the_champion(put: Put) -> None:
     assert head and head.retired == ("one",)
     for verdict in (passed(None), passed(head)):
         for reason in (None, "I want it"):
-            with pytest.raises(StoreError, match="one is being removed"):
+            with pytest.raises(StoreError, match="one was taken out"):
                 registry.promote(store, one, 0.91, verdict, passed, by=BY, forced=reason)
-    with pytest.raises(StoreError, match="one is being removed"):
+    with pytest.raises(StoreError, match="one was taken out"):
         rollback(store, "one")
     assert registry.champion(store) == head
     promote(store, put(store, "four"))
-    with pytest.raises(StoreError, match="one is being removed"):
+    with pytest.raises(StoreError, match="one was taken out"):
         rollback(store, "one")
 
 
@@ -1158,7 +1224,7 @@ def test_a_run_retired_just_before_the_swap_does_not_become_the_champion(
     promote(store, put(store, "two"))
     third = promote(store, put(store, "three"))
     once(store, "before", "swap", CHAMPION, lambda: registry.retire(store, ["one"], by=BY))
-    with pytest.raises(StoreError, match="one is being removed"):
+    with pytest.raises(StoreError, match="one was taken out"):
         if move == "promotion":
             registry.promote(store, one, 0.91, passed(third), passed, by=BY)
         else:
@@ -1180,7 +1246,7 @@ def test_a_run_that_was_retired_and_forgotten_is_not_promoted_by_an_old_verdict(
     registry.retire(store, ["other"], by=BY)
     head = registry.champion(store)
     assert head and head.retired == ("other",)
-    with pytest.raises(StoreError, match="gone is being removed"):
+    with pytest.raises(StoreError, match="gone was taken out"):
         registry.promote(store, gone, 0.91, passed(first), passed, by=BY)
     assert registry.champion(store) == head
 

@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,8 @@ from tests.memory import MemoryStore, WatchedFolder
 
 PASSED = Verdict(True, (), "it is good enough")
 FILES = {"model.keras": b"model", "figures/a.png": b"figure", "report.md": b"report"}
-NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+# By then all that a test stores is old enough.
+NOW = datetime.now(UTC) + 2 * GRACE
 LATER = NOW + GRACE + timedelta(minutes=1)
 
 
@@ -34,9 +38,16 @@ def load(content: bytes) -> None:
         raise DamagedError("model.keras holds no network of this project: really")
 
 
-def put(store: Store, number: int, *, promote: bool = False, model: bytes = b"model") -> StoredRun:
-    """Store a run of three small files, and promote it if asked to."""
-    contents = {**FILES, "model.keras": model}
+def put(
+    store: Store,
+    number: int,
+    *,
+    promote: bool = False,
+    model: bytes = b"model",
+    more: Mapping[str, bytes] = MappingProxyType({}),
+) -> StoredRun:
+    """Store a run of three small files and more, and promote it if asked to."""
+    contents = {**FILES, "model.keras": model, **more}
     for name, content in contents.items():
         store.create(f"runs/{run_id(number)}/{name}", content)
     files = {name: FileEntry(len(c), registry._digest(c)) for name, c in contents.items()}
@@ -249,6 +260,43 @@ def test_a_prune_that_was_cut_short_is_finished(store: MemoryStore) -> None:
         assert upkeep.verify(store, load, NOW).damage == []
 
 
+def test_a_run_that_another_prune_removed_and_somebody_published_again_stays(
+    store: MemoryStore,
+) -> None:
+    """A slow prune removes nothing on the strength of a retirement that is over."""
+    runs = [put(store, number, promote=True) for number in range(1, 6)]
+
+    def meanwhile(verb: str, key: str) -> None:
+        if (verb, key) != ("delete", f"runs/{run_id(1)}/manifest.json"):
+            return
+        store.before = lambda verb, key: None
+        upkeep.prune(store, 2, NOW, by="another")
+        for number in (6, 7):
+            put(store, number, promote=True)
+        upkeep.prune(store, 1, NOW, by="another")
+        advance(store, put(store, 2))
+
+    store.before = meanwhile
+    assert runs[1].run_id not in upkeep.prune(store, 2, NOW, by="test").runs
+    champion, files = registry.read_champion(store)
+    assert champion.run_id == run_id(2) and len(files) == len(FILES) + 1
+
+
+@pytest.mark.parametrize("word", ["promoted", "undecided", "rejected", "damaged"])
+def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: MemoryStore) -> None:
+    """Between its manifest and its promotion a run is whole and nobody's; one rejected is not."""
+    content = b"damaged"
+    if word != "damaged":
+        verdict = replace(PASSED, promoted=word == "promoted", decided=word != "undecided")
+        content = registry.to_json(verdict)
+    put(store, 1, more={registry.VERDICT: content})
+    for number in (2, 3):
+        put(store, number, promote=True)
+    going = upkeep.plan(store, 1, datetime.now(UTC)).runs
+    assert going == ((run_id(1),) if word == "rejected" else ())
+    assert upkeep.plan(store, 1, NOW).runs == (run_id(1),)
+
+
 def test_a_run_promoted_at_the_same_time_is_not_removed(store: MemoryStore) -> None:
     """A run that becomes the champion between plan and retirement stays whole."""
     runs = [put(store, number, promote=number == 4) for number in range(1, 6)]
@@ -273,7 +321,7 @@ def test_a_retired_run_cannot_be_promoted(store: MemoryStore) -> None:
     def promote_retired(verb: str, key: str) -> None:
         if verb == "delete":
             store.before = lambda verb, key: None
-            with pytest.raises(StoreError, match="is being removed"):
+            with pytest.raises(StoreError, match="was taken out"):
                 advance(store, runs[0])
 
     store.before = promote_retired
@@ -400,6 +448,50 @@ def test_a_run_removed_while_it_is_read_is_no_fault(store: MemoryStore) -> None:
 
     report = upkeep.verify(store, prune_now, NOW)
     assert report.damage == []
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_a_promotion_while_the_history_is_checked_is_no_fault(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it comes, the heads that it archives are not taken for strangers."""
+    store = MemoryStore()
+    for number in range(1, 4):
+        put(store, number, promote=True)
+    fourth = put(store, 4)
+    seen: list[str] = []
+
+    def watched(real: Callable[[str], Any]) -> Callable[[str], Any]:
+        def read(key: str) -> Any:
+            seen.append(key)
+            if len(seen) == place + 1:
+                advance(store, fourth)
+            return real(key)
+
+        return read
+
+    for verb in ("read", "look", "entries"):
+        monkeypatch.setattr(store, verb, watched(getattr(store, verb)))
+    assert upkeep.verify(store, load, NOW).damage == []
+
+
+def test_a_write_that_ends_while_leftovers_are_listed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its temporary file may be gone when it is looked at."""
+    store = FolderStore(str(tmp_path / "store"))
+    put(store, 1, promote=True)
+    for name in (".a.part", ".b.part"):
+        (tmp_path / "store" / name).write_bytes(b"1")
+    lstat = Path.lstat
+
+    def vanish(path: Path) -> os.stat_result:
+        if path.name == ".a.part":
+            path.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", vanish)
+    assert [found.key for found in upkeep.verify(store, load, NOW).leftovers] == [".b.part"]
 
 
 def test_a_link_in_a_folder_store_is_named(tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ def _roll_back(store: Store, folder: Path) -> None:
 
 
 def _prune(store: Store, folder: Path) -> None:
-    upkeep.prune(store, keep=1, now=datetime.now(UTC), by=_BY)
+    # A day later, when none of them can be on its way to be the champion any more.
+    upkeep.prune(store, keep=1, now=datetime.now(UTC) + 2 * upkeep.GRACE, by=_BY)
 
 
 def _count(store: Store, folder: Path) -> None:
