@@ -19,6 +19,14 @@ Invariants, at every moment and for every reader, whatever was killed, lost or r
 4. A reader that follows champion.json -> manifest -> file by the digests gets the champion's own
    bytes or an error that names the object, never other bytes.
 
+Publishing a run is:
+
+1. Create each of its files, then its manifest; what is there already must be the very same.
+2. List them: each must be there in its size.
+3. Read the model back, check its digest, load it, and ask it the test images: it must predict what
+   it predicted when it was judged.
+4. Move the head to the run, if the verdict says so.
+
 A move of the head, be it a promotion, a rollback or the retirement of old runs, is:
 
 1. Read the head, and decide against it.
@@ -30,7 +38,9 @@ A move of the head, be it a promotion, a rollback or the retirement of old runs,
 
 A run is removed only after a head has named it among `retired`; no head makes a retired run the
 champion, and no head retires its own champion, so removing and promoting cannot cross. The
-manifest goes first: what is left of a removal that was cut short is no run.
+manifest goes first: what is left of a removal that was cut short is no run. (The limit of this: of
+two removals of one run at a time, the slower one would take files of it that were published anew,
+if all of that, with the promotion, fell within one of its requests.)
 
 A publisher that dies leaves a run without manifest, or a whole run that nobody promoted: both are
 harmless, and publishing the same run again finishes it.
