@@ -633,6 +633,21 @@ def test_a_publication_tried_anew_has_the_verdict_that_counted(overtaken: bool, 
     assert champion.generation == before.generation + 1
 
 
+def test_a_run_that_a_person_promoted_meanwhile_is_told_as_promoted(make: Make) -> None:
+    """Though the gate would have rejected it: the reason is the person's."""
+    store = MemoryStore()
+    promote(store, make(store, BETTER, "first"))
+    run, folder = make(store, POOR)
+    run = replace(run, verdict=undecided("the store was away", 1))
+    stored = registry.publish(store, folder)
+    registry.promote(
+        store, stored, 0.879, run.verdict, lambda _: run.verdict, by="a person", forced="I want it"
+    )
+    published = publication.publish(run, folder, judge_of(store))
+    assert (published.verdict.word, published.champion_after) == ("promoted", run.run_id)
+    assert published.verdict.reason.startswith("I want it")
+
+
 def test_a_run_that_was_pruned_is_not_said_to_be_published_yet(make: Make) -> None:
     """The message gives no advice that would not help."""
     store = MemoryStore()
