@@ -16,10 +16,10 @@ setup: $(READY) ## make the environment in .venv (again only when the lock chang
 train: $(READY) ## fetch, preprocess, train, evaluate, publish: one run, with the settings in force
 	@$(BIN)/python flows/train.py $(ARGS)
 
-test: $(READY) ## run the quick tests (10 min)
+test: $(READY) ## run the quick tests (9 min)
 	@$(BIN)/python -m pytest $(ARGS)
 
-faults: $(READY) ## run every fault at every step of every publication, on three stores (12 min)
+faults: $(READY) ## run every fault at every step of every publication, on three stores (8 min)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
 e2e: $(READY) ## run the end-to-end tests: the real stack, a browser, the image (17 min)
