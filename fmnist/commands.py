@@ -93,7 +93,7 @@ def _run_line(store: Store, run_id: str, head: Champion | None, judged_later: se
         # The champion was read: what cannot be read here is this run, and not the whole store.
         if error.temporary:
             raise
-        if store.read(f"{registry.run_key(run_id)}/{registry.MANIFEST}") is None:
+        if not registry.is_there(store, run_id):
             # It was removed meanwhile.
             return RunLine(run_id, "unfinished", is_champion)
         return RunLine(run_id, "damaged", is_champion, problem=str(error))

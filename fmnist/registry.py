@@ -61,7 +61,7 @@ from pydantic import AliasChoices, AwareDatetime, Field, TypeAdapter, Validation
 
 from fmnist.errors import DamagedError, SettingsError, StoreError, without_credentials
 from fmnist.gate import Verdict
-from fmnist.store import Conflict, Store, Stored, flush_folder, write_flushed
+from fmnist.store import Conflict, Store, Stored, whole_file
 
 MANIFEST = "manifest.json"
 CHAMPION = "champion.json"
@@ -264,19 +264,9 @@ def seal(folder: Path, run_id: str, now: datetime) -> Manifest:
         if path.is_file() and path != folder / MANIFEST
     }
     manifest = Manifest(FORMAT, run_id, now, files)
-    _write_whole(folder / MANIFEST, to_json(manifest))
+    with whole_file(folder / MANIFEST, to_json(manifest)) as written:
+        written.replace(folder / MANIFEST)
     return manifest
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whatever happens meanwhile."""
-    written = path.with_name(f".{path.name}.part")
-    try:
-        write_flushed(written, content)
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
-    flush_folder(path.parent)
 
 
 def publish(store: Store, folder: Path) -> StoredRun:
@@ -336,6 +326,15 @@ def run_ids(store: Store) -> list[str]:
     """Every id below `runs/`, the newest first; what has no manifest is among them."""
     names = store.names(RUNS)
     return sorted((name.rstrip("/") for name in names if name.endswith("/")), reverse=True)
+
+
+def is_there(store: Store, run_id: str) -> bool:
+    """Whether the store has a run of this id, damaged or not.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    return store.read(f"{run_key(run_id)}/{MANIFEST}") is not None
 
 
 def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun | None:
@@ -592,13 +591,15 @@ def rollback(store: Store, run_id: str | None, *, reason: str, by: str) -> Champ
         for name in run.manifest.files:
             read_file(store, run, name)
         back = earlier.rollback_to
+        if back and (back in head.retired or not is_there(store, back)):
+            back = None
         return replace(
             earlier,
             format=FORMAT,
             moved_at=datetime.now(UTC),
             previous=head.run_id,
             generation=head.generation + 1,
-            rollback_to=back if back and _can_return(store, back, head) else None,
+            rollback_to=back,
             move="rollback",
             reason=reason,
             by=by,
@@ -738,11 +739,6 @@ def _read_head(store: Store) -> _Head | None:
     if stored is None:
         return None
     return _Head(from_json(Champion, stored.content, store.location(CHAMPION)), stored)
-
-
-def _can_return(store: Store, run_id: str, head: Champion) -> bool:
-    """Whether a run is still there to go back to: not removed, and not being removed."""
-    return run_id not in head.retired and store.read(f"{run_key(run_id)}/{MANIFEST}") is not None
 
 
 # ---- what the store knows beside runs and head --------------------------------------------------

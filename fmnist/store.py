@@ -210,7 +210,8 @@ class FolderStore:
         """See `Store.create`."""
         with self._errors():
             target = self._path(key)
-            with self._whole_file(target, content) as written:
+            _make_folder(target.parent, self._root)
+            with whole_file(target, content) as written:
                 try:
                     os.link(written, target)
                 except FileExistsError:
@@ -230,7 +231,8 @@ class FolderStore:
                     return
                 if (found.version if found else None) != version:
                     raise _changed(str(target))
-                with self._whole_file(target, content) as written:
+                _make_folder(target.parent, self._root)
+                with whole_file(target, content) as written:
                     written.replace(target)
 
     def read(self, key: str) -> bytes | None:
@@ -339,20 +341,6 @@ class FolderStore:
             lock.release()
 
     @contextlib.contextmanager
-    def _whole_file(self, target: Path, content: bytes) -> Iterator[Path]:
-        """A temporary file beside the target, flushed to disk; afterwards, so is its folder."""
-        _make_folder(target.parent, self._root)
-        written = target.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            write_flushed(written, content)
-            yield written
-            flush_folder(target.parent)
-        finally:
-            # What an error came before counts more than a file that is no object.
-            with contextlib.suppress(OSError):
-                written.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
@@ -388,6 +376,26 @@ def _make_folder(folder: Path, root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(doubtful):
         flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_file(target: Path, content: bytes) -> Iterator[Path]:
+    """A temporary file beside the target, flushed to disk, to be put in its place within the block.
+
+    Afterwards its folder is flushed too. Whatever happens, no part of the file is left.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    written = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        write_flushed(written, content)
+        yield written
+        flush_folder(target.parent)
+    finally:
+        # What an error came before counts more than a file that is no object.
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
 
 
 def write_flushed(path: Path, content: bytes) -> None:

@@ -111,7 +111,7 @@ def verify(
         for number, run in enumerate(sealed, 1):
             found = _check(store, run, load, promoted.get(run))
             # One that a prune removed meanwhile is no damage.
-            if not found.problems or store.read(f"{registry.run_key(run)}/{MANIFEST}") is not None:
+            if not found.problems or registry.is_there(store, run):
                 checked.append(found)
             advance(number, f"{number:,} of {len(sealed):,} runs")
     retired = heads[0].retired if heads else ()

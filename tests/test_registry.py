@@ -217,7 +217,7 @@ def test_a_manifest_is_there_whole_or_not_at_all(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"fmnist.registry.{place}", fail)
+        patched.setattr(f"fmnist.store.{place}", fail)
         with pytest.raises(OSError, match="No space left"):
             seal(tmp_path / "run", records.RUN_ID)
     assert files_in(tmp_path / "run") == {*FILES, "id"}
