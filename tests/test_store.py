@@ -938,9 +938,13 @@ class Answering(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.requests.append(self.command)
-        refused = self.command in self.refused
-        body = self.body if refused else b""
-        self.send_response(self.status if refused else 200)
+        if self.command in self.refused:
+            self._send(self.status, self.body)
+        else:
+            self._send(200, b"")
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -1049,18 +1053,12 @@ def test_a_condition_that_is_not_known_is_left_out_by_a_single_publisher(
             known = "If-None-Match" not in self.headers
             if known:
                 written.append((self.path, content))
-            body = b"" if known else refusal(code)
-            self.send_response(200 if known else status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+                self._send(200, b"")
+            else:
+                self._send(status, refusal(code))
 
         def do_GET(self) -> None:
-            body = refusal("NoSuchKey")
-            self.send_response(404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self._send(404, refusal("NoSuchKey"))
 
     serve(Unknowing)
     open_store("s3://bucket/runs", single_publisher=True).create("a", b"1")

@@ -18,8 +18,8 @@ import pytest
 class TinyS3:
     """What the server holds, by `bucket/key`, and how it behaves.
 
-    It may ignore conditions, have another `clock` than this machine or tell its `date` otherwise, and refuse every write with
-    `refusal` (status and code) once it has taken `room` more objects.
+    It may ignore conditions, have another `clock` than this machine or tell its `date` otherwise,
+    and refuse every write with `refusal` (status and code) once it has taken `room` more objects.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -77,6 +77,7 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two packets
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             """The server's clock, as each answer tells it."""
@@ -85,8 +86,6 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
             return super().date_time_string(
                 (timestamp or time.time()) + state.clock.total_seconds()
             )
-
-        disable_nagle_algorithm = True  # headers and body are two packets
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
