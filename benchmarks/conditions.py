@@ -2,12 +2,12 @@
 
 from datetime import UTC, datetime
 
-from fmnist.environment import describe
+from fmnist.environment import describe_environment
 
 
 def line() -> str:
     """Date, machine, versions and commit."""
-    environment = describe()
+    environment = describe_environment()
     return (
         f"{datetime.now(UTC):%Y-%m-%d}; {environment.processor}, {environment.cores} cores, "
         f"{environment.platform}; Python {environment.python}, TensorFlow "

@@ -21,11 +21,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fmnist import model, training
-from fmnist.config import Settings
-from fmnist.dataset import CLASSES, IMAGE_SHAPE, LabelledImages, read_labelled_images
-from fmnist.fetch import fetch
-from fmnist.preprocess import split
+from fmnist.data.fetch import fetch_files
+from fmnist.data.idx import read_labelled_images
+from fmnist.data.records import CLASSES, IMAGE_SHAPE, LabelledImages
+from fmnist.data.split import split
+from fmnist.settings import Settings
+from fmnist.training.loop import EpochTrainer, adam, learning_rate_schedule, whole_epoch
+from fmnist.training.network import build
 
 ROUNDS = 7
 EPOCHS = 3
@@ -56,7 +58,7 @@ def main() -> None:
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     settings = Settings()
-    fetched = fetch(settings.data)
+    fetched = fetch_files(settings.data)
     train, validation = split(
         read_labelled_images(fetched.train_images, fetched.train_labels), settings.split
     )
@@ -91,17 +93,15 @@ def ours(
     settings: Settings, train: LabelledImages, validation: LabelledImages
 ) -> Callable[[], float]:
     """One compiled call for an epoch, as `fmnist.training` does it."""
-    trainer = training.EpochTrainer(
-        model.build(settings.model), settings.training, settings.training.batch_size
-    )
+    trainer = EpochTrainer(build(settings.model), settings.training, settings.training.batch_size)
     steps = len(train) // settings.training.batch_size
     trainer.compile(
-        optimizer=training.adam(
-            training.learning_rate_schedule(settings.training, steps),
+        optimizer=adam(
+            learning_rate_schedule(settings.training, steps),
             settings.training.weight_decay,
         )
     )
-    epoch = training.whole_epoch(train, validation)
+    epoch = whole_epoch(train, validation)
 
     def run() -> float:
         clock = _Clock()
@@ -115,7 +115,7 @@ def stock(
     settings: Settings, train: LabelledImages, validation: LabelledImages
 ) -> Callable[[], float]:
     """The same network trained by `compile` and `fit`, on images that are floats already."""
-    network = model.build(settings.model)
+    network = build(settings.model)
     network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     images, held_out = train.images.astype(np.float32), validation.images.astype(np.float32)
 

@@ -21,16 +21,22 @@ from typing import Any
 
 import conditions
 
-from fmnist import cli, model, publication, registry
-from fmnist.config import GateSettings, Settings
+from fmnist.cli.options import parse
+from fmnist.data.fetch import fetch_files
+from fmnist.data.split import load_images, prepare_sets
 from fmnist.environment import Environment
-from fmnist.evaluation import digest_of_predictions, evaluate
-from fmnist.fetch import fetch
-from fmnist.history import TrainingResult
-from fmnist.judging import Bench, Judge
-from fmnist.preprocess import load, preprocess
-from fmnist.report import Run
-from fmnist.store import S3Store, Store, open_store
+from fmnist.evaluation.metrics import digest_of_predictions, evaluate
+from fmnist.promotion.judge import Judge, TestSet
+from fmnist.promotion.publish import publish_run
+from fmnist.registry.champion import current_champion
+from fmnist.registry.records import MANIFEST, MODEL, SETTINGS, from_json, new_run_id, run_key
+from fmnist.registry.runs import seal_run
+from fmnist.report.run import Run
+from fmnist.settings import GateSettings, Settings
+from fmnist.store.base import Store, open_store
+from fmnist.store.s3 import S3Store
+from fmnist.training.model_file import scorer
+from fmnist.training.records import TrainingResult
 
 ROUNDS = 15
 
@@ -53,7 +59,7 @@ class Step:
 def main() -> None:
     """Print the table."""
     source, *options = sys.argv[1:]
-    settings = cli.parse(options, "benchmarks/publication.py").settings
+    settings = parse(options, "benchmarks/publication.py").settings
     store = open_store(settings.store.url)
     store.check()
     measured = _measurer(store)
@@ -62,46 +68,46 @@ def main() -> None:
     publishing = Step("stored, read back, scored, promoted")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fetched = fetch(settings.data)
-        prepared = preprocess(fetched, settings.split, folder)
-        test = load(prepared.test)
-        bench = Bench(
+        fetched = fetch_files(settings.data)
+        prepared = prepare_sets(fetched, settings.split, folder)
+        test = load_images(prepared.test)
+        test_set = TestSet(
             test.labels,
             settings.data.class_names,
             fetched.origin.test_set,
-            model.scorer(test.images),
+            scorer(test.images),
         )
         original = Path(source)
-        stored = registry.from_json(
-            Settings, (original / registry.SETTINGS).read_bytes(), registry.SETTINGS
-        )
-        trained = registry.from_json(
+        stored = from_json(Settings, (original / SETTINGS).read_bytes(), SETTINGS)
+        trained = from_json(
             TrainingResult, (original / "training.json").read_bytes(), "training.json"
         )
-        environment = registry.from_json(
+        environment = from_json(
             Environment, (original / "environment.json").read_bytes(), "environment.json"
         )
-        content = (original / registry.MODEL).read_bytes()
-        probabilities = bench.score(content)
-        evaluation = evaluate(probabilities, bench.labels, bench.class_names)
+        content = (original / MODEL).read_bytes()
+        probabilities = test_set.score(content)
+        evaluation = evaluate(probabilities, test_set.labels, test_set.class_names)
         assert evaluation.predictions_sha256 == digest_of_predictions(probabilities)  # noqa: S101
         for number in range(ROUNDS):
-            run_id = registry.new_run_id(datetime.now(UTC))
+            run_id = new_run_id(datetime.now(UTC))
             sealed = folder / run_id
             shutil.copytree(original, sealed)
-            (sealed / registry.MANIFEST).unlink()
-            manifest = registry.seal(sealed, run_id, datetime.now(UTC))
+            (sealed / MANIFEST).unlink()
+            manifest = seal_run(sealed, run_id, datetime.now(UTC))
             files = {name: (sealed / name).read_bytes() for name in manifest.files}
-            judge = Judge(store, bench, GateSettings(min_accuracy=0), run_id, safe_store=True)
+            judge = Judge(
+                store, test_set, GateSettings(min_accuracy=0), run_id, conditional_writes=True
+            )
             with measured(plain):
                 for name, file in files.items():
-                    store.create(f"plain/{run_id}/{name}", file)
+                    store.put_if_absent(f"plain/{run_id}/{name}", file)
             with measured(judging):
-                judged = judge.decide(evaluation, probabilities, registry.champion(store))
+                judged = judge.decide(evaluation, probabilities, current_champion(store))
             run = Run(
                 run_id=run_id,
                 started_at=datetime.now(UTC),
-                location=store.location(registry.run_key(run_id)),
+                location=store.location(run_key(run_id)),
                 settings=stored,
                 data=fetched.origin,
                 prepared=prepared,
@@ -113,7 +119,7 @@ def main() -> None:
                 against=judged.against,
             )
             with measured(publishing):
-                publication.publish(run, sealed, judge)
+                publish_run(run, sealed, judge)
             if number == 0:
                 # The first meets no champion, and Keras for the first time.
                 for step in (plain, judging, publishing):

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import conditions
 
-from fmnist import model, training
-from fmnist.config import Settings
-from fmnist.evaluation import Evaluation, evaluate
-from fmnist.fetch import fetch
-from fmnist.history import TrainingResult
-from fmnist.preprocess import load, preprocess
+from fmnist.data.fetch import fetch_files
+from fmnist.data.split import load_images, prepare_sets
+from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.settings import Settings
+from fmnist.training.loop import train_network
+from fmnist.training.model_file import load_model, predict
+from fmnist.training.records import TrainingResult
 
 HEADER = (
     "seed",
@@ -45,14 +46,14 @@ def main() -> None:
     print(f"| {' | '.join(HEADER)} |\n|{'---:|' * len(HEADER)}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepared = preprocess(fetch(settings.data), settings.split, folder)
-        train_set, validation_set = load(prepared.train), load(prepared.validation)
-        test_set = load(prepared.test)
+        prepared = prepare_sets(fetch_files(settings.data), settings.split, folder)
+        train_set, validation_set = load_images(prepared.train), load_images(prepared.validation)
+        test_set = load_images(prepared.test)
         for seed in range(count):
             recipe = settings.training.model_copy(update={"seed": seed})
             path = folder / f"{seed}.keras"
-            result = training.train(train_set, validation_set, settings.model, recipe, path)
-            probabilities = model.predict(model.load(path), test_set.images)
+            result = train_network(train_set, validation_set, settings.model, recipe, path)
+            probabilities = predict(load_model(path), test_set.images)
             evaluation = evaluate(probabilities, test_set.labels, settings.data.class_names)
             evaluations.append(evaluation)
             results.append(result)

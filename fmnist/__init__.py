@@ -8,26 +8,32 @@ from typing import Any
 
 
 def load_champion(url: str) -> Any:
-    """The champion of the store at `url` (a folder or `s3://bucket/prefix`), as a Keras model.
+    """Load the champion of the store at `url` (a folder or `s3://bucket/prefix`) as a Keras model.
 
-    It takes raw images `(n, 28, 28)` of 0..255 and gives probabilities `(n, 10)`. Its file is
-    checked by the digests that lead to it from `champion.json`; code in it is refused, not run.
+    The model takes raw images `(n, height, width)` of 0..255 and returns probabilities
+    `(n, classes)`. The file is checked by the digests that lead to it from `champion.json`; code
+    hidden in it is refused, not run.
 
     Raises:
-        SettingsError: the URL cannot be that of a store.
+        SettingsError: the URL cannot be a store.
         DamagedError: `champion.json`, the manifest or the file is damaged, missing or swapped.
         StoreError: there is no champion, or the store cannot be read.
     """
     from pydantic import ValidationError
 
-    from fmnist import cli, model, registry
-    from fmnist.config import StoreSettings
+    from fmnist.configure import describe_faults
     from fmnist.errors import SettingsError
-    from fmnist.store import open_store
+    from fmnist.registry.champion import read_champion
+    from fmnist.registry.records import MODEL
+    from fmnist.settings import StoreSettings
+    from fmnist.store.base import open_store
+    from fmnist.tensorflow_import import quiet_tensorflow_import
 
     try:
         settings = StoreSettings(url=url)
     except ValidationError as error:
-        raise SettingsError(f"the URL of a store {cli.describe_faults(error)[0]}") from error
-    _, files = registry.read_champion(open_store(settings.url), registry.MODEL)
-    return model.load_bytes(files[registry.MODEL])
+        raise SettingsError(f"the URL of a store {describe_faults(error)[0]}") from error
+    _, files = read_champion(open_store(settings.url), MODEL)
+    with quiet_tensorflow_import():
+        from fmnist.training.model_file import load_model_bytes
+    return load_model_bytes(files[MODEL])

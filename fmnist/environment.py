@@ -37,7 +37,7 @@ class Environment:
     packages: Mapping[str, str]
 
 
-def describe() -> Environment:
+def describe_environment() -> Environment:
     """Describe this process's environment. No host name, user or path is among it."""
     return Environment(
         commit=_commit(Path(__file__).parent),

@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
         member.meaning = meaning
         return member
 
-    PROMOTED = 0, "trained, passed the gate, promoted to champion; or a command that succeeded"
+    OK = 0, "trained, passed the gate, promoted to champion; or a command that succeeded"
     DEFECT = 1, "a defect in this program: please report it with the traceback"
     SETTINGS = 2, "a setting or an argument has a wrong name, type or range"
     REJECTED = 3, "trained and stored, but rejected by the gate"
@@ -31,17 +31,17 @@ class ExitCode(IntEnum):
 class JobError(Exception):
     """A foreseeable failure. Its message says what happened, to what, and what to do next.
 
-    `temporary` tells whether the same attempt may succeed a little later; `run_id` is the run it
+    `retryable` tells whether the same attempt may succeed a little later; `run_id` is the run it
     ended, once there is one.
     """
 
     exit_code = ExitCode.DEFECT
     run_id: str | None = None
 
-    def __init__(self, message: str, *, temporary: bool = False) -> None:
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
         """Keep the message and whether a retry can help."""
         super().__init__(message)
-        self.temporary = temporary
+        self.retryable = retryable
 
 
 class SettingsError(JobError):

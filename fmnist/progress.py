@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 logger = logging.getLogger(__name__)
 
 Advance = Callable[[float, str], None]
-
 _SHARE_BETWEEN_LINES = 0.1
 _SECONDS_BETWEEN_LINES = 2.0
 _LONGEST_SILENCE = 60.0

@@ -35,8 +35,8 @@ from prefect.client.schemas.sorting import LogSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from deployments import stack as stack_command
-from fmnist import registry
-from tests.conftest import ROOT, free_port, unavailable
+from fmnist.registry.records import ChampionRecord, from_json
+from tests.support.processes import ROOT, free_port, unavailable
 
 DEPLOYMENT = "fashion-mnist/process"
 # Short, and with a bar that even a short training passes, whatever the champion, or that none does.
@@ -343,9 +343,9 @@ class Operator:
         )
         return content
 
-    def champion(self) -> registry.Champion:
+    def champion(self) -> ChampionRecord:
         """The champion that the store names."""
-        return registry.from_json(registry.Champion, self.read_object("champion.json"), "champion")
+        return from_json(ChampionRecord, self.read_object("champion.json"), "champion")
 
     @property
     def work(self) -> Path:
@@ -365,7 +365,7 @@ def operator(
     # The path of the data is no business of the stack: it is one setting of the job.
     job_file.write_text(
         f"FMNIST_DATA__SOURCE={data_source}\n"
-        "FMNIST_TRAINING__WARMUP=0\n"
+        "FMNIST_TRAINING__WARMUP_FRACTION=0\n"
         "FMNIST_STORE__RETRY_PAUSES=2,5,10\n"
     )
     stack_command.make_secrets(env_file)

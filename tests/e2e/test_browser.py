@@ -12,10 +12,10 @@ import yaml
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from prefect.client.schemas.objects import FlowRun
 
-from fmnist.config import sections
-from tests.conftest import ROOT, unavailable
+from fmnist.settings import sections
 from tests.e2e.conftest import DEPLOYMENT, Operator
-from tests.records import COMPARISON_FILES, FILES
+from tests.support.processes import ROOT, unavailable
+from tests.support.records import COMPARISON_FILES, FILES
 
 pytestmark = pytest.mark.timeout(600)
 

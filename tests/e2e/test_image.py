@@ -21,11 +21,13 @@ from typing import Any
 import boto3
 import pytest
 
-from fmnist import registry
-from fmnist.fetch import FetchedData, sha256_of
-from fmnist.store import FolderStore
-from tests.conftest import ROOT, S3Server, files_in, free_port, unavailable
-from tests.records import ANY_RUN_ID, FILES
+from fmnist.data.cache import sha256_of
+from fmnist.data.records import FetchedData
+from fmnist.registry.champion import current_champion
+from fmnist.registry.records import Manifest, from_json
+from fmnist.store.folder import FolderStore
+from tests.support.processes import ROOT, S3Server, files_in, free_port, unavailable
+from tests.support.records import ANY_RUN_ID, FILES
 
 IMAGE = "localhost/fmnist-training:latest"
 VOLUME = "/var/lib/fmnist"
@@ -216,13 +218,11 @@ def test_the_default_command_publishes_into_the_volume(
     default_run: DefaultRun, image: Image
 ) -> None:
     """The champion there is whole, and names the commit that the image was built from."""
-    champion = registry.champion(FolderStore(str(default_run.volume / "store")))
+    champion = current_champion(FolderStore(str(default_run.volume / "store")))
     assert champion
     run = default_run.volume / "store" / "runs" / champion.run_id
     assert champion.manifest_sha256 == sha256_of(run / "manifest.json")
-    manifest = registry.from_json(
-        registry.Manifest, (run / "manifest.json").read_bytes(), "manifest"
-    )
+    manifest = from_json(Manifest, (run / "manifest.json").read_bytes(), "manifest")
     assert set(manifest.files) == FILES
     for name, entry in manifest.files.items():
         assert sha256_of(run / name) == entry.sha256
@@ -301,7 +301,7 @@ def test_a_worker_runs_a_deployment(
             done = container.finish()
         assert done.code == 0, done.err
         assert "Finished in state Promoted(" in done.err
-        assert registry.champion(FolderStore(str(folder / "store")))
+        assert current_champion(FolderStore(str(folder / "store")))
 
 
 def test_a_run_reaches_a_bucket_and_writes_nothing_but_the_volume(
@@ -418,7 +418,13 @@ def test_the_image_keeps_nothing_of_how_it_was_built(image: Image) -> None:
 def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Path) -> None:
     """Keys, the repository's history, tests and caches beside the code stay outside."""
     wanted = {
-        *("requirements.txt", "pyproject.toml", "README.md", "fmnist/cli.py", "flows/train.py"),
+        *(
+            "requirements.txt",
+            "pyproject.toml",
+            "README.md",
+            "fmnist/settings.py",
+            "flows/train.py",
+        ),
         *("deployments/setup.py", "deployments/prefect.yaml", "deployments/pools/docker.json"),
     }
     unwanted = {

@@ -16,7 +16,6 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import FlowRun
 
 from deployments import stack as stack_command
-from tests.conftest import ROOT, files_in, kept_run
 from tests.e2e.conftest import (
     DEPLOYMENT,
     ENDLESS,
@@ -28,7 +27,8 @@ from tests.e2e.conftest import (
     Operator,
     until,
 )
-from tests.records import FILES
+from tests.support.processes import ROOT, files_in, kept_run
+from tests.support.records import FILES
 
 # A store that was never used would look unchanged too early.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("promoted")]
@@ -99,7 +99,7 @@ def test_a_partial_parameter_keeps_what_deployment_and_worker_set(
     """A run gives two settings: the deployment's others and the worker's environment hold too."""
     settings = json.loads(operator.read_object(f"runs/{rejected.name}/settings.json"))
     assert settings["training"]["epochs"] == REJECTED["training"]["epochs"]  # the run's own
-    assert settings["training"]["warmup"] == 0  # the worker's environment
+    assert settings["training"]["warmup_fraction"] == 0  # the worker's environment
     assert settings["store"]["url"] == "s3://models/fashion-mnist"
     with operator.client() as client:
         client.update_deployment(

@@ -6,16 +6,28 @@ from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 
-from fmnist import publication, registry
-from fmnist.config import GateSettings
-from fmnist.evaluation import evaluate
-from fmnist.gate import Circumstances, decide
-from fmnist.judging import Judge
-from tests import records
-from tests.conftest import S3Server, new_bucket
+from fmnist.evaluation.gate import GateContext, decide
+from fmnist.evaluation.metrics import evaluate
+from fmnist.promotion.judge import Judge
+from fmnist.promotion.publish import publish_run
+from fmnist.registry.champion import read_champion
+from fmnist.registry.records import (
+    CHAMPION,
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    ChampionRecord,
+    Manifest,
+    run_key,
+    to_json,
+)
+from fmnist.registry.runs import seal_run
+from fmnist.settings import GateSettings
 from tests.faults.enumeration import Laboratory, proxy_of
 from tests.faults.proxy import Point
-from tests.faults.scenarios import DATA, Place, bench, environment_of
+from tests.faults.scenarios import ORIGIN, Place, environment_of, test_set_in
+from tests.support import records
+from tests.support.processes import S3Server, new_bucket
 
 BYTES = 3_000_000
 _GATE = GateSettings(min_accuracy=0)
@@ -35,12 +47,12 @@ def requests_of_publication(
     _fill(laboratory, direct, past)
     sealed = folder / f"after-{past}"
     model = (laboratory.material / "large.keras").read_bytes()
-    test = bench(laboratory.material)
+    test = test_set_in(laboratory.material)
     evaluation = evaluate(test.score(model), test.labels, test.class_names)
-    circumstances = Circumstances(len(test.labels), generation=past)
+    circumstances = GateContext(len(test.labels), generation=past)
     run = replace(
         records.run(),
-        data=DATA,
+        data=ORIGIN,
         evaluation=evaluation,
         verdict=decide(evaluation, _GATE, circumstances),
     )
@@ -50,9 +62,9 @@ def requests_of_publication(
         proxy.points["p0"] = point
         through = replace(server, endpoint=proxy.endpoint)
         store = Place(direct.url, environment_of(through)).open()
-        publication.publish(run, sealed, Judge(store, test, _GATE, run.run_id, safe_store=True))
+        publish_run(run, sealed, Judge(store, test, _GATE, run.run_id, conditional_writes=True))
         proxy.settle(point)
-    head, _ = registry.read_champion(direct.open())
+    head, _ = read_champion(direct.open())
     assert (head.run_id, head.generation) == (run.run_id, past + 1)
     return point.requests
 
@@ -61,8 +73,8 @@ def _seal(folder: Path, model: bytes) -> None:
     (folder / "figures").mkdir(parents=True)
     rest = (BYTES - len(model)) // (len(_FILES) - 1)
     for name in _FILES:
-        (folder / name).write_bytes(model if name == registry.MODEL else secrets.token_bytes(rest))
-    registry.seal(folder, records.RUN_ID, records.moments(1)[0])
+        (folder / name).write_bytes(model if name == MODEL else secrets.token_bytes(rest))
+    seal_run(folder, records.RUN_ID, records.moments(1)[0])
 
 
 def _fill(laboratory: Laboratory, place: Place, past: int) -> None:
@@ -75,12 +87,12 @@ def _fill(laboratory: Laboratory, place: Place, past: int) -> None:
     filled = [laboratory.helpers.submit(_store_runs, place, part) for part in parts]
     for part in wait(filled).done:
         part.result()
-    place.open().create(registry.CHAMPION, registry.to_json(heads[-1]))
+    place.open().put_if_absent(CHAMPION, to_json(heads[-1]))
 
 
-def _store_runs(place: Place, heads: Iterable[registry.Champion]) -> None:
+def _store_runs(place: Place, heads: Iterable[ChampionRecord]) -> None:
     store = place.open()
     for head in heads:
-        manifest = registry.Manifest(registry.FORMAT, head.run_id, head.moved_at, {})
-        key = f"{registry.run_key(head.run_id)}/{registry.MANIFEST}"
-        store.create(key, registry.to_json(manifest))
+        manifest = Manifest(FORMAT, head.run_id, head.moved_at, {})
+        key = f"{run_key(head.run_id)}/{MANIFEST}"
+        store.put_if_absent(key, to_json(manifest))

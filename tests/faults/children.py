@@ -16,11 +16,11 @@ import botocore.endpoint
 import botocore.session
 import pytest
 
-import fmnist.store
-from fmnist import registry
+import fmnist.registry.champion
+import fmnist.store.s3
 from fmnist.errors import StoreError
-from tests.conftest import ROOT
 from tests.faults.scenarios import SCENARIOS, Place
+from tests.support.processes import ROOT
 
 DONE = "done"
 _PR_SET_PTRACER, _ANYBODY = 0x59616D61, -1
@@ -47,14 +47,14 @@ def remember_descriptions() -> None:
 def hasten(read_timeout: float = 30.0) -> None:
     """Take out of this process what is only there to wait."""
     botocore.endpoint.time = SimpleNamespace(sleep=lambda seconds: None)
-    fmnist.store._PAUSES = (0.0, 0.0, 0.0)
-    registry._LONGEST_PAUSE = 0.0
-    config = fmnist.store.Config
+    fmnist.store.s3._PAUSES = (0.0, 0.0, 0.0)
+    fmnist.registry.champion._LONGEST_PAUSE = 0.0
+    config = fmnist.store.s3.Config
 
     def shortened(**options: object) -> object:
         return config(**options | {"read_timeout": read_timeout})
 
-    fmnist.store.Config = shortened
+    fmnist.store.s3.Config = shortened
 
 
 def attempt(

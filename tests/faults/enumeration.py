@@ -17,11 +17,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Self, TypeVar
 
-from fmnist.registry import CHAMPION
-from tests.conftest import S3Server, files_in, new_bucket
+from fmnist.registry.records import CHAMPION
 from tests.faults.children import DONE, attempt, forkserver
 from tests.faults.proxy import LONGEST_WAIT, Fault, Point, Proxy
 from tests.faults.scenarios import Place, environment_of, examine, make, prepare
+from tests.support.processes import S3Server, files_in, new_bucket
 
 # Long enough for any answer of a busy machine; short where the answer never comes.
 _PATIENT, _IMPATIENT = 30.0, 0.7

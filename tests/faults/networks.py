@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from fmnist.dataset import Bytes
-from tests import records
+from fmnist.data.records import Bytes
+from tests.support import records
 
 IMAGES = 500
 _EPSILON = 1e-3  # of Keras's batch normalisation
@@ -24,7 +24,7 @@ _SLOPE = 0.1  # of our LeakyReLU
 
 
 def scorer(images: Bytes) -> Callable[[bytes], npt.NDArray[np.float32]]:
-    """What scores the bytes of a network's file on these images, as `fmnist.model.scorer` does."""
+    """What scores the bytes of a network's file on these images, as `fmnist.training.model_file.scorer` does."""
     pixels = images.reshape(len(images), -1).astype(np.float32) / 255
 
     def score(content: bytes) -> npt.NDArray[np.float32]:
@@ -58,22 +58,23 @@ def make(folder: Path) -> None:
     """Make the files with Keras."""
     import keras
 
-    from fmnist import model
-    from fmnist.config import ModelSettings
+    from fmnist.settings import ModelSettings
+    from fmnist.training.model_file import predict
+    from fmnist.training.network import build
 
     small = ModelSettings(hidden=(16,), dropout=(0.0,))
     keras.utils.set_random_seed(1)
     random = np.random.default_rng(1)
-    teacher = model.build(small)
+    teacher = build(small)
     images = records.drawn_images(IMAGES)
-    centre = model.predict(teacher, images)
+    centre = predict(teacher, images)
     # The rectangles are much alike: without this, one class would get nearly all of them.
     kernel, bias = teacher.layers[-1].get_weights()
     teacher.layers[-1].set_weights([kernel * 8, bias - 8 * np.log(centre).mean(axis=0)])
-    labels = model.predict(teacher, images).argmax(axis=1).astype(np.uint8)
-    networks = {"poor": model.build(small), "large": model.build(ModelSettings())}
+    labels = predict(teacher, images).argmax(axis=1).astype(np.uint8)
+    networks = {"poor": build(small), "large": build(ModelSettings())}
     for number in (1, 2, 3):
-        network = model.build(small)
+        network = build(small)
         network.set_weights(
             [weights + random.normal(0, 0.001, weights.shape) for weights in teacher.get_weights()]
         )
@@ -81,7 +82,7 @@ def make(folder: Path) -> None:
     predicted = {}
     for name, network in networks.items():
         network.save(folder / f"{name}.keras")
-        predicted[name] = model.predict(network, images).argmax(axis=1).astype(np.uint8)
+        predicted[name] = predict(network, images).argmax(axis=1).astype(np.uint8)
     np.savez(folder / "test.npz", images=images, labels=labels, **predicted)
 
 

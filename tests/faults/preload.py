@@ -5,8 +5,8 @@ import gc
 import boto3
 
 import tests.faults.children
-from fmnist import registry
-from tests import records
+from fmnist.registry.records import ChampionRecord, from_json, to_json
+from tests.support import records
 
 # What botocore and pydantic read from disk at their first use would be most of what a process does.
 tests.faults.children.remember_descriptions()
@@ -17,7 +17,7 @@ boto3.session.Session().client(
     aws_access_key_id="nobody",
     aws_secret_access_key="nothing",
 ).get_paginator("list_objects_v2")
-registry.from_json(registry.Champion, registry.to_json(records.champion()), "nowhere")
+from_json(ChampionRecord, to_json(records.champion()), "nowhere")
 # A collection would touch, and so copy, in every process all that they share.
 gc.collect()
 gc.freeze()

@@ -13,11 +13,12 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from fmnist import registry
 from fmnist.errors import StoreError
-from fmnist.gate import Verdict
-from fmnist.registry import Champion, StoredRun
-from fmnist.store import Store
+from fmnist.evaluation.gate import Verdict
+from fmnist.registry.champion import champion_history, current_champion, generation_of, promote_run
+from fmnist.registry.records import HISTORY, MODEL, ChampionRecord, StoredRun, history_key
+from fmnist.registry.runs import read_file, read_run, seal_run, upload_run
+from fmnist.store.base import Store
 from tests.faults.children import hasten
 from tests.faults.scenarios import Place
 
@@ -73,7 +74,7 @@ def _publisher(
     run = _store_run(store, f"publisher-{number}-run-0")
     try:
         for _ in range(rounds):
-            generation = registry.generation_of(registry.champion(store))
+            generation = generation_of(current_champion(store))
             barrier.wait(_LONGEST_ROUND)
             ended.append(_promote(store, run, generation, attempts))
             barrier.wait(_LONGEST_ROUND)
@@ -87,19 +88,19 @@ def _publisher(
 
 def _store_run(store: Store, run_id: str) -> StoredRun:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / registry.MODEL).write_bytes(run_id.encode())
-        registry.seal(Path(folder), run_id, datetime.now(UTC))
-        return registry.publish(store, Path(folder))
+        (Path(folder) / MODEL).write_bytes(run_id.encode())
+        seal_run(Path(folder), run_id, datetime.now(UTC))
+        return upload_run(store, Path(folder))
 
 
 def _promote(store: Store, run: StoredRun, generation: int, attempts: int) -> Ended:
-    def decide(head: Champion | None) -> Verdict:
+    def decide(head: ChampionRecord | None) -> Verdict:
         if attempts == 1:
             raise StoreError("another one was faster")
-        return _verdict(registry.generation_of(head))
+        return _verdict(generation_of(head))
 
     try:
-        registry.promote(store, run, 0.91, _verdict(generation), decide, by=_BY, attempts=attempts)
+        promote_run(store, run, 0.91, _verdict(generation), decide, by=_BY, attempts=attempts)
     except StoreError as error:
         return Ended(run.run_id, f"{type(error).__name__}: {error}")
     return Ended(run.run_id)
@@ -135,16 +136,16 @@ def check_all_promoted(place: Place, rounds: Sequence[Sequence[Ended]]) -> None:
 def _champions(place: Place) -> list[str]:
     """The champions by generation, each of them a whole run that was the champion just once."""
     store = place.open()
-    heads = list(registry.history(store))[::-1]
+    heads = list(champion_history(store))[::-1]
     assert [head.generation for head in heads] == list(range(1, len(heads) + 1))
-    *earlier, last = (registry.history_key(head.generation) for head in heads)
+    *earlier, last = (history_key(head.generation) for head in heads)
     # A loser may have copied the last head, ahead of a move that it did not make.
-    assert set(store.entries(registry.HISTORY)) - {last} == set(earlier)
+    assert set(store.list_entries(HISTORY)) - {last} == set(earlier)
     for before, head in itertools.pairwise(heads):
         assert head.previous == before.run_id
     for head in heads:
-        run = registry.read_run(store, head.run_id, head.manifest_sha256)
-        assert registry.read_file(store, run, registry.MODEL) == head.run_id.encode()
+        run = read_run(store, head.run_id, head.manifest_sha256)
+        assert read_file(store, run, MODEL) == head.run_id.encode()
     champions = [head.run_id for head in heads]
     assert len(set(champions)) == len(champions)
     return champions

@@ -20,18 +20,43 @@ from pathlib import Path
 
 import numpy as np
 
-from fmnist import publication, registry, upkeep
-from fmnist.config import GateSettings, Settings
-from fmnist.dataset import OFFICIAL_SHA256
-from fmnist.fetch import DataOrigin
-from fmnist.judging import Bench, Judge
-from fmnist.registry import MANIFEST, MODEL, Uses
-from fmnist.report import Run
-from fmnist.store import Entry, FolderStore, Store, open_store
-from tests import records
-from tests.conftest import ROOT, S3Server
+from fmnist.data.records import OFFICIAL_SHA256, DataOrigin
+from fmnist.promotion.judge import Judge, TestSet
+from fmnist.promotion.publish import publish_run
+from fmnist.registry.champion import (
+    champion_history,
+    current_champion,
+    generation_of,
+    read_champion,
+    roll_back,
+)
+from fmnist.registry.leftovers import GRACE
+from fmnist.registry.prune import prune_store
+from fmnist.registry.records import (
+    CHAMPION,
+    DATA,
+    EVALUATION,
+    HISTORY,
+    MANIFEST,
+    MODEL,
+    RUNS,
+    ChampionRecord,
+    TestSetUsage,
+    from_json,
+    history_key,
+    run_key,
+    to_json,
+)
+from fmnist.registry.runs import find_run, list_run_ids, read_file, seal_run
+from fmnist.registry.usage import record_use
+from fmnist.report.run import Run
+from fmnist.settings import GateSettings, Settings
+from fmnist.store.base import Entry, Store, open_store
+from fmnist.store.folder import FolderStore
 from tests.faults.networks import scorer
-from tests.memory import MemoryStore
+from tests.support import records
+from tests.support.memory import MemoryStore
+from tests.support.processes import ROOT, S3Server
 
 FIRST = "20260101T000000Z-00000001"
 SECOND = "20260102T000000Z-00000002"
@@ -46,7 +71,7 @@ _NETWORKS = {
     OVERTAKEN: "good-2",
 }
 _SETTINGS = Settings(gate=GateSettings(champion="not_worse"))
-DATA = DataOrigin("mirrors", official=True, sha256=OFFICIAL_SHA256)
+ORIGIN = DataOrigin("mirrors", official=True, sha256=OFFICIAL_SHA256)
 _BY = "tests/faults"
 
 
@@ -104,11 +129,11 @@ class Scenario:
 
 
 @functools.cache
-def bench(folder: Path) -> Bench:
+def test_set_in(folder: Path) -> TestSet:
     """The test images that every network here is judged on."""
     with np.load(folder / "test.npz") as test:
         images, labels = test["images"], test["labels"]
-    return Bench(labels, records.CLASS_NAMES, DATA.test_set, scorer(images))
+    return TestSet(labels, records.CLASS_NAMES, ORIGIN.test_set, scorer(images))
 
 
 def _sealed(folder: Path, run_id: str) -> Path:
@@ -118,25 +143,25 @@ def _sealed(folder: Path, run_id: str) -> Path:
 def _publish(run_id: str, store: Store, folder: Path) -> None:
     run: Run = pickle.loads((folder / run_id / "run.pickle").read_bytes())
     judge = _judge(run_id, store, folder)
-    registry.count_judged(store, judge.bench.test_set, run_id)
-    publication.publish(run, _sealed(folder, run_id), judge)
+    record_use(store, judge.test_set.digest, run_id)
+    publish_run(run, _sealed(folder, run_id), judge)
 
 
 def _judge(run_id: str, store: Store, folder: Path) -> Judge:
-    return Judge(store, bench(folder), _SETTINGS.gate, run_id, safe_store=True)
+    return Judge(store, test_set_in(folder), _SETTINGS.gate, run_id, conditional_writes=True)
 
 
 def _roll_back(store: Store, folder: Path) -> None:
-    registry.rollback(store, FIRST, reason="it was better", by=_BY)
+    roll_back(store, FIRST, reason="it was better", by=_BY)
 
 
 def _prune(store: Store, folder: Path) -> None:
     # A day later, when none of them can be on its way to be the champion any more.
-    upkeep.prune(store, keep=1, now=datetime.now(UTC) + 2 * upkeep.GRACE, by=_BY)
+    prune_store(store, keep=1, now=datetime.now(UTC) + 2 * GRACE, by=_BY)
 
 
 def _count(store: Store, folder: Path) -> None:
-    registry.count_judged(store, bench(folder).test_set, SECOND)
+    record_use(store, test_set_in(folder).digest, SECOND)
 
 
 SCENARIOS = {
@@ -229,7 +254,7 @@ def _finish(run_id: str, store: Store, folder: Path) -> None:
     """A finished run's folder and record, judged against the champion of this store."""
     model = (folder / f"{_NETWORKS[run_id]}.keras").read_bytes()
     judge = _judge(run_id, copy.deepcopy(store), folder)
-    found = judge.judge(model, since=0)
+    found = judge.judge(model, seen_generation=0)
     assert found.verdict.promoted is (run_id != POOR), found.verdict
     run = replace(
         records.run(run_id=run_id, settings=_SETTINGS),
@@ -237,20 +262,20 @@ def _finish(run_id: str, store: Store, folder: Path) -> None:
         verdict=found.verdict,
         champion_before=found.champion,
         against=found.against,
-        data=DATA,
+        data=ORIGIN,
     )
     sealed = _sealed(folder, run_id)
     (sealed / "figures").mkdir(parents=True)
     # What the registry reads, and a figure for the rest: each further file is the same step again.
     contents = {
         MODEL: model,
-        registry.EVALUATION: registry.to_json(run.evaluation),
-        registry.DATA: registry.to_json(run.data),
+        EVALUATION: to_json(run.evaluation),
+        DATA: to_json(run.data),
         "figures/learning_curves.png": run_id.encode() * 1000,
     }
     for name, content in contents.items():
         (sealed / name).write_bytes(content)
-    registry.seal(sealed, run_id, run.started_at)
+    seal_run(sealed, run_id, run.started_at)
     (folder / run_id / "run.pickle").write_bytes(pickle.dumps(run))
 
 
@@ -264,7 +289,7 @@ def _contents(folder: Path) -> Mapping[str, Objects]:
 def _files(folder: Path) -> Objects:
     """Every file that any run may have in a store, by its key."""
     return {
-        f"{registry.run_key(run_id)}/{path.relative_to(_sealed(folder, run_id)).as_posix()}": (
+        f"{run_key(run_id)}/{path.relative_to(_sealed(folder, run_id)).as_posix()}": (
             path.read_bytes()
         )
         for run_id in _NETWORKS
@@ -285,7 +310,7 @@ def prepare(name: str, place: Place, folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         else:
-            store.create(key, content)
+            store.put_if_absent(key, content)
 
 
 def examine(name: str, place: Place, folder: Path) -> str:
@@ -317,19 +342,19 @@ def _check_readable(
     finished: bool = False,
 ) -> None:
     before = _contents(folder)[scenario.start]
-    old = registry.from_json(registry.Champion, before[registry.CHAMPION], "") if before else None
-    generation = registry.generation_of(old)
+    old = from_json(ChampionRecord, before[CHAMPION], "") if before else None
+    generation = generation_of(old)
     found = _read_all(store, folder, known)
     stored = MemoryStore()
     stored.objects = dict(found)
 
-    head = registry.champion(stored)
+    head = current_champion(stored)
     if head is not None:
         _check_champion(store, head, folder)
-    moved = registry.generation_of(head) - generation
+    moved = generation_of(head) - generation
     if moved not in ({scenario.moves} if finished else {0, scenario.moves}):
         raise Broken(f"the generation rose by {moved}")
-    if not moved and found.get(registry.CHAMPION) != before.get(registry.CHAMPION):
+    if not moved and found.get(CHAMPION) != before.get(CHAMPION):
         raise Broken("the head was changed within its generation")
     if (head.run_id if head else None) != (scenario.new if moved else scenario.old):
         raise Broken(f"the champion is {head}")
@@ -350,30 +375,30 @@ def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes])
     `known` has what was read before of files that never change, so as to read them only once.
     """
     objects = {}
-    for key, entry in store.entries("").items():
+    for key, entry in store.list_entries("").items():
         content = known.get((key, entry)) or store.read(key)
         if content is None:
             raise Broken(f"{key} is listed and cannot be read")
         objects[key] = content
-        if key.startswith(registry.RUNS):
+        if key.startswith(RUNS):
             known[key, entry] = content
             if content != _files(folder).get(key):
                 raise Broken(f"{key} is a file of no run, or not whole")
-        elif key == registry.CHAMPION or key.startswith(registry.HISTORY):
-            registry.from_json(registry.Champion, content, key)
+        elif key == CHAMPION or key.startswith(HISTORY):
+            from_json(ChampionRecord, content, key)
         elif key.startswith("test-sets/"):
-            registry.from_json(Uses, content, key)
+            from_json(TestSetUsage, content, key)
         else:
             raise Broken(f"{key} is nothing that belongs there")
     return objects
 
 
-def _check_champion(store: Store, head: registry.Champion, folder: Path) -> None:
+def _check_champion(store: Store, head: ChampionRecord, folder: Path) -> None:
     """A reader of the champion gets the very files that were published."""
-    champion, files = registry.read_champion(store)
+    champion, files = read_champion(store)
     if champion != head:
         raise Broken(f"the champion read is {champion}, the head is {head}")
-    key = registry.run_key(head.run_id)
+    key = run_key(head.run_id)
     published = {
         name.removeprefix(f"{key}/"): content
         for name, content in _files(folder).items()
@@ -383,10 +408,10 @@ def _check_champion(store: Store, head: registry.Champion, folder: Path) -> None
         raise Broken(f"the champion {head.run_id} is not the one that was published")
 
 
-def _check_history(store: Store, head: registry.Champion | None, found: Objects) -> None:
-    heads = list(registry.history(store))
+def _check_history(store: Store, head: ChampionRecord | None, found: Objects) -> None:
+    heads = list(champion_history(store))
     generations = [past.generation for past in heads]
-    if generations != list(range(registry.generation_of(head), 0, -1)):
+    if generations != list(range(generation_of(head), 0, -1)):
         raise Broken(f"the history has the generations {generations}")
     for later, earlier in itertools.pairwise(heads):
         if later.previous != earlier.run_id:
@@ -394,27 +419,27 @@ def _check_history(store: Store, head: registry.Champion | None, found: Objects)
     promoted = [past.run_id for past in heads if past.move == "promotion"]
     if len(promoted) != len(set(promoted)):
         raise Broken(f"a run was promoted twice: {promoted}")
-    kept = {key for key in found if key.startswith(registry.HISTORY)}
-    earlier_ones = {registry.history_key(past.generation) for past in heads[1:]}
+    kept = {key for key in found if key.startswith(HISTORY)}
+    earlier_ones = {history_key(past.generation) for past in heads[1:]}
     # The head may have been copied ahead of a move that did not come.
-    copy = registry.history_key(registry.generation_of(head))
+    copy = history_key(generation_of(head))
     if kept - {copy} != earlier_ones:
         raise Broken(f"the history has the objects {sorted(kept)}")
-    if copy in kept and found[copy] != found[registry.CHAMPION]:
+    if copy in kept and found[copy] != found[CHAMPION]:
         raise Broken(f"{copy} is not the head: the history has a branch")
 
 
 def _whole_runs(store: Store, found: Objects) -> Collection[str]:
     """The runs that have a manifest, each of which must be whole."""
     whole = set()
-    for run_id in registry.run_ids(store):
-        run = registry.find_run(store, run_id)
+    for run_id in list_run_ids(store):
+        run = find_run(store, run_id)
         if run is None:
             continue
         whole.add(run_id)
         for name in run.manifest.files:
-            registry.read_file(store, run, name)
-        prefix = f"{registry.run_key(run_id)}/"
+            read_file(store, run, name)
+        prefix = f"{run_key(run_id)}/"
         listed = {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
         if listed != {*run.manifest.files, MANIFEST}:
             raise Broken(f"{run_id} has the files {sorted(listed)}")
@@ -423,7 +448,7 @@ def _whole_runs(store: Store, found: Objects) -> Collection[str]:
 
 def _check_count(found: Objects, before: Objects, scenario: Scenario, *, finished: bool) -> None:
     counts = {
-        objects.get(key): registry.from_json(Uses, objects[key], key).models
+        objects.get(key): from_json(TestSetUsage, objects[key], key).models
         for objects in (before, found)
         for key in objects
         if key.startswith("test-sets/")

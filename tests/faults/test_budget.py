@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import S3Server
 from tests.faults.budget import requests_of_publication
 from tests.faults.enumeration import Laboratory
+from tests.support.processes import S3Server
 
 
 @pytest.mark.timeout(600)

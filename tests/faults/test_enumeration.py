@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.conftest import S3Server
 from tests.faults.enumeration import Laboratory, Row
 from tests.faults.scenarios import SCENARIOS
+from tests.support.processes import S3Server
 
 pytestmark = pytest.mark.timeout(900)
 

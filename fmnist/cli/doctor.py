@@ -1,0 +1,321 @@
+"""Look, before anyone trains, at everything that a run needs: one finding for each thing."""
+
+import base64
+import importlib.metadata
+import os
+import re
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+
+from fmnist.data.cache import cache_folder
+from fmnist.data.fetch import check_source
+from fmnist.errors import (
+    DamagedError,
+    DataError,
+    ExitCode,
+    JobError,
+    PrefectError,
+    StoreError,
+    without_credentials,
+)
+from fmnist.promotion.workspace import work_folder
+from fmnist.registry.champion import current_champion
+from fmnist.registry.records import CHAMPION, MANIFEST, run_key
+from fmnist.registry.runs import read_run
+from fmnist.settings import MIRRORS, Settings, non_defaults
+from fmnist.store.base import Store, open_store
+
+_MEGABYTE = 2**20
+# What one run writes at most, in bytes: four downloads, two of them at a time; the arrays and the
+# published files; the published files alone; a model that is loaded.
+_ROOM = {"data.cache": 64, "store.work": 128, "store.url": 32, "temporary files": 32}
+_LARGEST_CLOCK_DIFFERENCE = 60
+_READS = 5
+_LONGEST_READ = 1.0
+_PREFECT_TIMEOUT = 10
+_REINSTALL = "install what requirements.txt pins (`make setup`)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what was found or, if it is not `ok`, what to do; one line.
+
+    `exit_code` is the one that a run would end with, `PROMOTED` (0) where nothing is wrong.
+    """
+
+    name: str
+    ok: bool
+    text: str
+    exit_code: ExitCode
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything that a run with these settings needs, and give each finding as it is made.
+
+    Nothing is downloaded and nothing is changed, but that the local folders are made if they are not
+    there, and that the store's own check leaves its probe. Of a store that cannot be used there is
+    that one finding alone.
+    """
+    yield _finding("settings", lambda: _settings(settings))
+    yield _finding("data source", lambda: check_source(settings.data))
+    yield _finding("cache folder", lambda: _cache_folder(settings))
+    yield _finding("work folder", lambda: _work_folder(settings))
+    yield from _store_findings(settings)
+    yield _finding("Prefect API", _prefect)
+    yield _finding("fastapi", lambda: _version("fastapi"))
+    yield _finding("sqlalchemy", lambda: _version("sqlalchemy"))
+    yield _finding("keras", lambda: _version("keras"))
+    yield _finding("disk space", lambda: _disk_space(settings))
+
+
+def _finding(name: str, look: Callable[[], str]) -> Finding:
+    """What `look` returns is good; a foreseeable failure that it raises is bad."""
+    try:
+        return Finding(name, True, _one_line(look()), ExitCode.OK)
+    except JobError as error:
+        return Finding(name, False, _one_line(str(error)), error.exit_code)
+
+
+def _one_line(text: str) -> str:
+    return without_credentials(" ".join(text.split()))
+
+
+def _settings(settings: Settings) -> str:
+    changed = non_defaults(settings)
+    return "all valid; " + (
+        f"{len(changed)} not at the default: {', '.join(changed)}" if changed else "all at defaults"
+    )
+
+
+def _cache_folder(settings: Settings) -> str:
+    if settings.data.source != MIRRORS and "://" not in settings.data.source:
+        return "not needed, since data.source is a folder"
+    try:
+        return _writable(cache_folder(settings.data))
+    except OSError as error:
+        raise DataError(_advice(error, cache_folder(settings.data), "data.cache")) from error
+
+
+def _work_folder(settings: Settings) -> str:
+    folder = work_folder(settings.store)
+    try:
+        return _writable(folder)
+    except OSError as error:
+        raise StoreError(_advice(error, folder, "store.work")) from error
+
+
+def _writable(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        stream.write(b"1")
+    return f"{folder} can be written"
+
+
+def _advice(error: OSError, folder: Path, setting: str) -> str:
+    return (
+        f"{folder} cannot be written ({error.strerror or error}); give this user the right to, or "
+        f"set {setting} to another folder"
+    )
+
+
+def _local_places(settings: Settings) -> Iterator[tuple[str, Path]]:
+    if settings.data.source == MIRRORS or "://" in settings.data.source:
+        yield "data.cache", cache_folder(settings.data)
+    yield "store.work", work_folder(settings.store)
+    if "://" not in settings.store.url:
+        yield "store.url", Path(settings.store.url).expanduser()
+    yield "temporary files", Path(tempfile.gettempdir())
+
+
+def _disk_space(settings: Settings) -> str:
+    """Places that share a disk must have room there together."""
+    needed: dict[int, int] = {}
+    names: dict[int, list[str]] = {}
+    free: dict[int, int] = {}
+    try:
+        for name, place in _local_places(settings):
+            there = next(path for path in (place, *place.absolute().parents) if path.exists())
+            disk = there.stat().st_dev
+            free[disk] = shutil.disk_usage(there).free
+            needed[disk] = needed.get(disk, 0) + _ROOM[name] * _MEGABYTE
+            names.setdefault(disk, []).append(name)
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"the free space cannot be found out: {error}; see the folders") from error
+    parts = [
+        f"{free[disk] / 1e9:.1f} GB free for {', '.join(names[disk])}, which need "
+        f"{needed[disk] / 1e9:.2f} GB"
+        for disk in free
+    ]
+    if any(free[disk] < needed[disk] for disk in free):
+        raise StoreError("; ".join(parts) + "; free some space, or set them to another disk")
+    return "; ".join(parts)
+
+
+def _store_findings(settings: Settings) -> Iterator[Finding]:
+    try:
+        # Opened so that a store without conditional writes can still be looked at.
+        store = open_store(settings.store.url, single_publisher=True)
+        honours = store.check()
+    except StoreError as error:
+        yield Finding("store", False, _one_line(str(error)), error.exit_code)
+        return
+    where = (
+        settings.store.url if "://" in settings.store.url else Path(store.location("")).absolute()
+    )
+    yield _finding("store", lambda: f"{where} is there, and can be listed, read and written")
+    yield _finding("conditional writes", lambda: _conditions(settings, honours=honours))
+    yield _finding("clock", lambda: _clock(store))
+    yield _finding("latency", lambda: _latency(store))
+    yield _finding("champion", lambda: _champion(store))
+
+
+def _conditions(settings: Settings, *, honours: bool) -> str:
+    if honours:
+        return "honoured: nothing can be overwritten unseen"
+    if settings.store.single_publisher:
+        return (
+            "not honoured, and accepted by store.single_publisher: safe only while nothing but "
+            "one job publishes there"
+        )
+    raise StoreError(
+        "not honoured, so a run would be refused; use another server or a newer one, or, if "
+        "nothing but one job ever publishes there, set store.single_publisher"
+    )
+
+
+def _clock(store: Store) -> str:
+    clock = store.clock()
+    if clock is None:
+        return "the store has no other than this machine's, or does not tell"
+    difference = (datetime.now(UTC) - clock).total_seconds()
+    if abs(difference) > _LARGEST_CLOCK_DIFFERENCE:
+        raise StoreError(
+            f"this machine's is {abs(difference):.0f} s {'ahead of' if difference > 0 else 'behind'}"
+            " the store's; set both by NTP: run ids sort by the clock, and S3 refuses requests at "
+            "900 s"
+        )
+    return f"within {max(1, round(abs(difference)))} s of the store's"
+
+
+def _latency(store: Store) -> str:
+    seconds = []
+    for _ in range(_READS):
+        start = time.perf_counter()
+        store.read(CHAMPION)
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds)
+    figure = f"{median * 1000:.1f} ms for a small read, the median of {_READS}"
+    if median > _LONGEST_READ:
+        raise StoreError(
+            f"{figure}; a publication makes some 25 requests: look at the network and the server's "
+            "load, or set store.url to a nearer one"
+        )
+    return figure
+
+
+def _champion(store: Store) -> str:
+    """Whether it is whole, without reading all of it."""
+    head = current_champion(store)
+    if head is None:
+        return "none yet: the first run that passes the gate becomes it"
+    run = read_run(store, head.run_id, head.manifest_sha256)
+    key = run_key(run.run_id)
+    listed = store.list_entries(f"{key}/")
+    for name, entry in run.manifest.files.items():
+        found = listed.get(f"{key}/{name}")
+        if found is None or found.size != entry.size:
+            fault = f"has {found.size:,} bytes" if found else "is not there"
+            raise DamagedError(
+                f"{store.location(f'{key}/{name}')} {fault}, but {MANIFEST} lists it with "
+                f"{entry.size:,}; `fmnist rollback` goes back to the champion before"
+            )
+    return (
+        f"{head.run_id}, generation {head.generation}, accuracy {head.accuracy:.4f}: its manifest "
+        f"is the promoted one, its {len(run.manifest.files)} files are there in their sizes"
+    )
+
+
+def _prefect() -> str:
+    from fmnist.orchestration.server import api_address_and_login  # slow: imports Prefect
+
+    url, login = api_address_and_login()
+    if not url:
+        return "PREFECT_API_URL is not set: an ad hoc run starts a temporary server"
+    key = base64.b64encode(os.fsencode(login or "")).decode()
+    headers = {"authorization": f"Basic {key}"} if login else {}
+    try:
+        with httpx.Client(headers=headers, timeout=_PREFECT_TIMEOUT) as client:
+            for path in ("/health", "/admin/version"):
+                answer = client.get(url + path)
+                if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                    raise PrefectError(
+                        f"{url} refuses the login (HTTP {answer.status_code}); "
+                        f"{'correct' if login else 'set'} PREFECT_API_AUTH_STRING"
+                    )
+                answer.raise_for_status()
+        version = answer.json()
+        if not isinstance(version, str) or _release(version) is None:
+            raise ValueError("the answer is no version")
+    except httpx.HTTPStatusError as error:
+        raise PrefectError(
+            f"{url} answers {error.request.url.path} with HTTP {error.response.status_code}; is "
+            "PREFECT_API_URL the address of a Prefect API, with /api at its end?"
+        ) from error
+    # Not all of what an address can be wrong in is an error of httpx's own.
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise PrefectError(
+            f"no Prefect server answers at {url} ({reason}); start it or correct PREFECT_API_URL, "
+            "or unset that to use a temporary server"
+        ) from error
+    here = _installed("prefect")
+    if (_release(version) or ()) < (_release(here) or ()):
+        raise PrefectError(
+            f"{url} has Prefect {version}, older than {here} here; update the server first"
+        )
+    return f"{url} answers, with Prefect {version}"
+
+
+def _version(package: str) -> str:
+    """The installed version of a package, if a run can rely on it; why not stands in pyproject.toml.
+
+    The bounds there are checked when it is installed, which a later `pip install` may undo.
+    """
+    version = _installed(package)
+    release = _release(version) or (0, 0)
+    if package == "fastapi" and release >= (0, 151):
+        raise PrefectError(
+            f"{version} is too new, from 0.151 on Prefect's server refuses its own client; "
+            f"{_REINSTALL}"
+        )
+    if package == "sqlalchemy" and release >= (2, 1):
+        raise PrefectError(
+            f"{version} is too new, from 2.1 on Prefect's server creates no scheduled run and says "
+            f"nothing; {_REINSTALL}"
+        )
+    if package == "keras" and release < (3, 15):
+        raise DamagedError(
+            f"{version} is too old, before 3.15 it runs code hidden in a model file; {_REINSTALL}"
+        )
+    return f"{version} is not known to break"
+
+
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise PrefectError(f"{package} is not installed; {_REINSTALL}") from error
+
+
+def _release(version: str) -> tuple[int, int] | None:
+    """The first two numbers of a version; `None` if it does not begin with them."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else None

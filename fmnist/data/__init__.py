@@ -1,0 +1,1 @@
+"""The data set: fetched, verified, checked and split."""

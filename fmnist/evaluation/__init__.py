@@ -1,0 +1,1 @@
+"""Figures of merit, comparison and gate: records in, records out."""

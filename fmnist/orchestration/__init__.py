@@ -1,0 +1,1 @@
+"""What only the orchestrator knows: alone in importing Prefect."""

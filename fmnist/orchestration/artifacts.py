@@ -1,0 +1,83 @@
+"""What a run shows on its page in the Prefect UI: progress, report and classification table."""
+
+import base64
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from fmnist.orchestration.job import best_effort
+from fmnist.progress import track
+from fmnist.report.figures import figure_titles
+from fmnist.report.markdown import classification_table, markdown
+from fmnist.report.run import Run
+from fmnist.training.records import Epoch
+
+_SECONDS_BETWEEN_UPDATES = 2.0
+
+
+@contextmanager
+def training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
+    """Report epochs on the terminal or in the log, and in a progress artifact."""
+    artifact: UUID | None = None
+    with best_effort("progress is not shown in Prefect"):
+        artifact = cast(
+            UUID,
+            create_progress_artifact(
+                0.0, key="training-progress", description="Epochs trained, in percent"
+            ),
+        )
+
+    def show(percent: float) -> None:
+        if artifact:
+            with best_effort("progress was not updated"):
+                update_progress_artifact(artifact, percent)
+
+    with track("training", epochs) as advance:
+        shown_at = time.monotonic()
+
+        def report(epoch: Epoch) -> None:
+            nonlocal shown_at
+            advance(
+                epoch.number,
+                f"epoch {epoch.number}/{epoch.total}, loss {epoch.loss:.4f}, accuracy "
+                f"{epoch.accuracy:.4f}, validation {epoch.val_loss:.4f}, {epoch.val_accuracy:.4f}",
+            )
+            now = time.monotonic()
+            if epoch.number == epoch.total or now - shown_at >= _SECONDS_BETWEEN_UPDATES:
+                shown_at = now
+                show(100 * epoch.number / epoch.total)
+
+        yield report
+    show(100.0)
+
+
+def show_report(run: Run, folder: Path) -> None:
+    """Put the report, with its figures inside, and the classification table on the run's page.
+
+    Called by the flow and not by a task, so that they stand first among the run's artifacts.
+    """
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    figures = {
+        title: "data:image/png;base64," + base64.b64encode((folder / name).read_bytes()).decode()
+        for title, name in figure_titles(files).items()
+    }
+    header, rows = classification_table(run.evaluation)
+    with best_effort("the report was not shown in Prefect; it is in the store"):
+        create_markdown_artifact(
+            markdown(run, figures, files), key="report", description=f"Report of {run.run_id}"
+        )
+        create_table_artifact(
+            [dict(zip(header, row, strict=True)) for row in rows],
+            key="classification-report",
+            description=f"Scores on {run.evaluation.images:,} test images",
+        )

@@ -1,0 +1,211 @@
+"""A flow run from its first line to its final state: its name, settings, events and tags."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.events import emit_event
+from prefect.exceptions import PrefectException
+from prefect.states import Completed
+from prefect.utilities.collections import deep_merge
+
+from fmnist.configure import load_settings
+from fmnist.data.records import DataOrigin, PreparedData
+from fmnist.environment import Environment, describe_environment
+from fmnist.errors import JobError
+from fmnist.promotion.judge import Decision
+from fmnist.registry.champion import current_champion, generation_of
+from fmnist.registry.records import new_run_id, run_key
+from fmnist.report.run import Run
+from fmnist.settings import Settings
+from fmnist.store.base import open_store
+from fmnist.training.records import TrainingResult
+
+logger = logging.getLogger("fmnist.flow")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all stages know of their run, settled before it trains.
+
+    Attributes:
+        run_id: the run's id, and the flow run's name.
+        started_at: when the flow began.
+        settings: all settings of the run.
+        conditional_writes: whether the store honours conditional writes.
+        seen_generation: the generation of the champion before training; 0 if there was none.
+        environment: code, machine and versions.
+    """
+
+    run_id: str
+    started_at: datetime
+    settings: Settings
+    conditional_writes: bool
+    seen_generation: int
+    environment: Environment
+
+
+@contextmanager
+def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
+    """Name this flow run, complete its settings and check its store; report how it failed.
+
+    Ctrl-C ends the block quietly: what follows it marks the run as cancelled.
+
+    Raises:
+        SettingsError: a setting has a wrong name, type or range.
+        StoreError: the store cannot be used.
+    """
+    _prepare_process()
+    started_at = datetime.now(UTC)
+    run_id = new_run_id(started_at)
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(runtime.flow_run.id, name=run_id)
+    try:
+        settings = _complete(parameters)
+        store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
+        conditional_writes = store.check()
+        # Read now, so that a damaged champion is noticed before training.
+        seen_generation = generation_of(current_champion(store))
+        yield Job(
+            run_id,
+            started_at,
+            settings,
+            conditional_writes,
+            seen_generation,
+            describe_environment(),
+        )
+    except JobError as error:
+        error.run_id = run_id
+        logger.error("%s", error)
+        _announce("failed", run_id, str(error))
+        raise
+    except KeyboardInterrupt:
+        logger.warning("interrupted")
+    except Exception as error:
+        _announce("failed", run_id, f"{type(error).__name__}: {error}")
+        raise
+
+
+def describe_run(
+    job: Job,
+    data: DataOrigin,
+    prepared: PreparedData,
+    trained: TrainingResult,
+    decision: Decision,
+) -> Run:
+    """Everything a report says about the run, put together from what the stages returned."""
+    store = open_store(job.settings.store.url)
+    return Run(
+        run_id=job.run_id,
+        started_at=job.started_at,
+        location=store.location(run_key(job.run_id)),
+        settings=job.settings,
+        data=data,
+        prepared=prepared,
+        training=trained,
+        evaluation=decision.evaluation,
+        verdict=decision.verdict,
+        environment=job.environment,
+        champion_before=decision.champion,
+        against=decision.against,
+    )
+
+
+def final_state(run: Run) -> State[Any]:
+    """The state of a judged run; its event is emitted and its tags are set."""
+    verdict = run.verdict
+    _announce(verdict.word, run.run_id, verdict.reason, run)
+    with best_effort("the run was not tagged"), get_client(sync_client=True) as client:
+        data = "official-data" if run.data.official else "own-data"
+        tags = {*runtime.flow_run.tags, verdict.word, data}
+        client.update_flow_run(runtime.flow_run.id, tags=tags)
+    return Completed(name=verdict.word.capitalize(), message=verdict.reason, data=run)
+
+
+def is_retryable(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try: only after a fault that time can heal."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, JobError) and error.retryable
+
+
+def retrying(stage: Any, delays: Sequence[float]) -> Any:
+    """A task that is tried again after each of these delays, in seconds."""
+    return stage.with_options(retries=len(delays), retry_delay_seconds=list(delays) or None)
+
+
+@contextmanager
+def best_effort(otherwise: str) -> Iterator[None]:
+    """Tell Prefect something a run can do without: if that fails, `otherwise` is logged."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("%s (%s)", otherwise, error)
+
+
+def _complete(parameters: Settings | Mapping[str, Any]) -> Settings:
+    """All settings of the run: its parameters, the deployment's, the environment's, the defaults.
+
+    Prefect replaces a deployment's parameter as a whole: a run started by hand with one setting
+    would silently lose the deployment's others, its gate among them.
+    """
+    if isinstance(parameters, Settings):
+        return parameters
+    deployed: dict[str, Any] = {}
+    if runtime.deployment.id:
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment(UUID(runtime.deployment.id))
+        deployed = deployment.parameters.get("settings", {})
+    merged: dict[str, Any] = deep_merge(deployed, dict(parameters))
+    return load_settings(merged)
+
+
+def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> None:
+    """Emit the event `fmnist.run.<what>`, for automations and whoever else listens."""
+    before = run.champion_before if run else None
+    with best_effort("the event was not emitted"):
+        emit_event(
+            f"fmnist.run.{what}",
+            {"prefect.resource.id": f"fmnist.run.{run_id}", "prefect.resource.name": run_id},
+            payload={
+                "run_id": run_id,
+                "reason": reason,
+                "accuracy": run.evaluation.accuracy if run else None,
+                "bound": run.settings.gate.min_accuracy if run else None,
+                "champion_before": before.run_id if before else None,
+                "champion_after": run.champion_after if run else None,
+                "report": f"{run.location}/report.md" if run else None,
+            },
+        )
+
+
+class _ForeseenErrors(logging.Filter):
+    """Drops Prefect's tracebacks of foreseeable errors, which the flow reports in a line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], JobError))
+
+
+_foreseen_errors = _ForeseenErrors()
+
+
+def _prepare_process() -> None:
+    """Set up what this process needs to run the flow, wherever it was started; safe to repeat."""
+    # TensorFlow and Keras read these as they are imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_foreseen_errors)
+    library = logging.getLogger("fmnist")
+    library.setLevel(logging.INFO)
+    for name in ("prefect", "prefect.flow_runs"):
+        for handler in logging.getLogger(name).handlers:
+            library.addHandler(handler)

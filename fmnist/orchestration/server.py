@@ -1,0 +1,140 @@
+"""The Prefect server that a run reports to: the configured one, or a temporary one."""
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.exceptions import Abort, PrefectException, TerminationSignal
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from prefect.settings import Settings as PrefectSettings
+from pydantic import ValidationError
+
+from fmnist.errors import PrefectError, without_credentials
+from fmnist.report.run import Run
+from fmnist.settings import Settings
+
+_LONGEST_SERVER_START = 180
+_LONGEST_FIRST_ANSWER = 15
+_SECONDS_BETWEEN_HEARTBEATS = 30
+
+
+def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
+    """Run the flow in this process, on the configured Prefect server or a temporary one.
+
+    Raises:
+        JobError: a foreseeable failure.
+        KeyboardInterrupt: the run was interrupted.
+    """
+    with temporary_settings(_settings_of_a_run()):
+        _check_server()
+        try:
+            state = flow(settings, return_state=True)
+            if state.is_cancelled():
+                raise KeyboardInterrupt
+            return cast(Run, state.result())
+        except (TerminationSignal, Abort) as error:
+            raise KeyboardInterrupt from error
+        except (httpx.HTTPError, PrefectException) as error:
+            raise PrefectError(
+                f"lost the Prefect server at {_address()} ({error}); look at its log, "
+                "then run again"
+            ) from error
+
+
+def api_address_and_login() -> tuple[str, str | None]:
+    """Address and login of the Prefect API: the environment's, or those of Prefect's profile.
+
+    The address is empty if a run would start a temporary server.
+
+    Raises:
+        PrefectError: Prefect's settings cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Such a file ends a run, while it is only passed over here.
+            warnings.filterwarnings("error", "Failed to load profiles")
+            api = PrefectSettings().api
+    # Not everything that can be wrong in Prefect's files is an error of its own.
+    except (OSError, ValueError, UserWarning) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            fault = error.errors(include_url=False, include_input=False)[0]
+            reason = f"{'.'.join(map(str, fault['loc'])) or 'an address'}: {fault['msg']}"
+        raise PrefectError(
+            f"Prefect's settings cannot be read ({reason}); correct PREFECT_API_URL, or whatever "
+            "else is wrong in the environment, in prefect.toml or in Prefect's profiles"
+        ) from error
+    login = api.auth_string.get_secret_value() if api.auth_string else None
+    return (api.url or "").rstrip("/"), login
+
+
+def _settings_of_a_run() -> dict[Any, Any]:
+    # Else a server that misses the heartbeat of a deployment's runs would miss this run's too.
+    settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS}
+    if not PREFECT_API_URL.value():
+        settings |= {
+            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _LONGEST_SERVER_START,
+            # Its telemetry prints a traceback when it meets a locked database at the start.
+            PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        }
+    return settings
+
+
+def _check_server() -> None:
+    """Make a first request to the configured Prefect server, or start the temporary one.
+
+    Raises:
+        PrefectError: no server answers as it should.
+    """
+    patience = {
+        PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER,
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+    }
+    try:
+        with (
+            temporary_settings(patience if PREFECT_API_URL.value() else {}),
+            _interrupts_held_back(),
+            get_client(sync_client=True) as client,
+        ):
+            client.read_flows(limit=1)
+    except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PrefectError(
+            f"no Prefect server answers at {_address()} ({reason}); start it or correct "
+            "PREFECT_API_URL, or unset that to use a temporary server"
+        ) from error
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start no process that a terminal's Ctrl-C reaches.
+
+    It goes to every process of the command. The temporary server, started in here, inherits the
+    block and stays to record that the run was cancelled; its parent ends it after that.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+
+
+def _address() -> str:
+    return without_credentials(PREFECT_API_URL.value() or "a temporary address")

@@ -1,0 +1,1 @@
+"""Judge a model and publish it: what the flow and the commands share."""

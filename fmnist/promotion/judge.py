@@ -1,0 +1,197 @@
+"""Score a model on the test images, and decide whether to promote it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fmnist.data.records import Bytes, DataOrigin, LabelledImages
+from fmnist.errors import DamagedError, StoreError
+from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
+from fmnist.evaluation.gate import GateContext, Verdict, decide, undecided
+from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.registry.champion import current_champion, generation_of, promote_run
+from fmnist.registry.records import (
+    DATA,
+    EVALUATION,
+    MODEL,
+    ChampionRecord,
+    PromotionResult,
+    StoredRun,
+)
+from fmnist.registry.runs import read_file, read_record, read_run
+from fmnist.registry.usage import record_use
+from fmnist.settings import GateSettings
+from fmnist.store.base import Store
+from fmnist.tensorflow_import import quiet_tensorflow_import
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What models are judged on.
+
+    Attributes:
+        labels: the true classes `(n,)`.
+        class_names: by class number.
+        digest: tells this test set, images and labels, from every other.
+        score: gives a model's probabilities `(n, classes)` for the test images from the bytes of
+            its `.keras` file.
+    """
+
+    labels: Bytes
+    class_names: tuple[str, ...]
+    digest: str
+    score: Callable[[bytes], Probabilities]
+
+
+def make_test_set(
+    test: LabelledImages, class_names: tuple[str, ...], origin: DataOrigin
+) -> TestSet:
+    """The test set made of these images, labels and class names."""
+    with quiet_tensorflow_import():
+        from fmnist.training.model_file import scorer
+
+    return TestSet(test.labels, class_names, origin.test_set, scorer(test.images))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about a model.
+
+    Attributes:
+        evaluation: its figures on the test set.
+        verdict: whether it is promoted, and why.
+        champion: the champion it was judged against; `None` if there was none.
+        against: the comparison with that champion; `None` if there was none.
+    """
+
+    evaluation: Evaluation
+    verdict: Verdict
+    champion: ChampionRecord | None
+    against: Comparison | ComparisonFailed | None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges models by the gate, on a test set, against the champion of a store.
+
+    Attributes:
+        store: where the champion is.
+        test_set: what models are scored on.
+        gate: what is required of them.
+        run_id: the run that is judged; all decisions about it count as one use of the test set.
+        conditional_writes: whether the store honours conditional writes.
+    """
+
+    store: Store
+    test_set: TestSet
+    gate: GateSettings
+    run_id: str
+    conditional_writes: bool
+
+    def judge(self, model: bytes, seen_generation: int) -> Decision:
+        """Score the model in the bytes of a `.keras` file, and decide about it.
+
+        If the store cannot be read, the verdict is left undecided, so that the run is not lost;
+        `seen_generation` is the generation of the champion that was last seen.
+
+        Raises:
+            DamagedError: the bytes hold no network of this project.
+        """
+        probabilities = self.test_set.score(model)
+        evaluation = evaluate(probabilities, self.test_set.labels, self.test_set.class_names)
+        try:
+            while True:
+                head = current_champion(self.store)
+                found = self.decide(evaluation, probabilities, head)
+                # An earlier champion may have been removed while it was read.
+                if not isinstance(found.against, ComparisonFailed) or (
+                    current_champion(self.store) == head
+                ):
+                    return found
+        except StoreError as error:
+            return Decision(evaluation, undecided(str(error), seen_generation), None, None)
+
+    def decide(
+        self, evaluation: Evaluation, probabilities: Probabilities, head: ChampionRecord | None
+    ) -> Decision:
+        """Decide about a model with these figures, against this champion.
+
+        Raises:
+            StoreError: the store cannot be read, or the use of the test set cannot be recorded.
+        """
+        against = self.compare(probabilities, head)
+        context = GateContext(
+            test_images=len(self.test_set.labels),
+            against=against,
+            generation=generation_of(head),
+            judged=record_use(self.store, self.test_set.digest, self.run_id),
+            conditional_writes=self.conditional_writes,
+        )
+        return Decision(evaluation, decide(evaluation, self.gate, context), head, against)
+
+    def compare(
+        self, probabilities: Probabilities, head: ChampionRecord | None
+    ) -> Comparison | ComparisonFailed | None:
+        """Compare these probabilities with the champion's, which is scored now.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        if head is None:
+            return None
+        test_set = self.test_set
+        try:
+            run = read_run(self.store, head.run_id, head.manifest_sha256)
+            model = read_file(self.store, run, MODEL)
+            origin = read_record(self.store, run, DATA, DataOrigin)
+            figures = read_record(self.store, run, EVALUATION, Evaluation)
+            champion_test_set = origin.test_set
+            champion_probabilities = test_set.score(model)
+        except DamagedError as error:
+            return ComparisonFailed(head.run_id, str(error))
+        except KeyError as error:
+            return ComparisonFailed(head.run_id, f"its {DATA} has no digest of {error}")
+        names = tuple(scores.name for scores in figures.classes)
+        return compare(
+            head.run_id,
+            champion_probabilities,
+            probabilities,
+            test_set.labels,
+            test_set.class_names,
+            same_test_set=champion_test_set == test_set.digest and names == test_set.class_names,
+        )
+
+    def promote(
+        self,
+        run: StoredRun,
+        decision: Decision,
+        probabilities: Probabilities,
+        *,
+        by: str,
+        forced: str | None = None,
+    ) -> tuple[Decision, PromotionResult]:
+        """Promote a stored run if the decision about it says so; safe to repeat.
+
+        If the champion has changed since the decision, or nothing was decided yet, the gate decides
+        again. Returns the decision that counted. `forced` is a person's reason to promote the run
+        whatever the gate says.
+
+        Raises:
+            StoreError: as `promote_run`.
+        """
+        latest = decision
+
+        def decide_again(head: ChampionRecord | None) -> Verdict:
+            nonlocal latest
+            latest = self.decide(decision.evaluation, probabilities, head)
+            return latest.verdict
+
+        accuracy = decision.evaluation.accuracy
+        result = promote_run(
+            self.store, run, accuracy, decision.verdict, decide_again, by=by, forced=forced
+        )
+        return replace(latest, verdict=result.verdict), result

@@ -1,0 +1,98 @@
+"""Write a run's files, publish them, and promote the run if the gate says so."""
+
+import errno
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fmnist.data.records import Bytes
+from fmnist.errors import DamagedError, StoreError
+from fmnist.evaluation.metrics import digest_of_predictions
+from fmnist.promotion.judge import Decision, Judge
+from fmnist.registry.records import (
+    COMPARISON,
+    DATA,
+    EVALUATION,
+    MODEL,
+    SETTINGS,
+    VERDICT,
+    RetiredError,
+    to_json,
+)
+from fmnist.registry.runs import read_file, seal_run, upload_run
+from fmnist.report.figures import draw_figures, figure_titles
+from fmnist.report.markdown import markdown
+from fmnist.report.run import Run
+
+
+def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
+    """Write every file of the run but its model into `folder`, and seal it with a manifest.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    figures = draw_figures(run, test_images)
+    contents = {
+        **figures,
+        EVALUATION: to_json(run.evaluation),
+        VERDICT: to_json(run.verdict),
+        SETTINGS: to_json(run.settings),
+        DATA: to_json(run.data),
+        "training.json": to_json(run.training),
+        "environment.json": to_json(run.environment),
+        "report.md": markdown(run, figure_titles(figures)).encode(),
+    }
+    if run.against:
+        contents[COMPARISON] = to_json(run.against)
+    try:
+        for name, content in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        seal_run(folder, run.run_id, datetime.now(UTC))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StoreError(
+            f"cannot write the run's files into {folder}: {error.strerror}; "
+            + ("free some space" if full else "give this user the right to write there")
+            + ", or set store.work to another folder"
+        ) from error
+
+
+def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
+    """Publish a sealed run, and make it the champion if it passes the gate; safe to repeat.
+
+    Before the champion changes, the model is read back from the store, loaded, and scored on the
+    same test images. If the champion has changed since the verdict, or nothing was decided yet, the
+    gate decides again: the run that is returned has the verdict that counted.
+
+    Raises:
+        DamagedError: what the store returns is not what was judged.
+        StoreError: the store cannot be read or written. In both cases the message names the folder
+            in which the run is kept.
+    """
+    try:
+        stored = upload_run(judge.store, folder)
+        if run.verdict.decided and not run.verdict.promoted:
+            return run
+        probabilities = judge.test_set.score(read_file(judge.store, stored, MODEL))
+        if digest_of_predictions(probabilities) != run.evaluation.predictions_sha256:
+            raise DamagedError(
+                f"{run.location}/{MODEL}, read back from the store, predicts other classes "
+                "than the model that was judged; nothing is promoted"
+            )
+        decision = Decision(run.evaluation, run.verdict, run.champion_before, run.against)
+        decision, _ = judge.promote(stored, decision, probabilities, by="flows/train.py")
+    except RetiredError:
+        raise
+    except StoreError as error:
+        raise type(error)(
+            f"{error}; the finished run is kept in {folder} (`fmnist publish` with that folder "
+            "finishes it)",
+            retryable=error.retryable,
+        ) from error
+    return replace(
+        run,
+        verdict=decision.verdict,
+        champion_before=decision.champion,
+        against=decision.against,
+    )

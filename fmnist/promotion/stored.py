@@ -1,0 +1,222 @@
+"""Decide about runs that are already in the store, or wait in a folder to be published."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from fmnist.configure import describe_faults
+from fmnist.data.fetch import fetch_files
+from fmnist.data.idx import read_labelled_images
+from fmnist.data.records import DataOrigin, LabelledImages
+from fmnist.errors import DamagedError, DataError, SettingsError
+from fmnist.evaluation.gate import Verdict
+from fmnist.evaluation.metrics import evaluate
+from fmnist.promotion.judge import Decision, Judge, make_test_set
+from fmnist.promotion.workspace import finished_folder, work_folder
+from fmnist.registry.champion import champion_history, current_champion
+from fmnist.registry.records import (
+    DATA,
+    MANIFEST,
+    MODEL,
+    SETTINGS,
+    VERDICT,
+    ChampionRecord,
+    StoredRun,
+    run_key,
+)
+from fmnist.registry.runs import read_file, read_record, read_run, upload_run
+from fmnist.settings import DataSettings, GateSettings, Settings, sections
+from fmnist.store.base import Store
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """How it ended when the gate was asked about a stored run.
+
+    Attributes:
+        run_id: the run.
+        champion: the current champion.
+        promoted_by: the record that made the run the champion; `None` if it was rejected.
+        verdict: what the gate said; `None` if it did not have to be asked.
+        decision: the figures and the comparison behind the verdict, if it was made now.
+        reason: why the run is the champion, or why not.
+    """
+
+    run_id: str
+    champion: ChampionRecord | None
+    promoted_by: ChampionRecord | None
+    verdict: Verdict | None
+    decision: Decision | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """By what a stored run is judged.
+
+    Attributes:
+        settings: where the data are; its gate does not count.
+        gate_overrides: settings of the gate that replace those recorded in the run.
+        by: the program that asks, for the history.
+        forced: a person's reason to promote the run whatever the gate says.
+    """
+
+    settings: Settings
+    gate_overrides: Mapping[str, object]
+    by: str
+    forced: str | None = None
+
+
+def promote_stored_run(store: Store, run_id: str, request: GateRequest) -> Promotion:
+    """Judge a stored run again, and make it the champion if it passes.
+
+    Raises:
+        DamagedError: a file of the run is damaged or missing.
+        DataError: the run was made with other data than the settings name.
+        StoreError: the store holds no such run, or cannot be read or written.
+    """
+    # Before the check, which would create the store's folder.
+    read_run(store, run_id)
+    conditional_writes = store.check()
+    # Before the run is read: if the run is removed after this, the champion has changed too.
+    head = current_champion(store)
+    return _judge_stored_run(store, read_run(store, run_id), head, conditional_writes, request)
+
+
+def publish_kept_run(store: Store, folder: Path, request: GateRequest) -> Promotion:
+    """Publish a finished run from the folder in which it was kept; safe to repeat.
+
+    Raises:
+        SettingsError: the folder holds no finished run.
+        DamagedError: a file of the folder is not what its manifest says.
+        StoreError: the store cannot be read or written.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise SettingsError(
+            f"{folder} is no finished run, since it has no {MANIFEST}; the message of the "
+            "run that failed names the folder"
+        )
+    conditional_writes = store.check()
+    head = current_champion(store)
+    run = upload_run(store, folder)
+    verdict = read_record(store, run, VERDICT, Verdict)
+    if verdict.decided and not verdict.promoted:
+        return Promotion(run.run_id, head, None, verdict, None, verdict.reason)
+    later = takewhile(lambda move: move.generation > verdict.generation, champion_history(store))
+    promoted_by = next((move for move in later if move.run_id == run.run_id), None)
+    if promoted_by:
+        return Promotion(run.run_id, head, promoted_by, None, None, "was promoted already")
+    return _judge_stored_run(store, run, head, conditional_writes, request)
+
+
+def _judge_stored_run(
+    store: Store,
+    run: StoredRun,
+    head: ChampionRecord | None,
+    conditional_writes: bool,
+    request: GateRequest,
+) -> Promotion:
+    """Judge a stored run against the champion that was read before it."""
+    if head is not None and head.run_id == run.run_id:
+        return Promotion(run.run_id, head, head, None, None, "is the champion already")
+    contents = {name: read_file(store, run, name) for name in run.manifest.files}
+    if MODEL not in contents:
+        raise DamagedError(f"{store.location(run_key(run.run_id))} has no model")
+    gate = recorded_section(store, run, "gate", GateSettings)
+    class_names = recorded_section(store, run, "data", DataSettings).class_names
+    origin = read_record(store, run, DATA, DataOrigin)
+    data, test = fetch_test_data(request.settings.data)
+    if origin.test_set != data.test_set and request.forced is None:
+        raise DataError(
+            f"{run.run_id} was made with other data than {data.source} holds, so that these test "
+            "images may be among those it was trained on; set data.source to its own "
+            f"({origin.source}), or promote it with --force"
+        )
+    test_set = make_test_set(test, class_names, data)
+    gate = gate.model_copy(update=dict(request.gate_overrides))
+    judge = Judge(store, test_set, gate, run.run_id, conditional_writes)
+    probabilities = test_set.score(contents[MODEL])
+    evaluation = evaluate(probabilities, test.labels, class_names)
+    decision, result = judge.promote(
+        run,
+        judge.decide(evaluation, probabilities, head),
+        probabilities,
+        by=request.by,
+        forced=request.forced,
+    )
+    reason = decision.verdict.reason
+    if result.made and request.forced is not None:
+        reason = f"forced: {request.forced}"
+    return Promotion(run.run_id, result.champion, result.made, decision.verdict, decision, reason)
+
+
+def remove_kept_folder(folder: Path, run_id: str, settings: Settings) -> bool:
+    """Remove the folder of a run that is stored now, if it is the one that its job kept.
+
+    A folder anywhere else belongs to the user. Returns whether it is gone.
+    """
+    work = work_folder(settings.store) / run_id
+    if folder.resolve() != finished_folder(work).resolve():
+        return False
+    shutil.rmtree(work, ignore_errors=True)
+    return not work.exists()
+
+
+def fetch_test_data(settings: DataSettings) -> tuple[DataOrigin, LabelledImages]:
+    """Fetch the test images that the settings name, verified.
+
+    Raises:
+        DataError: they cannot be fetched, or are not fit to be used.
+    """
+    fetched = fetch_files(settings)
+    return fetched.origin, read_labelled_images(fetched.test_images, fetched.test_labels)
+
+
+def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section]) -> Section:
+    """A section of the settings that a run was made with.
+
+    What that version did not know is at its default; what this version does not know is ignored.
+
+    Raises:
+        DamagedError: the settings cannot be read.
+        StoreError: the store cannot be read.
+    """
+    recorded = read_record(store, run, SETTINGS, dict[str, Any]).get(name, {})
+    try:
+        return kind.model_validate(
+            {key: value for key, value in dict(recorded).items() if key in kind.model_fields}
+        )
+    except (TypeError, ValueError) as error:
+        fault = describe_faults(error)[0] if isinstance(error, ValidationError) else str(error)
+        where = store.location(f"{run_key(run.run_id)}/{SETTINGS}")
+        raise DamagedError(
+            f"{where} cannot be read: {name}: {fault}; it was damaged or written by another version"
+        ) from error
+
+
+def recorded_changes(store: Store, run: StoredRun) -> Mapping[str, Any]:
+    """The settings of a run that differ from today's defaults, by name, as they were recorded.
+
+    Raises:
+        DamagedError: the settings cannot be read.
+        StoreError: the store cannot be read.
+    """
+    recorded = read_record(store, run, SETTINGS, dict[str, dict[str, Any]])
+    known = sections()
+    return {
+        f"{section}.{name}": value
+        for section, values in recorded.items()
+        for name, value in values.items()
+        if section not in known
+        or value != known[section]().model_dump(mode="json").get(name, _UNKNOWN)
+    }
+
+
+_UNKNOWN = object()

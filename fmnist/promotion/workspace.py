@@ -1,0 +1,82 @@
+"""The folder of this machine in which a run is put together."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from fmnist.errors import StoreError
+from fmnist.registry.records import MANIFEST, MODEL
+from fmnist.settings import StoreSettings
+
+_FINISHED = "run"
+_LEFTOVER_AGE = 7 * 24 * 3600
+
+
+@contextlib.contextmanager
+def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
+    """A folder of this machine to put a run together in, removed at the end.
+
+    If an error ends the block after the run was finished, its files stay, in the folder that
+    `finished` names.
+
+    Raises:
+        StoreError: the folder cannot be made.
+    """
+    parent = work_folder(settings)
+    folder = parent / run_id
+    _remove_leftovers(parent)
+    try:
+        finished_folder(folder).mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the work folder {folder}: {error.strerror or error}; "
+            "free some space, or set store.work to another folder"
+        ) from error
+    try:
+        yield folder
+    except BaseException:
+        if (finished_folder(folder) / MANIFEST).exists():
+            for path in folder.iterdir():
+                if path != finished_folder(folder):
+                    _remove(path)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def work_folder(settings: StoreSettings) -> Path:
+    """Where runs are put together, each in a folder of its own."""
+    return settings.work or platformdirs.user_cache_path("fmnist") / "work"
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Delete the folders of runs that were killed before they were finished, after some days."""
+    for run in parent.glob(f"*/{_FINISHED}"):
+        with contextlib.suppress(OSError):
+            age = time.time() - run.parent.stat().st_mtime
+            if age > _LEFTOVER_AGE and not (run / MANIFEST).exists():
+                _remove(run.parent)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, as far as that goes: an error that came before counts more."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def finished_folder(folder: Path) -> Path:
+    """Where in a work folder the files lie that make up the published run."""
+    return folder / _FINISHED
+
+
+def model_file(folder: Path) -> Path:
+    """Where in a work folder the trained model lies: among the files of the published run."""
+    return finished_folder(folder) / MODEL

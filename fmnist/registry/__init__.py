@@ -1,0 +1,1 @@
+"""Runs and the champion in a store: the commit protocol."""

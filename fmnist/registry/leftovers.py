@@ -1,0 +1,133 @@
+"""Find what belongs to no complete run: interrupted writes, removals and uploads."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from fmnist.errors import DamagedError, SettingsError
+from fmnist.registry.records import (
+    HISTORY,
+    MANIFEST,
+    RUNS,
+    VERDICTS,
+    StoredRun,
+    checked_run_id,
+    run_key,
+)
+from fmnist.registry.runs import find_run
+from fmnist.store.base import Entry, Store
+from fmnist.store.folder import FolderStore
+
+GRACE = timedelta(hours=24)
+TEST_SETS = "test-sets/"
+Listing = Mapping[str, Mapping[str, Entry]]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that belongs to no whole run: an object, or with `/` at its end all below a key.
+
+    `why` says what it is; `safe` whether it may be deleted, because nobody can be writing it;
+    `run_id` which run it would be, if it is all that there is of one.
+    """
+
+    key: str
+    size: int
+    modified: datetime
+    why: str
+    safe: bool
+    run_id: str | None = None
+
+
+def by_run(entries: Mapping[str, Entry]) -> Listing:
+    """A listing of `runs/` or `verdicts/` by run: each one's files by their names in it."""
+    found: dict[str, dict[str, Entry]] = {}
+    for key, entry in entries.items():
+        run_id, _, name = key.partition("/")[2].partition("/")
+        if name:
+            found.setdefault(run_id, {})[name] = entry
+    return found
+
+
+def find_leftovers(
+    store: Store,
+    listing: Listing,
+    retired: tuple[str, ...],
+    looked_into: Collection[str],
+    now: datetime,
+) -> Iterator[Leftover]:
+    """What belongs to no whole run; strays only in those `looked_into`, each of which is a read."""
+    for run_id, files in sorted(listing.items()):
+        key = f"{run_key(run_id)}/"
+        old = newest_of(files) < now - GRACE
+        if run_id in retired:
+            yield _all_of(key, files, "is being removed", safe=True, run_id=run_id)
+        elif not is_run_id(run_id):
+            yield _all_of(key, files, "has a name that no run has", safe=False)
+        elif MANIFEST not in files:
+            why = f"has no {MANIFEST}, so it is no run"
+            yield _all_of(key, files, why, safe=old, run_id=run_id)
+        elif run_id in looked_into and (run := readable_run(store, run_id)):
+            yield from find_strays(run, files, now)
+    for run_id, files in sorted(by_run(store.list_entries(VERDICTS)).items()):
+        if run_id not in listing:
+            old = run_id in retired or newest_of(files) < now - GRACE
+            why = "is about a run that is not there"
+            yield _all_of(f"{VERDICTS}{run_id}/", files, why, safe=old)
+    if isinstance(store, FolderStore):
+        yield from _cut_off_writes(store, now)
+
+
+def find_strays(run: StoredRun, files: Mapping[str, Entry], now: datetime) -> Iterator[Leftover]:
+    for name, entry in sorted(files.items()):
+        if name != MANIFEST and name not in run.manifest.files:
+            why = f"is not listed in the run's {MANIFEST}"
+            safe = entry.modified < now - GRACE
+            yield Leftover(f"{run_key(run.run_id)}/{name}", entry.size, entry.modified, why, safe)
+
+
+def _cut_off_writes(store: FolderStore, now: datetime) -> Iterator[Leftover]:
+    """Files that a killed process left beside what it was writing; they are no objects."""
+    root = Path(store.location(""))
+    places = [root.glob(".*.part"), root.glob(".probe-*")]
+    places += [(root / below).rglob(".*.part") for below in (RUNS, HISTORY, VERDICTS, TEST_SETS)]
+    for path in sorted(path for place in places for path in place):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:  # It was written to its end meanwhile.
+            continue
+        modified = datetime.fromtimestamp(status.st_mtime, UTC)
+        key = path.relative_to(root).as_posix()
+        why = "is a write that was cut off"
+        yield Leftover(key, status.st_size, modified, why, modified < now - GRACE)
+
+
+def _all_of(
+    key: str, files: Mapping[str, Entry], why: str, *, safe: bool, run_id: str | None = None
+) -> Leftover:
+    return Leftover(key, size_of(files), newest_of(files), why, safe, run_id)
+
+
+def size_of(files: Mapping[str, Entry]) -> int:
+    return sum(entry.size for entry in files.values())
+
+
+def newest_of(files: Mapping[str, Entry]) -> datetime:
+    return max(entry.modified for entry in files.values())
+
+
+def is_run_id(name: str) -> bool:
+    try:
+        checked_run_id(name)
+    except SettingsError:
+        return False
+    return True
+
+
+def readable_run(store: Store, run_id: str) -> StoredRun | None:
+    """A run whose manifest can be read."""
+    try:
+        return find_run(store, run_id)
+    except DamagedError:
+        return None

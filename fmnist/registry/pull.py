@@ -1,0 +1,66 @@
+"""Copy the champion from a store into a folder."""
+
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmnist.errors import SettingsError, StoreError
+from fmnist.registry.champion import read_champion
+from fmnist.registry.records import ChampionRecord
+from fmnist.store.base import Store
+from fmnist.store.durable import flush_folder, write_flushed
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A champion in a folder of this machine; `new` unless it was there already."""
+
+    champion: ChampionRecord
+    folder: Path
+    files: tuple[str, ...]
+    new: bool
+
+
+def pull_champion(store: Store, folder: Path) -> Pulled:
+    """Bring the champion's files into a new folder, all of them or none.
+
+    Raises:
+        SettingsError: something else is in the folder's place.
+        DamagedError: a file of the champion is damaged, missing or swapped.
+        StoreError: there is no champion, the store cannot be read or the folder not written.
+    """
+    champion, files = read_champion(store)
+    pulled = Pulled(champion, folder, tuple(sorted(files)), new=True)
+    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
+    try:
+        if folder.exists() or folder.is_symlink():
+            if _holds(folder, files):
+                return Pulled(champion, folder, pulled.files, new=False)
+            raise SettingsError(
+                f"{folder} is there already and is not {champion.run_id}, the champion, whole; "
+                "name another folder, or move it away"
+            )
+        for name, content in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            write_flushed(temporary / name, content)
+        for path in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
+            flush_folder(path)
+        temporary.rename(folder)
+        flush_folder(folder.parent)
+    except OSError as error:
+        raise StoreError(
+            f"{folder} cannot be written ({error.strerror or error}); free some space, or name "
+            "a folder where this user may write"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return pulled
+
+
+def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:
+    try:
+        return all((folder / name).read_bytes() == content for name, content in files.items())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False

@@ -1,0 +1,178 @@
+"""Read what a store holds, and report everything that is wrong."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from fmnist.errors import DamagedError, StoreError
+from fmnist.progress import track
+from fmnist.registry.champion import champion_history, generation_of
+from fmnist.registry.leftovers import (
+    TEST_SETS,
+    Leftover,
+    by_run,
+    find_leftovers,
+    find_strays,
+    readable_run,
+)
+from fmnist.registry.records import (
+    CHAMPION,
+    HISTORY,
+    MANIFEST,
+    MODEL,
+    RUNS,
+    ChampionRecord,
+    TestSetUsage,
+    from_json,
+    history_key,
+    run_key,
+)
+from fmnist.registry.runs import later_verdicts, read_file, read_run, run_exists
+from fmnist.store.base import Store
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """A run whose every file was read: how many, their bytes, and a line for each thing wrong."""
+
+    run_id: str
+    files: int
+    size: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found: the runs, a line for each other thing that is wrong, and leftovers."""
+
+    runs: tuple[CheckedRun, ...]
+    problems: tuple[str, ...]
+    leftovers: tuple[Leftover, ...]
+
+    @property
+    def damage(self) -> list[str]:
+        """Everything that is wrong; leftovers are not."""
+        return [*self.problems, *(problem for run in self.runs for problem in run.problems)]
+
+
+def verify_store(
+    store: Store, load: Callable[[bytes], object], now: datetime, run_id: str | None = None
+) -> VerifyReport:
+    """Read every file of one run, or everything that the store holds.
+
+    `load` is given the bytes of each model, and raises `DamagedError` if they hold no network.
+
+    Raises:
+        StoreError: the store cannot be read, or holds no such run.
+    """
+    if run_id is not None:
+        return _verify_one(store, load, now, run_id)
+    heads, problems = _check_heads(store)
+    problems += _check_counts(store)
+    promoted = {head.run_id: head.manifest_sha256 for head in heads}
+    listing = by_run(store.list_entries(RUNS))
+    sealed = sorted(run for run, files in listing.items() if MANIFEST in files)
+    if heads and heads[0].run_id not in sealed:
+        where = store.location(f"{run_key(heads[0].run_id)}/{MANIFEST}")
+        problems.append(f"{where} is not there, although the run is the champion")
+    checked = []
+    with track("verifying", len(sealed)) as advance:
+        for number, run in enumerate(sealed, 1):
+            found = _check(store, run, load, promoted.get(run))
+            # One that a prune removed meanwhile is no damage.
+            if not found.problems or run_exists(store, run):
+                checked.append(found)
+            advance(number, f"{number:,} of {len(sealed):,} runs")
+    retired = heads[0].retired if heads else ()
+    leftovers = find_leftovers(store, listing, retired, sealed, now)
+    return VerifyReport(tuple(checked), tuple(problems), tuple(leftovers))
+
+
+def _verify_one(
+    store: Store, load: Callable[[bytes], object], now: datetime, run_id: str
+) -> VerifyReport:
+    listing = by_run(store.list_entries(f"{run_key(run_id)}/"))
+    if MANIFEST not in listing.get(run_id, {}):
+        read_run(store, run_id)
+    heads, _ = _check_heads(store)
+    promoted = {head.run_id: head.manifest_sha256 for head in heads}
+    checked = _check(store, run_id, load, promoted.get(run_id))
+    run = readable_run(store, run_id)
+    strays = find_strays(run, listing[run_id], now) if run else ()
+    return VerifyReport((checked,), (), tuple(strays))
+
+
+def _check(
+    store: Store, run_id: str, load: Callable[[bytes], object], promoted: str | None
+) -> CheckedRun:
+    """Read a run; `promoted` is the digest by which a head names its manifest, if one does."""
+    problems: list[str] = []
+    files, size = 0, 0
+    with _noted(store, problems):
+        run = read_run(store, run_id, promoted)
+        files = len(run.manifest.files)
+        for name, entry in run.manifest.files.items():
+            size += entry.size
+            with _noted(store, problems):
+                content = read_file(store, run, name)
+                if name == MODEL:
+                    _load(load, content, store.location(f"{run_key(run_id)}/{name}"))
+        if MODEL not in run.manifest.files:
+            problems.append(f"{store.location(run_key(run_id))} lists no {MODEL}")
+        with _noted(store, problems):
+            later_verdicts(store, run_id)
+    return CheckedRun(run_id, files, size, tuple(problems))
+
+
+def _load(load: Callable[[bytes], object], content: bytes, where: str) -> None:
+    try:
+        load(content)
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {error}") from error
+
+
+@contextmanager
+def _noted(store: Store, problems: list[str]) -> Iterator[None]:
+    """Note what is wrong with one thing, and go on to the next.
+
+    Raises:
+        StoreError: it is the whole store that cannot be read.
+    """
+    try:
+        yield
+    except DamagedError as error:
+        problems.append(str(error))
+    except StoreError as error:
+        if error.retryable:
+            raise
+        store.read(CHAMPION)
+        problems.append(str(error))
+
+
+def _check_heads(store: Store) -> tuple[list[ChampionRecord], list[str]]:
+    """Every head that can be read, the one in force first, and what is wrong with them."""
+    # In this order, whatever moves meanwhile makes only heads that are known in the end.
+    archived = store.list_entries(HISTORY).keys()
+    current = store.read(CHAMPION)
+    heads: list[ChampionRecord] = []
+    problems: list[str] = []
+    with _noted(store, problems):
+        heads.extend(champion_history(store))
+    if problems:
+        return heads, problems
+    generation = generation_of(heads[0] if heads else None)
+    known = {history_key(number) for number in range(1, generation)}
+    for key in sorted(archived - known):
+        # The copy of the head in force is what a move leaves that was cut short.
+        if key != history_key(generation) or store.read(key) != current:
+            problems.append(f"{store.location(key)} is no earlier head of {CHAMPION}")
+    return heads, problems
+
+
+def _check_counts(store: Store) -> list[str]:
+    problems: list[str] = []
+    for key in store.list_entries(TEST_SETS):
+        with _noted(store, problems):
+            from_json(TestSetUsage, store.read(key) or b"", store.location(key))
+    return problems

@@ -1,0 +1,305 @@
+"""A run as Markdown and in one line."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
+from fmnist.evaluation.gate import Verdict
+from fmnist.evaluation.metrics import CONFIDENCE, ClassScores, Evaluation
+from fmnist.report.run import CHAMPION_AND_CHALLENGER, Run
+from fmnist.settings import GateSettings, Settings, non_defaults
+
+_WEAKEST = 3
+
+
+def markdown(run: Run, images: Mapping[str, str], files: Sequence[str] = ()) -> str:
+    """The report of a run. `images` maps each figure's title to its address or data.
+
+    `files`, if given, are listed with their place in the store.
+    """
+    others = {title: at for title, at in images.items() if title != CHAMPION_AND_CHALLENGER}
+    parts = [
+        f"# {run.verdict.word.capitalize()}: {run.run_id}",
+        _sentence(run.verdict.reason),
+        *_rules(run.verdict),
+        _figures_of_merit(run),
+        *_champion_and_challenger(run, images.get(CHAMPION_AND_CHALLENGER)),
+        *(f"## {title}\n\n{_image(title, address)}" for title, address in others.items()),
+        "## Classes\n\n" + _table(*classification_table(run.evaluation)),
+        "## Most confused\n\n" + _confused_pairs(run.evaluation),
+        "## How it was made\n\n" + _provenance(run),
+        "## Use it\n\n" + _usage(run),
+        "## Go back\n\n" + _way_back(run),
+    ]
+    if files:
+        parts.append(
+            "## Files\n\n" + "\n".join(f"- `{run.location}/{name}`" for name in sorted(files))
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def classification_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the classification report: each class, then the averages."""
+
+    def row(scores: ClassScores) -> list[str]:
+        figures = (scores.precision, scores.recall, scores.f1)
+        return [scores.name, *(f"{figure:.4f}" for figure in figures), f"{scores.support:,}"]
+
+    header = ["class", "precision", "recall", "F1", "images"]
+    return header, [row(scores) for scores in (*evaluation.classes, *evaluation.averages)]
+
+
+def summary(run: Run, seconds: float) -> str:
+    """The run in one line: verdict, id, accuracy with interval, bound, time, report."""
+    interval = run.evaluation.interval
+    return "  ".join(
+        (
+            run.verdict.word,
+            run.run_id,
+            f"test accuracy {run.evaluation.accuracy:.4f} "
+            f"[{interval.low:.4f}, {interval.high:.4f}], "
+            f"needs {run.settings.gate.min_accuracy:.4f}",
+            f"{seconds:.0f} s",
+            f"{run.location}/report.md",
+        )
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
+    """A Markdown table; all columns but the first stand right, unless they are `words`."""
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    rule = "---" if words else "---:"
+    lines = [header, ["---", *[rule] * (len(header) - 1)], *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _image(title: str, address: str) -> str:
+    return f"![{title}]({address})"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _rules(verdict: Verdict) -> list[str]:
+    """The rules as a table, if any were asked, and the notes as a list, if there are any."""
+    rows = [
+        [rule.name, rule.measured, rule.needed, "pass" if rule.passed else "FAIL"]
+        for rule in verdict.rules
+    ]
+    table = [_table(["rule", "measured", "needed", "result"], rows)] if rows else []
+    notes = "\n".join(f"- {_sentence(note)}" for note in verdict.notes)
+    return [*table, notes] if notes else table
+
+
+def _figures_of_merit(run: Run) -> str:
+    evaluation, training = run.evaluation, run.training
+    rows = [
+        [
+            "test accuracy",
+            f"{evaluation.accuracy:.4f}, {CONFIDENCE:.0%} interval "
+            f"{evaluation.interval.low:.4f} to {evaluation.interval.high:.4f}",
+        ],
+        ["test loss", f"{evaluation.loss:.4f}"],
+        ["calibration error (test)", f"{evaluation.calibration_error:.4f}"],
+        ["validation accuracy, kept epoch", f"{training.best.val_accuracy:.4f}"],
+        ["last validation loss / lowest", f"{training.end_of_validation_loss:.3f}"],
+        ["weakest classes", _weakest(evaluation)],
+        *_champions(run),
+    ]
+    return _table(["figure", "value"], rows, words=True)
+
+
+def _champions(run: Run) -> list[list[str]]:
+    before = run.champion_before
+    if not run.verdict.decided:
+        return [["champion", "not asked about yet"]]
+    return [
+        ["against the champion", _against(run.against)],
+        ["champion before", f"{before.run_id} ({before.accuracy:.4f})" if before else "none"],
+        ["champion after", run.champion_after or "none"],
+    ]
+
+
+def _weakest(evaluation: Evaluation) -> str:
+    weakest = sorted(evaluation.classes, key=lambda scores: scores.f1)[:_WEAKEST]
+    return ", ".join(f"{scores.name} (F1 {scores.f1:.4f})" for scores in weakest)
+
+
+def _against(against: Comparison | ComparisonFailed | None) -> str:
+    if isinstance(against, Comparison):
+        return against.in_words
+    return "it could not be scored" if against else "there was none"
+
+
+def _champion_and_challenger(run: Run, figure: str | None) -> list[str]:
+    """The section about the comparison; empty where there was no champion."""
+    if run.against is None:
+        return []
+    asked = _asked(run.settings.gate)
+    if isinstance(run.against, ComparisonFailed):
+        parts = _not_compared(run.against, asked)
+    else:
+        parts = _compared(run.against, asked, figure)
+    return [f"## {CHAMPION_AND_CHALLENGER}", *parts]
+
+
+def _not_compared(against: ComparisonFailed, asked: Sequence[str]) -> list[str]:
+    policy = (
+        f"{' '.join(asked)} Without a comparison nothing of that is proved: this run is rejected."
+        if asked
+        else "No rule of the gate asks for a comparison, so that this decides nothing."
+    )
+    return [
+        f"{_sentence(f'the champion {against.champion} could not be scored: {against.reason}')} "
+        f"`fmnist verify {against.champion}` looks at its files.",
+        policy,
+    ]
+
+
+def _compared(against: Comparison, asked: Sequence[str], figure: str | None) -> list[str]:
+    if not against.same_test_set:
+        policy = (
+            "The champion was judged on other test data or under other class names, so that these "
+            "images may be among those it was trained on: this is shown and does not decide."
+        )
+    else:
+        policy = " ".join(asked) or "`gate.champion` is `off`: this is shown and does not decide."
+    rows = [
+        [
+            scores.name,
+            f"{scores.champion:.4f}",
+            f"{scores.challenger:.4f}",
+            in_points(-scores.drop),
+            f"{scores.gained:,}",
+            f"{scores.lost:,}",
+        ]
+        for scores in against.classes
+    ]
+    header = ["class", "recall, champion", "recall, challenger", "points", "gained", "lost"]
+    return [
+        f"This run, the challenger, and the champion {against.champion}, both scored on the same "
+        f"{against.images:,} test images. {policy}",
+        _table(["figure", "value"], _difference(against), words=True),
+        *([_image(CHAMPION_AND_CHALLENGER, figure)] if figure else []),
+        _table(header, rows),
+    ]
+
+
+def _asked(gate: GateSettings) -> list[str]:
+    """What the gate asks of a challenger, each in a sentence."""
+    asked = []
+    if gate.champion == "not_worse":
+        asked.append("`gate.champion` is `not_worse`: one that is significantly worse is rejected.")
+    elif gate.champion == "better":
+        asked.append("`gate.champion` is `better`: only one that is significantly better passes.")
+    if gate.max_class_drop is not None:
+        asked.append(
+            f"`gate.max_class_drop` is {gate.max_class_drop}: one that loses more recall than that "
+            "in any class is rejected."
+        )
+    return asked
+
+
+def _difference(against: Comparison) -> list[list[str]]:
+    low, high = against.interval.low, against.interval.high
+    return [
+        ["accuracy of the champion", f"{against.champion_accuracy:.4f}"],
+        ["accuracy of the challenger", f"{against.accuracy:.4f}"],
+        [
+            "difference",
+            f"{in_points(against.difference)} points, {CONFIDENCE:.0%} interval {in_points(low)} to "
+            f"{in_points(high)}",
+        ],
+        ["McNemar's exact test", f"p {in_digits(against.p_value)}, two-sided"],
+        ["images that changed sides", f"{len(against.changed):,}, all in `comparison.json`"],
+        ["gained: only the challenger is right", f"{against.gained:,}"],
+        ["lost: only the champion is right", f"{against.lost:,}"],
+    ]
+
+
+def _confused_pairs(evaluation: Evaluation) -> str:
+    if not evaluation.confused_pairs:
+        return "None: every test image was classified right."
+    rows = [[pair.true, pair.predicted, str(pair.images)] for pair in evaluation.confused_pairs]
+    return _table(["true class", "taken for", "images"], rows)
+
+
+def _provenance(run: Run) -> str:
+    training, recipe, environment = run.training, run.settings.training, run.environment
+    kind = "the official files" if run.data.official else "NOT the official files"
+    ending = "stopped early" if training.stopped_early else "ran to the end"
+    rows = [
+        ["data", f"{run.data.source}, {kind}, SHA-256 in `data.json`"],
+        [
+            "images",
+            f"{run.prepared.train_images:,} training, {run.prepared.validation_images:,} "
+            f"validation, {run.prepared.test_images:,} test",
+        ],
+        ["network", f"{training.parameters:,} parameters, hidden {run.settings.model.hidden}"],
+        [
+            "training",
+            f"{len(training.history)} of {recipe.epochs} epochs ({ending}), epoch "
+            f"{training.best_epoch} kept, {training.seconds:.0f} s, seed {recipe.seed}",
+        ],
+        ["temperature", f"{training.temperature:.3f}, fitted on validation"],
+        *_settings(run.settings),
+        ["code", environment.commit or "not in a git checkout"],
+        [
+            "machine",
+            f"{environment.processor}, {environment.cores} cores, {environment.platform}",
+        ],
+        [
+            "versions",
+            f"Python {environment.python}, TensorFlow {environment.packages['tensorflow']}, "
+            f"Keras {environment.packages['keras']}; all in `environment.json`",
+        ],
+        ["started", f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC"],
+    ]
+    return _table(["what", "value"], rows, words=True)
+
+
+def _settings(settings: Settings) -> list[list[str]]:
+    changed = non_defaults(settings)
+    count = f"{len(changed)} changed, the others" if changed else "all"
+    return [
+        ["settings", f"{count} by default; in `settings.json`"],
+        # One row each: a page does not wrap a table's cells.
+        *([f"`{name}`", str(value)] for name, value in changed.items()),
+    ]
+
+
+def _way_back(run: Run) -> str:
+    before = run.champion_before
+    if not run.verdict.decided:
+        return "Nothing to go back from: nothing was decided yet."
+    if not run.verdict.promoted:
+        return "Nothing to go back from: this run changed no champion."
+    if before is None:
+        return "There was no champion before this run."
+    state = (
+        f"could not be scored; `fmnist verify {before.run_id}` tells whether it is whole"
+        if isinstance(run.against, ComparisonFailed)
+        else "is still whole in the store"
+    )
+    return (
+        f"The champion before, {before.run_id}, {state}. This makes it the champion again, from the "
+        "project's folder and with the store's keys in the environment:\n\n"
+        "```sh\n"
+        f"fmnist rollback {before.run_id} --store.url {shlex.quote(run.settings.store.url)}\n"
+        "```"
+    )
+
+
+def _usage(run: Run) -> str:
+    return (
+        "The model takes raw grey images, `(n, 28, 28)` of 0 to 255, and gives ten calibrated "
+        "probabilities. Scaling and flattening are inside; nothing of this project is needed.\n\n"
+        "```python\n"
+        "import keras\n\n"
+        f"# the file {run.location}/model.keras\n"
+        f"# SHA-256 {run.training.model_sha256}\n"
+        'model = keras.models.load_model("model.keras", safe_mode=True)\n'
+        "probabilities = model.predict(images)\n"
+        "```"
+    )

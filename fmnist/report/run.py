@@ -1,0 +1,55 @@
+"""Everything a report says about a run."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from fmnist.data.records import DataOrigin, PreparedData
+from fmnist.environment import Environment
+from fmnist.evaluation.comparison import Comparison, ComparisonFailed
+from fmnist.evaluation.gate import Verdict
+from fmnist.evaluation.metrics import Evaluation
+from fmnist.registry.records import ChampionRecord
+from fmnist.settings import Settings
+from fmnist.training.records import TrainingResult
+
+CHAMPION_AND_CHALLENGER = "Champion and challenger"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        run_id: sorts by time.
+        started_at: when the flow began.
+        location: where the run's files lie in the store.
+        settings: all settings it was made with.
+        data: which data, and where they came from.
+        prepared: the three sets on this machine.
+        training: how the network came about.
+        evaluation: its figures on the test set.
+        verdict: whether it is promoted, and why.
+        environment: code, machine and versions.
+        champion_before: the champion it was judged against; `None` if there was none.
+        against: the comparison with that champion; `None` if there was none.
+    """
+
+    run_id: str
+    started_at: datetime
+    location: str
+    settings: Settings
+    data: DataOrigin
+    prepared: PreparedData
+    training: TrainingResult
+    evaluation: Evaluation
+    verdict: Verdict
+    environment: Environment
+    champion_before: ChampionRecord | None
+    against: Comparison | ComparisonFailed | None
+
+    @property
+    def champion_after(self) -> str | None:
+        """The run id of the champion once this run is published."""
+        if self.verdict.promoted:
+            return self.run_id
+        return self.champion_before.run_id if self.champion_before else None

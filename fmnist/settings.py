@@ -1,0 +1,318 @@
+"""Every setting, once: its name, type, range, default and meaning.
+
+`Settings` is one frozen tree with a section for each stage. Values come, in this order, from
+the caller (command line or flow parameter), the environment (`FMNIST_TRAINING__EPOCHS`), a
+`.env` file in the current folder, and the defaults below. They are read when a `Settings` is
+made, never at import.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from fmnist.locations import check_location, check_mirror, check_store_url, expand_home
+
+ENV_PREFIX = "FMNIST_"
+MIRRORS = "mirrors"
+
+
+def _split_commas(value: object) -> object:
+    """Let a list be written as `0.1,0.05,0` on a command line or in the environment."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value.strip() else []
+
+
+def _none_in_words(value: object) -> object:
+    """Let an optional value be written as `none`, to have its default back."""
+    return None if value in ("none", "") else value
+
+
+def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept names that tell the classes apart.
+
+    Raises:
+        ValueError: an empty name, or one that stands twice.
+    """
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("must not be empty or alike")
+    return names
+
+
+Location = Annotated[str, AfterValidator(check_location)]
+OptionalFolder = Annotated[
+    Path | None, BeforeValidator(_none_in_words), AfterValidator(expand_home)
+]
+Pauses = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=3600)], ...],
+    Field(max_length=10),
+    NoDecode,
+    BeforeValidator(_split_commas),
+]
+
+
+class _Section(BaseModel):
+    """What all sections share: frozen, and no name that is not a setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Section):
+    """Where the four data files come from."""
+
+    source: Location = Field(
+        MIRRORS,
+        description="Where the four files are: 'mirrors' (the public ones, in order), a folder, "
+        "an http(s):// address or s3://bucket/prefix.",
+    )
+    mirrors: Annotated[
+        tuple[Annotated[str, AfterValidator(check_mirror)], ...],
+        NoDecode,
+        BeforeValidator(_split_commas),
+    ] = Field(
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion",
+        ),
+        min_length=1,
+        description="The addresses tried in order when the source is 'mirrors'; they must serve "
+        "the official files.",
+    )
+    cache: OptionalFolder = Field(
+        None, description="Folder for verified downloads; by default in the user's cache folder."
+    )
+    timeout: float = Field(
+        30.0, gt=0, le=600, description="Longest wait for an answer from a mirror, in seconds."
+    )
+    retry_pauses: Pauses = Field(
+        (5.0, 30.0),
+        description="Pauses before the fetch is tried again, in seconds; one more try for each.",
+    )
+    class_names: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_checked_names)
+    ] = Field(
+        (
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        min_length=10,
+        max_length=10,
+        description="The names of the classes 0 to 9, in order.",
+    )
+
+
+class SplitSettings(_Section):
+    """How the training images are divided into training and validation."""
+
+    validation: float = Field(
+        0.2, ge=0.01, le=0.5, description="Share of the training images kept for validation."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the stratified split.")
+
+
+class ModelSettings(_Section):
+    """The network: hidden blocks of Dense, BatchNormalization, LeakyReLU and Dropout."""
+
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = Field((256, 128, 64), min_length=1, max_length=8, description="Units of each hidden layer.")
+    dropout: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=0.9)], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = Field(
+        (0.1, 0.05, 0.02),
+        min_length=1,
+        max_length=8,
+        description="Dropout rate after each hidden layer.",
+    )
+    leaky_slope: float = Field(
+        0.1, ge=0, le=1, description="Slope of LeakyReLU for negative inputs."
+    )
+
+    @model_validator(mode="after")
+    def _one_rate_for_each_layer(self) -> Self:
+        if len(self.hidden) != len(self.dropout):
+            raise ValueError(
+                f"model.dropout has {len(self.dropout)} rates for {len(self.hidden)} hidden layers:"
+                " give one for each"
+            )
+        return self
+
+
+class TrainingSettings(_Section):
+    """The recipe. The defaults were chosen on validation figures alone."""
+
+    epochs: int = Field(150, ge=1, le=10_000, description="Most epochs to train.")
+    batch_size: int = Field(2048, ge=8, le=65_536, description="Images in each training step.")
+    learning_rate: float = Field(
+        0.012,
+        gt=0,
+        le=1,
+        description="Adam's highest learning rate; it warms up to it, then falls along a cosine.",
+    )
+    warmup_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of the steps over which the learning rate warms up."
+    )
+    weight_decay: float = Field(
+        0.1, ge=0, le=10, description="Adam's decoupled weight decay, on the Dense kernels only."
+    )
+    shift_fraction: float = Field(
+        0.5, ge=0, le=1, description="Share of each batch that is shifted by one pixel."
+    )
+    max_erase_size: int = Field(
+        6,
+        ge=0,
+        le=28,
+        description="Longest side, in pixels, of the rectangle erased in each image; 0 erases none.",
+    )
+    patience: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        description="Epochs without a better validation accuracy after which training stops.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the weights, the shuffling and the augmentation."
+    )
+    deterministic: bool = Field(
+        True,
+        description="Make the same seed give the same weights, to the byte, on the same machine; "
+        "costs a few percent of the time.",
+    )
+
+
+class GateSettings(_Section):
+    """What a model must reach on the test set to be promoted."""
+
+    min_accuracy: float = Field(
+        0.90, ge=0, le=1, description="Test accuracy a model must reach to be promoted."
+    )
+    lower_bound: bool = Field(
+        False,
+        description="Also ask it of the lower end of the accuracy's 95 % interval.",
+    )
+    champion: Literal["off", "not_worse", "better"] = Field(
+        "off",
+        description="What is asked against the champion on the same test images: nothing (off), "
+        "not to be significantly worse (not_worse), or to be significantly better (better).",
+    )
+    max_class_drop: Annotated[float | None, BeforeValidator(_none_in_words)] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Most recall that any class may lose against the champion; none asks nothing.",
+    )
+
+
+class StoreSettings(_Section):
+    """Where runs and the champion are kept."""
+
+    url: Annotated[str, AfterValidator(check_store_url)] = Field(
+        "store",
+        max_length=1000,
+        description="Where runs are published: a folder, or s3://bucket/prefix.",
+    )
+    single_publisher: bool = Field(
+        False,
+        description="Accept a bucket that does not honour conditional writes; safe only while "
+        "nothing but one job publishes there.",
+    )
+    work: OptionalFolder = Field(
+        None,
+        description="Folder in which a run is put together, kept if it cannot be published; "
+        "by default in the user's cache folder.",
+    )
+    retry_pauses: Pauses = Field(
+        (2.0, 10.0, 30.0),
+        description="Pauses before the publication is tried again, in seconds; one more try for "
+        "each.",
+    )
+
+
+class _StrictEnvironment(EnvSettingsSource):
+    """The environment, where a name with our prefix that is no setting is a fault too."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        prefix = self._apply_case_sensitive(self.env_prefix)
+        for name in self.env_vars:
+            if name.startswith(prefix):
+                section = name.removeprefix(prefix).partition("__")[0]
+                if section not in self.settings_cls.model_fields:
+                    found[name.removeprefix(prefix)] = self.env_vars[name]
+        return found
+
+
+class Settings(BaseSettings):
+    """All settings of one run."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_file=".env",
+        dotenv_filtering="match_prefix",
+        nested_model_default_partial_update=True,
+    )
+
+    data: DataSettings = Field(DataSettings(), description="Where the data come from.")
+    split: SplitSettings = Field(SplitSettings(), description="Training and validation.")
+    model: ModelSettings = Field(ModelSettings(), description="The network.")
+    training: TrainingSettings = Field(TrainingSettings(), description="The recipe.")
+    gate: GateSettings = Field(GateSettings(), description="What a model must reach.")
+    store: StoreSettings = Field(StoreSettings(), description="Where runs are kept.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: caller, environment, `.env`."""
+        return init_settings, _StrictEnvironment(settings_cls), dotenv_settings
+
+
+def given_outside() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What the environment sets, and what `.env` does, as trees of raw values."""
+    return _StrictEnvironment(Settings)(), DotEnvSettingsSource(Settings)()
+
+
+def sections() -> Mapping[str, type[BaseModel]]:
+    """The sections of the tree by name, in the order of the stages."""
+    return {
+        name: field.annotation
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+
+
+def non_defaults(settings: Settings) -> Mapping[str, Any]:
+    """The settings that differ from their defaults, by name, with their values."""
+    return {
+        f"{section}.{name}": getattr(getattr(settings, section), name)
+        for section, kind in sections().items()
+        for name, field in kind.model_fields.items()
+        if getattr(getattr(settings, section), name) != field.default
+    }

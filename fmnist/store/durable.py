@@ -1,0 +1,67 @@
+"""Write files and folders so that they survive a power cut."""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def make_folder(folder: Path, root: Path) -> None:
+    """Make a folder of a store and what is missing above it, so that it survives a power cut.
+
+    What is there already is flushed too: who made it may have failed or died before that.
+    """
+    doubtful = [
+        path for path in (folder, *folder.parents) if root in path.parents or not path.exists()
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(doubtful):
+        flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_file(target: Path, content: bytes) -> Iterator[Path]:
+    """A temporary file beside the target, flushed to disk, to be put in its place within the block.
+
+    Afterwards its folder is flushed too. Whatever happens, no part of the file is left.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    written = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        write_flushed(written, content)
+        yield written
+        flush_folder(target.parent)
+    finally:
+        # What an error came before counts more than a file that is no object.
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a new file that survives a power cut once its folder was flushed too.
+
+    Raises:
+        OSError: it cannot be written, or there is one.
+    """
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename or link in the folder survive a power cut."""
+    if os.name == "nt":  # Windows opens no folders, and flushes their changes itself.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that know no such thing
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,237 @@
+"""A store in a folder: links and renames that survive a power cut, under a lock."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fmnist.errors import StoreError
+from fmnist.store.base import Entry, StoredObject, already_there, changed
+from fmnist.store.durable import flush_folder, make_folder, whole_file
+
+_ROOM_FOR_A_RUN = 32 * 2**20
+_PROBE = ".probe"
+_LOCK = ".lock"
+_LONGEST_WAIT_FOR_LOCK = 30
+
+
+class FolderStore:
+    """A store in a folder of this machine, which is made when it is first needed.
+
+    A new object is linked into place, a changed one renamed into place under a lock that the
+    system releases when its process ends. Both are flushed to disk, file and folders, before they
+    count as done. What a killed process leaves is a file `.*.part`, which is no object.
+    """
+
+    def __init__(self, url: str, *, single_publisher: bool = False) -> None:
+        """Name the folder; a leading `~` is the user's home.
+
+        Conditional writes always work in a folder, so `single_publisher` changes nothing.
+
+        Raises:
+            StoreError: it is the home of an unknown user.
+        """
+        self.url = url
+        try:
+            self._root = Path(url).expanduser()
+        except RuntimeError as error:
+            raise StoreError(
+                f"store folder {url} is in the home of an unknown user; correct store.url"
+            ) from error
+
+    def check(self) -> bool:
+        """See `Store.check`."""
+        with self._errors():
+            make_folder(self._root, self._root)
+            probe = self._root / f"{_PROBE}-{uuid.uuid4().hex}"
+            link = probe.with_suffix(".link")
+            try:
+                probe.write_bytes(_PROBE.encode())
+                probe.read_bytes()
+                self._check_links(probe, link)
+            finally:
+                probe.unlink(missing_ok=True)
+                link.unlink(missing_ok=True)
+            with self._lock():
+                pass
+            if shutil.disk_usage(self._root).free < _ROOM_FOR_A_RUN:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return True
+
+    def _check_links(self, probe: Path, link: Path) -> None:
+        """Nothing but a hard link puts a whole file into place without overwriting another."""
+        try:
+            os.link(probe, link)
+        except OSError as error:
+            raise StoreError(
+                f"store folder {self._root} is on a file system without hard links "
+                f"({error.strerror}), so nothing there is safe from being overwritten; "
+                "set store.url to a folder on another"
+            ) from error
+
+    def put_if_absent(self, key: str, content: bytes) -> None:
+        """See `Store.put_if_absent`."""
+        with self._errors():
+            target = self._path(key)
+            make_folder(target.parent, self._root)
+            with whole_file(target, content) as written:
+                try:
+                    os.link(written, target)
+                except FileExistsError:
+                    if target.read_bytes() != content:
+                        raise already_there(str(target)) from None
+
+    def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
+        """See `Store.compare_and_swap`."""
+        with self._errors():
+            target = self._path(key)
+            make_folder(target.parent, self._root)
+            with self._lock():
+                found = self.get(key)
+                if found and found.content == content:
+                    # Its folder may not have been flushed when the first try failed.
+                    flush_folder(target.parent)
+                    return
+                if (found.version if found else None) != version:
+                    raise changed(str(target))
+                make_folder(target.parent, self._root)
+                with whole_file(target, content) as written:
+                    written.replace(target)
+
+    def read(self, key: str) -> bytes | None:
+        """See `Store.read`."""
+        with self._errors():
+            try:
+                return self._path(key).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def get(self, key: str) -> StoredObject | None:
+        """See `Store.get`."""
+        content = self.read(key)
+        return (
+            None if content is None else StoredObject(content, hashlib.sha256(content).hexdigest())
+        )
+
+    def list_names(self, prefix: str) -> list[str]:
+        """See `Store.list_names`."""
+        with self._errors():
+            try:
+                return sorted(
+                    f"{path.name}/" if path.is_dir() else path.name
+                    for path in self._path(prefix).iterdir()
+                    if not path.name.startswith(".")
+                )
+            except FileNotFoundError:
+                return []
+
+    def list_entries(self, prefix: str) -> Mapping[str, Entry]:
+        """See `Store.list_entries`."""
+        found: dict[str, Entry] = {}
+        for name in self.list_names(prefix):
+            if name.endswith("/"):
+                found |= self.list_entries(prefix + name)
+                continue
+            with self._errors(), contextlib.suppress(FileNotFoundError):
+                status = self._path(prefix + name).stat()
+                modified = datetime.fromtimestamp(status.st_mtime, UTC)
+                found[prefix + name] = Entry(status.st_size, modified)
+        return found
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        with self._errors():
+            target = self._path(key)
+            if not target.exists():
+                return
+            target.unlink(missing_ok=True)
+            flush_folder(target.parent)
+            # A folder is no object: it goes with its last one, as it would in a bucket.
+            for folder in target.parents:
+                if folder == self._root:
+                    break
+                try:
+                    folder.rmdir()
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    break
+
+    def clock(self) -> None:
+        """See `Store.clock`."""
+
+    def location(self, key: str) -> str:
+        """See `Store.location`."""
+        return str(self._root / key)
+
+    def _path(self, key: str) -> Path:
+        """The file of a key, none of whose folders leads out of the store.
+
+        Raises:
+            StoreError: there is a symbolic link or a `..` on the way, or it can be no file's name.
+        """
+        path = self._root
+        parts = key.rstrip("/").split("/")
+        if ".." in parts or "\0" in key:
+            raise StoreError(f"{key[:100]!r} is no key of the store {self._root}; correct the name")
+        for part in parts:
+            path /= part
+            if path.is_symlink():
+                raise StoreError(
+                    f"{path} is a symbolic link, which may lead out of the store; "
+                    "put the file or folder itself there"
+                )
+        return path
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Keep every other process from changing an object; no process leaves it locked."""
+        lock = FileLock(self._root / _LOCK, timeout=_LONGEST_WAIT_FOR_LOCK, fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreError(
+                f"{self._root / _LOCK} is held by another process for more than "
+                f"{_LONGEST_WAIT_FOR_LOCK} s; see what hangs there, then try again",
+                retryable=True,
+            ) from error
+        except NotImplementedError as error:
+            raise StoreError(
+                f"store folder {self._root} is on a file system without locks, so nothing there "
+                "is safe from being overwritten; set store.url to a folder on another"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = f"store folder {self._root}"
+            match error.errno:
+                case errno.ENOSPC | errno.EDQUOT:
+                    message = (
+                        f"{where} is full; free some space, or set store.url to another folder"
+                    )
+                case errno.EACCES | errno.EPERM | errno.EROFS:
+                    message = f"{where} cannot be written ({error.strerror}); give this user the right to, or set store.url to another folder"
+                case errno.ENOTDIR | errno.EEXIST:
+                    message = f"{where} cannot be used, since a file is in its place ({error.filename}); set store.url to a folder"
+                case errno.EISDIR:
+                    message = f"{where} cannot be used, since a folder is in a file's place ({error.filename}); set store.url to another folder"
+                case _:
+                    message = f"{where} cannot be used: {error.strerror or error}; check the disk, or set store.url to another folder"
+            raise StoreError(message, retryable=error.errno in _TEMPORARY_ERRNOS) from error
+
+
+_TEMPORARY_ERRNOS = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY}

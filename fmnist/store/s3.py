@@ -1,0 +1,312 @@
+"""A store in a bucket of an S3-compatible server, through boto3's standard configuration chain."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+from botocore import exceptions as boto
+from botocore.config import Config
+
+from fmnist.errors import StoreError, without_credentials
+from fmnist.store.base import Conflict, Entry, StoredObject, already_there, changed
+from fmnist.store.folder import _PROBE
+
+_STALE = '"00000000000000000000000000000000"'
+_PAUSES = (0.1, 0.5, 2.0)
+Answer = TypeVar("Answer")
+
+
+class S3Store:
+    """A store under a prefix of a bucket, through boto3's standard configuration chain."""
+
+    def __init__(self, url: str, *, single_publisher: bool = False) -> None:
+        """Parse `s3://bucket/prefix` and make a client; nothing is contacted yet.
+
+        Raises:
+            StoreError: the AWS configuration of this machine cannot be used.
+        """
+        parts = urlsplit(url)
+        self.url = url
+        self._bucket = parts.netloc
+        self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
+        self._single_publisher = single_publisher
+        with self._errors():
+            self._client: Any = boto3.session.Session().client(
+                "s3",
+                config=Config(
+                    # Several S3-compatible servers refuse the checksums newer clients add.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    retries={"mode": "standard", "total_max_attempts": 4},
+                    connect_timeout=5,
+                    read_timeout=30,
+                ),
+            )
+
+    def check(self) -> bool:
+        """See `Store.check`. Leaves one tiny object, since a job may have no right to delete."""
+        probe = _PROBE.encode()
+        self._put(_PROBE, probe)
+        found = self.get(_PROBE)
+        if found is None or found.content != probe:
+            raise StoreError(
+                f"{self.location(_PROBE)} was written but does not read back the same; "
+                "this server cannot be trusted with a model"
+            )
+        # Without the right to list the prefix, S3 answers 403 instead of 404 for an object that is
+        # not there, which would be found out only after training.
+        self.read(f"{_PROBE}-absent")
+        # Written over by the same content alone, whatever is honoured.
+        honours = (
+            not self._accepts(probe, IfNoneMatch="*")
+            and not self._accepts(probe, IfMatch=_STALE)
+            and self._accepts(probe, IfMatch=found.version)
+        )
+        if not honours and not self._single_publisher:
+            raise StoreError(
+                f"bucket '{self._bucket}' at {self._server} does not honour conditional writes, so "
+                "nothing there is safe from being overwritten; use another server or a newer one, "
+                "or, if nothing but one job ever publishes there, set store.single_publisher"
+            )
+        return honours
+
+    def _accepts(self, content: bytes, **condition: str) -> bool:
+        """Whether the server writes the probe under this condition."""
+        try:
+            self._put(_PROBE, content, **condition)
+        except (Conflict, _NotSupported):
+            return False
+        return True
+
+    def put_if_absent(self, key: str, content: bytes) -> None:
+        """See `Store.put_if_absent`."""
+        if self._single_publisher and (found := self.read(key)) is not None:
+            if found != content:
+                raise already_there(self.location(key))
+            return
+        try:
+            self._put_on_condition(key, content, IfNoneMatch="*")
+        except Conflict:
+            raise already_there(self.location(key)) from None
+
+    def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
+        """See `Store.compare_and_swap`."""
+        if self._single_publisher:
+            found = self.get(key)
+            if (found.version if found else None) != version:
+                if found and found.content == content:
+                    return
+                raise changed(self.location(key))
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        try:
+            self._put_on_condition(key, content, **condition)
+        except Conflict:
+            raise changed(self.location(key)) from None
+
+    def _put_on_condition(self, key: str, content: bytes, **condition: str) -> None:
+        """Write if the condition holds; what the answer leaves open is settled by reading.
+
+        A retried request is refused because its first try went through, and an answer may be lost
+        although the object was written: neither is a conflict or a failure.
+        """
+        try:
+            self._put(key, content, **condition)
+        except _NotSupported:
+            if not self._single_publisher:
+                raise
+            self._put(key, content)
+        except StoreError as error:
+            if not isinstance(error, Conflict) and not error.retryable:
+                raise
+            with contextlib.suppress(StoreError):
+                if self.read(key) == content:
+                    return
+            raise
+
+    def _put(self, key: str, content: bytes, **condition: str) -> None:
+        def put() -> None:
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + key, Body=content, **condition
+            )
+
+        self._request(put)
+
+    def read(self, key: str) -> bytes | None:
+        """See `Store.read`."""
+        found = self.get(key)
+        return found.content if found else None
+
+    def get(self, key: str) -> StoredObject | None:
+        """See `Store.get`."""
+
+        def get() -> StoredObject | None:
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+                return StoredObject(answer["Body"].read(), answer.get("ETag", ""))
+            except boto.ClientError as error:
+                if error.response["Error"]["Code"] == "NoSuchKey":
+                    return None
+                raise
+
+        return self._request(get)
+
+    def list_names(self, prefix: str) -> list[str]:
+        """See `Store.list_names`."""
+        found = [
+            item.get("Prefix") or item["Key"]
+            for page in self._pages(prefix, Delimiter="/")
+            for item in (*page.get("CommonPrefixes", ()), *page.get("Contents", ()))
+        ]
+        below = (key.removeprefix(self._prefix + prefix) for key in found)
+        return sorted(name for name in below if name and not name.startswith("."))
+
+    def list_entries(self, prefix: str) -> Mapping[str, Entry]:
+        """See `Store.list_entries`."""
+        found = {
+            item["Key"].removeprefix(self._prefix): Entry(item["Size"], item["LastModified"])
+            for page in self._pages(prefix)
+            for item in page.get("Contents", ())
+        }
+        return {
+            key: entry
+            for key, entry in found.items()
+            if not key.endswith("/") and "/." not in f"/{key}"
+        }
+
+    def _pages(self, prefix: str, **options: str) -> list[Any]:
+        def pages() -> list[Any]:
+            listing = self._client.get_paginator("list_objects_v2")
+            return list(
+                listing.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, **options)
+            )
+
+        return self._request(pages)
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+
+        def delete() -> None:
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+        self._request(delete)
+
+    def clock(self) -> datetime | None:
+        """See `Store.clock`. Each answer tells the time (RFC 9110, 6.6.1)."""
+        answer = self._request(
+            lambda: self._client.list_objects_v2(
+                Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1
+            )
+        )
+        try:
+            date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        except (KeyError, ValueError):
+            return None
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+    def _request(self, action: Callable[[], Answer]) -> Answer:
+        """Do it, and again after a pause where the server asks for that or its answer broke off.
+
+        Everything else that is worth another try has had it in boto3.
+        """
+        for pause in _PAUSES:
+            try:
+                with self._errors():
+                    return action()
+            except _Again:
+                time.sleep(pause)
+        with self._errors():
+            return action()
+
+    def location(self, key: str) -> str:
+        """See `Store.location`."""
+        return f"s3://{self._bucket}/{self._prefix}{key}"
+
+    @property
+    def _server(self) -> str:
+        return without_credentials(str(self._client.meta.endpoint_url))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what boto3 raises into one line that says what, where and what to do."""
+        try:
+            yield
+        except boto.ClientError as error:
+            raise self._refusal(error) from error
+        except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
+            raise StoreError(
+                f"no complete credentials for {self.url}: set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            ) from error
+        except boto.ParamValidationError as error:
+            raise StoreError(
+                f"{self.url} is not a valid location: {_one_line(error)}; correct it"
+            ) from error
+        except (boto.IncompleteReadError, boto.ResponseStreamingError) as error:
+            raise _Again(
+                f"{self._server} broke off its answer for {self.url} ({_one_line(error)}); "
+                "try again later, or look at the server's log",
+                retryable=True,
+            ) from error
+        except (boto.ConnectionError, boto.HTTPClientError) as error:
+            raise StoreError(
+                f"cannot reach {self._server} for {self.url} ({_one_line(error)}); "
+                "is the server up, and AWS_ENDPOINT_URL_S3 right?",
+                retryable=True,
+            ) from error
+        except (boto.BotoCoreError, OSError, ValueError) as error:
+            raise StoreError(
+                f"the AWS configuration cannot be used for {self.url}: {_one_line(error)}; "
+                "check AWS_ENDPOINT_URL_S3, AWS_PROFILE and AWS_REGION"
+            ) from error
+
+    def _refusal(self, error: boto.ClientError) -> StoreError:
+        code = str(error.response["Error"].get("Code", ""))
+        status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
+        where = f"bucket '{self._bucket}' at {self._server}"
+        # 404 is the answer to a condition on an object that is not there.
+        if status == 412 or (code == "NoSuchKey" and error.operation_name == "PutObject"):
+            return Conflict(f"{where}: an object is there, or is another one")
+        if code == "NoSuchBucket":
+            return StoreError(f"{where} does not exist: create it, or set store.url to another")
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
+            return StoreError(f"{where} refuses the key ({code}): check the AWS credentials")
+        if code == "RequestTimeTooSkewed":
+            return StoreError(
+                f"{where} refuses this machine's clock ({code}): set the clocks of both by NTP"
+            )
+        if "StorageFull" in code or "QuotaExceeded" in code or status == 507:
+            return StoreError(f"{where} is full ({code}): free some space, or use another bucket")
+        if status in (401, 403):
+            return StoreError(
+                f"{where} refuses {error.operation_name} ({code}): check the AWS credentials and "
+                "this key's right to list, read and write there"
+            )
+        kind = (
+            _NotSupported
+            if status == 501 or code == "NotImplemented"
+            else _Again
+            if status == 409
+            else StoreError
+        )
+        return kind(
+            f"{where} failed at {error.operation_name} ({status} {code}); "
+            "try again later, or look at the server's log",
+            retryable=status in (409, 429) or (status >= 500 and status != 501),
+        )
+
+
+class _Again(StoreError):
+    """The server asks for the same request again, or its answer broke off."""
+
+
+class _NotSupported(StoreError):
+    """The server does not know what was asked of it."""
+
+
+def _one_line(error: Exception) -> str:
+    return without_credentials(" ".join(str(error).split()))

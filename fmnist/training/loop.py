@@ -1,0 +1,245 @@
+"""Train the network: augmentation, schedule, early stopping, calibration, a saved file.
+
+The data set is small enough to stay in memory, and the network small enough that the time between
+two steps costs more than a step. So one compiled call runs a whole epoch, and Keras's own `fit`
+sees an epoch as one batch: its callbacks, history and early stopping work as ever and cost
+nothing for each step.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fmnist.data.records import LabelledImages
+from fmnist.errors import StoreError, TrainingError
+from fmnist.settings import ModelSettings, TrainingSettings
+from fmnist.training.augmentation import _POOL, MaskPool, erasing_masks, shift, with_pooled_dropout
+from fmnist.training.calibration import divide_logits, fit_temperature
+from fmnist.training.model_file import predict
+from fmnist.training.network import build
+from fmnist.training.records import Epoch, TrainingResult
+
+
+def _ignore(_: Epoch) -> None:
+    """Report an epoch to nobody."""
+
+
+def train_network(
+    train_set: LabelledImages,
+    validation_set: LabelledImages,
+    model_settings: ModelSettings,
+    settings: TrainingSettings,
+    path: Path,
+    report: Callable[[Epoch], None] = _ignore,
+) -> TrainingResult:
+    """Train a network, calibrate it, and save it at `path` (`.keras`).
+
+    The same settings and data give the same weights to the byte on the same machine, if they say
+    `deterministic`. `report` is called after each epoch.
+
+    Raises:
+        TrainingError: the loss is no longer finite.
+        StoreError: the file cannot be written.
+    """
+    start = time.monotonic()
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        # Seeds fix what is drawn; this fixes the order in which parallel sums are taken.
+        tf.config.experimental.enable_op_determinism()
+
+    network = build(model_settings)
+    batch = min(settings.batch_size, len(train_set))
+    steps = len(train_set) // batch
+    schedule = learning_rate_schedule(settings, steps)
+    trainer = EpochTrainer(network, settings, batch)
+    trainer.compile(optimizer=adam(schedule, settings.weight_decay))
+    early_stopping = keras.callbacks.EarlyStopping(
+        monitor="val_accuracy", mode="max", patience=settings.patience, restore_best_weights=True
+    )
+    recorder = _Recorder(settings.epochs, schedule, steps, report)
+    trainer.fit(
+        whole_epoch(train_set, validation_set),
+        epochs=settings.epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[recorder, early_stopping],
+    )
+    temperature = fit_temperature(predict(network, validation_set.images), validation_set.labels)
+    divide_logits(network, temperature)
+    try:
+        network.save(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; "
+            "free some space, or set store.work to another folder"
+        ) from error
+    return TrainingResult(
+        model_sha256=digest,
+        parameters=network.count_params(),
+        history=tuple(recorder.epochs),
+        best_epoch=early_stopping.best_epoch + 1,
+        stopped_early=len(recorder.epochs) < settings.epochs,
+        temperature=temperature,
+        seconds=time.monotonic() - start,
+    )
+
+
+def learning_rate_schedule(
+    settings: TrainingSettings, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up to the highest rate, then a cosine down to 0 at the last step.
+
+    `steps` is the number of steps in an epoch. Source: Loshchilov & Hutter, "SGDR", 2017.
+    """
+    total = settings.epochs * steps
+    warmup = round(total * settings.warmup_fraction)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else settings.learning_rate,
+        decay_steps=max(total - warmup, 1),
+        warmup_target=settings.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def adam(schedule: Any, weight_decay: float) -> keras.optimizers.Adam:
+    """Adam with decoupled weight decay on the kernels, not on biases or normalization."""
+    adam = keras.optimizers.Adam(schedule, weight_decay=weight_decay or None)
+    if weight_decay:
+        adam.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return adam
+
+
+def whole_epoch(train_set: LabelledImages, validation_set: LabelledImages) -> tf.data.Dataset:
+    """What `EpochTrainer` is fitted on: one element, which holds everything.
+
+    The training images get a border of one empty pixel, `(n, 30, 30)`, ready to be shifted.
+    """
+    padded = np.pad(train_set.images, ((0, 0), (1, 1), (1, 1)))
+    return tf.data.Dataset.from_tensors(
+        ((padded, train_set.labels), (validation_set.images, validation_set.labels))
+    )
+
+
+class EpochTrainer(keras.Model):
+    """Wraps the plain network: what Keras takes for one training step is a whole epoch.
+
+    It is fitted on the one element of `whole_epoch`. The network's own layers and weights are
+    trained; nothing of this class ends up in the saved file.
+    """
+
+    def __init__(self, network: keras.Model, settings: TrainingSettings, batch: int) -> None:
+        """Wrap `network`, to be trained in batches of `batch` images by the recipe's settings."""
+        super().__init__()
+        self.network = network
+        self._seed = settings.seed
+        self._batch = batch
+        self._shifted = settings.shift_fraction
+        generator = np.random.default_rng(settings.seed)
+        self._training_network = with_pooled_dropout(network, batch, generator)
+        self._erasures = MaskPool(
+            erasing_masks(_POOL + batch, settings.max_erase_size, generator), batch, generator
+        )
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The network's probabilities."""
+        return self.network(images, training=training)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Train on every image once, then validate; mean loss and accuracy of each."""
+        (images, labels), (held_out_images, held_out_labels) = data
+        loss, accuracy = self._run_epoch(images, labels)
+        probabilities = self.network(held_out_images, training=False)
+        val_loss, val_accuracy = _loss_and_accuracy(held_out_labels, probabilities)
+        return {
+            "loss": loss,
+            "accuracy": accuracy,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+        }
+
+    @tf.function
+    def _run_epoch(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Shuffle, then train on each full batch; the few images left over sit this epoch out."""
+        size = images.shape[0]
+        steps = size // self._batch
+        variables = _learning_variables(self.network)
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(size), tf.stack([self._seed, tf.cast(self.optimizer.iterations, tf.int64)])
+        )
+        loss_sum, accuracy_sum = tf.constant(0.0), tf.constant(0.0)
+        for step in tf.range(steps):
+            rows = order[step * self._batch : (step + 1) * self._batch]
+            rows = tf.ensure_shape(rows, (self._batch,))
+            batch_labels = tf.gather(labels, rows)
+            batch_images = shift(tf.gather(images, rows), self._shifted) * self._erasures.draw()
+            with tf.GradientTape() as tape:
+                probabilities = self._training_network(batch_images, training=True)
+                loss, accuracy = _loss_and_accuracy(batch_labels, probabilities)
+            self.optimizer.apply(tape.gradient(loss, variables), variables)
+            loss_sum += loss
+            accuracy_sum += accuracy
+        return loss_sum / steps, accuracy_sum / steps
+
+
+def _learning_variables(network: keras.Model) -> list[keras.Variable]:
+    """The trainable variables, without the biases that a BatchNormalization follows.
+
+    It subtracts the mean that such a bias shifts: the gradient is 0 by the formula, so it is not
+    computed, and the bias stays at the 0 it starts from.
+    """
+    idle = [
+        layer.bias
+        for layer, following in zip(network.layers, network.layers[1:], strict=False)
+        if isinstance(following, keras.layers.BatchNormalization)
+    ]
+    return [
+        variable
+        for variable in network.trainable_variables
+        if not any(variable is bias for bias in idle)
+    ]
+
+
+def _loss_and_accuracy(labels: tf.Tensor, probabilities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, probabilities))
+    hits = keras.metrics.sparse_categorical_accuracy(labels, probabilities)
+    return loss, tf.reduce_mean(hits)
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Keeps and reports each epoch's figures, and ends a training whose loss is not finite."""
+
+    def __init__(self, of: int, schedule: Any, steps: int, report: Callable[[Epoch], None]) -> None:
+        super().__init__()
+        self.epochs: list[Epoch] = []
+        self._of, self._schedule, self._steps, self._report = of, schedule, steps, report
+        self._start = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._start = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise TrainingError(
+                f"the loss was no longer finite in epoch {epoch + 1} of {self._of}; lower "
+                "training.learning_rate or training.weight_decay"
+            )
+        last_step = (epoch + 1) * self._steps - 1
+        self.epochs.append(
+            Epoch(
+                number=epoch + 1,
+                total=self._of,
+                **figures,
+                learning_rate=float(self._schedule(last_step)),
+                seconds=time.monotonic() - self._start,
+            )
+        )
+        self._report(self.epochs[-1])

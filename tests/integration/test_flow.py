@@ -1,0 +1,653 @@
+"""The whole job through its real command, on real data, a real Prefect server and a real MinIO."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import keras
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+
+from fmnist.configure import Setting, all_settings
+from fmnist.data.cache import sha256_of
+from fmnist.registry.champion import champion_history, current_champion
+from fmnist.registry.records import Manifest, from_json
+from fmnist.store.base import open_store
+from fmnist.store.folder import FolderStore
+from tests.support.processes import ROOT, S3Server, files_in, free_port, kept_run
+from tests.support.records import ANY_RUN_ID, COMPARISON_FILES, FILES
+from tests.support.tiny_s3 import tiny_s3
+
+COMMAND = [sys.executable, str(ROOT / "flows" / "train.py")]
+SHORT = ["--training.epochs", "4", "--training.warmup_fraction", "0"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended: its exit code, its streams, and where it put things together."""
+
+    code: int
+    out: str
+    err: str
+    work: Path
+
+    @property
+    def summary(self) -> str:
+        return self.out.splitlines()[-1]
+
+    @property
+    def run_id(self) -> str:
+        found = re.search(ANY_RUN_ID, self.summary)
+        assert found, self.summary
+        return found[0]
+
+
+def environment(work: Path, **extra: str) -> dict[str, str]:
+    """A clean environment, as a user's shell would have, with a Prefect home of its own."""
+    kept = {
+        n: v for n, v in os.environ.items() if not n.startswith(("FMNIST_", "AWS_", "PREFECT_"))
+    }
+    return (
+        kept
+        | {
+            "PREFECT_HOME": str(work / "prefect"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "FMNIST_STORE__WORK": str(work / "work"),
+            "FMNIST_DATA__CACHE": str(work / "cache"),
+            "FMNIST_DATA__RETRY_PAUSES": "",
+            "FMNIST_STORE__RETRY_PAUSES": "",
+        }
+        | extra
+    )
+
+
+def command(folder: Path, *arguments: str, **extra: str) -> Finished:
+    """Run the job's command to its end, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment(folder, **extra),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr, folder / "work")
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[str]:
+    """A real Prefect server on a database of its own; its address."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield str(PREFECT_API_URL.value())
+
+
+def flow_run_named(name: str) -> FlowRun:
+    """The flow run of that name on the server."""
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [name]}))
+    assert len(found) == 1, f"{len(found)} flow runs are named {name}"
+    return found[0]
+
+
+def artifacts_of(run: FlowRun) -> dict[str, Any]:
+    """The run's artifacts by key."""
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        )
+    return {artifact.key: artifact for artifact in found if artifact.key}
+
+
+# ---- a promoted run, ad hoc, with nothing set up -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ad_hoc(tmp_path_factory: pytest.TempPathFactory, data_source: str) -> Finished:
+    """A run with no server and no bucket, promoted by a low bar."""
+    folder = tmp_path_factory.mktemp("ad-hoc")
+    return command(folder, *SHORT, "--gate.min_accuracy", "0.5", FMNIST_DATA__SOURCE=data_source)
+
+
+def test_an_ad_hoc_run_needs_no_server_and_no_bucket(ad_hoc: Finished) -> None:
+    """It ends with exit code 0 and, last on standard output, a line that sums it up."""
+    assert ad_hoc.code == 0, ad_hoc.err
+    assert re.fullmatch(
+        rf"promoted  {ANY_RUN_ID}  test accuracy 0\.\d{{4}} \[0\.\d{{4}}, 0\.\d{{4}}\], needs 0\.5000"
+        rf"  \d+ s  store/runs/{ANY_RUN_ID}/report\.md",
+        ad_hoc.summary,
+    )
+
+
+def test_an_ad_hoc_run_shows_its_progress_and_no_traceback(ad_hoc: Finished) -> None:
+    """Without a terminal, plain lines tell how far it is, and nothing looks like a failure."""
+    assert "training: epoch 4/4" in ad_hoc.err
+    for noise in ("Traceback", "ERROR", "WARNING", "database is locked", "oneDNN"):
+        assert noise not in ad_hoc.err
+
+
+def test_the_run_is_stored_whole_and_is_the_champion(ad_hoc: Finished) -> None:
+    """Every file is there with the size and digest that the manifest states."""
+    store = FolderStore(str(ad_hoc.work.parent / "store"))
+    run = ad_hoc.work.parent / "store" / "runs" / ad_hoc.run_id
+    manifest = from_json(Manifest, (run / "manifest.json").read_bytes(), "manifest")
+    assert set(manifest.files) == FILES
+    for name, entry in manifest.files.items():
+        assert (run / name).stat().st_size == entry.size
+        assert sha256_of(run / name) == entry.sha256
+    champion = current_champion(store)
+    assert champion and champion.run_id == ad_hoc.run_id
+    assert champion.manifest_sha256 == sha256_of(run / "manifest.json")
+
+
+def test_the_stored_model_is_the_one_that_was_scored(ad_hoc: Finished, real_data: Any) -> None:
+    """Loaded by plain Keras from the store, it makes just the correct predictions reported."""
+    from fmnist.data.idx import read_labelled_images
+
+    run = ad_hoc.work.parent / "store" / "runs" / ad_hoc.run_id
+    network = keras.models.load_model(run / "model.keras", safe_mode=True)
+    test = read_labelled_images(real_data.test_images, real_data.test_labels)
+    predicted = network.predict(test.images, batch_size=5000, verbose=0).argmax(axis=1)
+    reported = json.loads((run / "evaluation.json").read_text())
+    assert int((predicted == test.labels).sum()) == reported["correct"]
+
+
+def test_nothing_is_left_in_the_work_folder(ad_hoc: Finished) -> None:
+    """Once published, a run's working files are gone."""
+    assert list(ad_hoc.work.iterdir()) == []
+
+
+# ---- promoted and rejected runs on a server and MinIO --------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A promoted run and, after it, a rejected one, on one store."""
+
+    promoted: Finished
+    rejected: Finished
+    url: str
+    server: S3Server
+
+
+@pytest.fixture(scope="module")
+def pair(
+    prefect_server: str,
+    minio_server: S3Server,
+    data_source: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Pair:
+    """Both runs through the command, with settings from options, environment and `.env`."""
+    access = {
+        "aws_access_key_id": minio_server.access_key,
+        "aws_secret_access_key": minio_server.secret_key,
+    }
+    session = boto3.session.Session(**access, region_name="us-east-1")
+    session.client("s3", endpoint_url=minio_server.endpoint).create_bucket(Bucket="models")
+    url = "s3://models/fashion/mnist"
+    extra = {
+        **minio_server.environment(),
+        "PREFECT_API_URL": prefect_server,
+        "FMNIST_DATA__SOURCE": data_source,
+        "FMNIST_STORE__URL": url,
+    }
+    folder = tmp_path_factory.mktemp("pair")
+    (folder / ".env").write_text("FMNIST_TRAINING__SEED=5\n")
+    promoted = command(folder, *SHORT, "--gate.min_accuracy", "0.5", **extra)
+    rejected = command(folder, *SHORT, "--gate.min_accuracy", "0.99", **extra)
+    return Pair(promoted, rejected, url, minio_server)
+
+
+def test_the_exit_code_tells_promoted_from_rejected(pair: Pair) -> None:
+    """0 if promoted, 3 if trained and stored but rejected."""
+    assert (pair.promoted.code, pair.rejected.code) == (0, 3), pair.rejected.err
+    assert pair.rejected.summary.startswith(f"rejected  {pair.rejected.run_id}  test accuracy")
+    assert pair.rejected.summary.endswith(f"{pair.url}/runs/{pair.rejected.run_id}/report.md")
+
+
+def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rejected run is published too, and the champion stays."""
+    for name, value in pair.server.environment().items():
+        monkeypatch.setenv(name, value)
+    store = open_store(pair.url)
+    for run, files in ((pair.promoted, FILES), (pair.rejected, FILES | COMPARISON_FILES)):
+        content = store.read(f"runs/{run.run_id}/manifest.json")
+        assert content
+        assert set(json.loads(content)["files"]) == files
+    champion = current_champion(store)
+    assert champion and champion.run_id == pair.promoted.run_id
+    verdict = json.loads(store.read(f"runs/{pair.rejected.run_id}/verdict.json") or b"")
+    assert verdict["promoted"] is False
+
+
+def test_the_settings_of_a_run_are_recorded_with_all_their_sources(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options, environment and `.env` are all in the recorded settings."""
+    for name, value in pair.server.environment().items():
+        monkeypatch.setenv(name, value)
+    content = open_store(pair.url).read(f"runs/{pair.promoted.run_id}/settings.json")
+    settings = json.loads(content or b"")
+    assert settings["training"]["epochs"] == 4
+    assert settings["training"]["seed"] == 5
+    assert settings["store"]["url"] == pair.url
+
+
+def test_each_run_ends_in_a_state_of_its_own_name_with_the_reason(pair: Pair) -> None:
+    """`Promoted` and `Rejected` are both Completed, and say why."""
+    for run, name in ((pair.promoted, "Promoted"), (pair.rejected, "Rejected")):
+        state = flow_run_named(run.run_id).state
+        assert state and (state.type, state.name) == (StateType.COMPLETED, name)
+        assert "test accuracy 0." in (state.message or "")
+        assert "the bound" in (state.message or "")
+
+
+def test_each_run_is_tagged_by_verdict_and_data(pair: Pair) -> None:
+    """Runs can be filtered by what came out and on which data."""
+    assert {"promoted", "official-data"} <= set(flow_run_named(pair.promoted.run_id).tags)
+    assert {"rejected", "official-data"} <= set(flow_run_named(pair.rejected.run_id).tags)
+
+
+def test_a_reviewer_finds_the_report_with_its_figures_in_the_run(pair: Pair) -> None:
+    """One page has verdict, figures, classes, champion and files, in less than 200 KB."""
+    artifacts = artifacts_of(flow_run_named(pair.rejected.run_id))
+    report = artifacts["report"].data
+    assert len(report) < 200_000
+    assert report.startswith(f"# Rejected: {pair.rejected.run_id}")
+    assert report.count("data:image/png;base64,") == 4
+    for words in ("Ankle boot", pair.promoted.run_id, f"{pair.url}/runs/", "model.keras"):
+        assert words in report
+
+
+def test_the_classification_report_is_a_table_of_the_run(pair: Pair) -> None:
+    """Ten classes and two averages, with precision, recall, F1 and images."""
+    table = artifacts_of(flow_run_named(pair.promoted.run_id))["classification-report"]
+    rows = json.loads(table.data)
+    assert len(rows) == 12
+    assert rows[0].keys() == {"class", "precision", "recall", "F1", "images"}
+
+
+def test_the_progress_artifact_reaches_the_end(pair: Pair) -> None:
+    """Training is shown as fully done."""
+    assert artifacts_of(flow_run_named(pair.promoted.run_id))["training-progress"].data == 100.0
+
+
+def test_the_stages_are_tasks_and_no_array_is_kept_in_their_states(pair: Pair) -> None:
+    """Five tasks ran, one for each stage, and no result was persisted."""
+    run = flow_run_named(pair.promoted.run_id)
+    with get_client(sync_client=True) as client:
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}))
+    names = {task.name.rsplit("-", 1)[0] for task in tasks}
+    assert names == {"fetch", "preprocess", "train", "evaluate", "publish"}
+    assert not list(pair.promoted.work.parent.glob("prefect/storage/*"))
+
+
+def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither output, logs, artifacts, parameters, local files nor the store hold the keys."""
+    for name, value in pair.server.environment().items():
+        monkeypatch.setenv(name, value)
+    client = boto3.session.Session().client("s3")
+    listed = client.list_objects_v2(Bucket="models")["Contents"]
+    stored = [client.get_object(Bucket="models", Key=o["Key"])["Body"].read() for o in listed]
+    run = flow_run_named(pair.promoted.run_id)
+    shown = [str(artifact.data) for artifact in artifacts_of(run).values()]
+    said = [pair.promoted.out, pair.promoted.err, pair.rejected.err, str(run.parameters)]
+    with get_client(sync_client=True) as prefect:
+        logged = [line.message for line in prefect.read_logs()]
+    # The work folder, the client's home, and whatever else lies in the folder of the commands.
+    left = [path.read_bytes() for path in pair.promoted.work.parent.rglob("*") if path.is_file()]
+    texts = (text.encode() for text in [*shown, *said, *logged])
+    everything = b"\n".join([*stored, *left, *texts])
+    assert len(stored) > 2 * len(FILES) and len(logged) > 10 and left
+    assert pair.server.secret_key.encode() not in everything
+    assert pair.server.access_key.encode() not in everything
+
+
+# ---- rivals, and a store that must not be trusted with them --------------------------------------
+
+
+def test_two_runs_at_once_are_both_promoted_one_after_the_other(
+    prefect_server: str, data_source: str, tmp_path: Path
+) -> None:
+    """Whoever comes second decides again against the first, and the history has both moves."""
+    store = str(tmp_path / "store")
+    arguments = [*SHORT, "--gate.min_accuracy", "0.5", "--store.url", store]
+    extra = {"FMNIST_DATA__SOURCE": data_source, "PREFECT_API_URL": prefect_server}
+    with ThreadPoolExecutor(2) as pool:
+        done = list(
+            pool.map(lambda name: command(tmp_path / name, *arguments, **extra), ["one", "two"])
+        )
+    assert [run.code for run in done] == [0, 0], done[0].err + done[1].err
+    second, first = champion_history(FolderStore(store))
+    assert {first.run_id, second.run_id} == {run.run_id for run in done}
+    assert (first.generation, second.generation) == (1, 2)
+    assert (first.previous, second.previous) == (None, first.run_id)
+
+
+def test_a_store_that_heeds_no_conditions_is_refused_unless_the_settings_accept_it(
+    prefect_server: str, data_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before training, exit code 5; for a single publisher it will do, and the verdict says so."""
+    with tiny_s3(monkeypatch) as server:
+        server.honours_conditions = False
+        extra = {
+            **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
+            "FMNIST_DATA__SOURCE": data_source,
+            "FMNIST_STORE__URL": "s3://models/x",
+            "PREFECT_API_URL": prefect_server,
+        }
+        arguments = [*SHORT, "--gate.min_accuracy", "0.5"]
+        refused = command(tmp_path, *arguments, **extra)
+        assert_failed(refused, 5, "store", "does not honour conditional writes", "single_publisher")
+        assert "training:" not in refused.err
+        accepted = command(tmp_path, *arguments, "--store.single_publisher", "true", **extra)
+    assert accepted.code == 0, accepted.err
+    stored = {key.removeprefix("models/x/"): body for key, body in server.objects.items()}
+    assert json.loads(stored["champion.json"])["run_id"] == accepted.run_id
+    verdict = json.loads(stored[f"runs/{accepted.run_id}/verdict.json"])
+    assert any("does not honour conditional writes" in note for note in verdict["notes"])
+
+
+# ---- failures, each with its exit code, one line and nothing half-done ---------------------------
+
+
+def assert_failed(done: Finished, code: int, kind: str, *words: str) -> None:
+    """The command ended with that code and a line of that kind, and showed no traceback."""
+    assert done.code == code, done.err
+    assert re.match(rf"failed  (-|{ANY_RUN_ID})  {kind}: ", done.summary), done.summary
+    for word in words:
+        assert word in done.summary + done.err
+    assert "Traceback" not in done.err
+    assert not done.work.exists() or list(done.work.iterdir()) == []
+
+
+def test_wrong_settings_end_with_2_and_a_line_for_each(tmp_path: Path) -> None:
+    """Name, type and range are all reported, with what was given and what is allowed."""
+    done = command(
+        tmp_path, "--training.epochs", "many", "--gate.min_accuracy", "90", FMNIST_SPLIT__SED="1"
+    )
+    assert_failed(
+        done,
+        2,
+        "settings",
+        "training.epochs: 'many' was given; allowed: integer from 1 to 10000",
+        "gate.min_accuracy: '90' was given; allowed: number from 0 to 1",
+        "split.sed: no such setting; did you mean split.seed?",
+    )
+    assert_failed(command(tmp_path, "--epochs", "3"), 2, "settings", "epochs: no such setting")
+
+
+def test_credentials_in_an_address_are_refused_and_not_repeated(tmp_path: Path) -> None:
+    """The line says so, without the credentials."""
+    done = command(tmp_path, "--store.url", "s3://me:hush-hush@models/x")
+    assert_failed(done, 2, "settings", "must not contain credentials")
+    assert "hush-hush" not in done.out + done.err
+
+
+def test_data_that_cannot_be_had_end_with_4(prefect_server: str, tmp_path: Path) -> None:
+    """Each mirror is listed with its own reason, and how to supply the files by hand."""
+    mirrors = [f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"]
+    done = command(
+        tmp_path,
+        FMNIST_DATA__MIRRORS=",".join(mirrors),
+        KERAS_HOME=str(tmp_path),
+        PREFECT_API_URL=prefect_server,
+    )
+    assert_failed(done, 4, "data", *mirrors, "cannot connect", "Set data.source to a folder")
+    assert flow_run_named(done.run_id).state_name == "Failed"
+
+
+def test_bad_data_end_with_4_before_any_training(prefect_server: str, tmp_path: Path) -> None:
+    """A file that is not the official one is refused by name, with what to do."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (data / f"{name}-ubyte.gz").write_bytes(b"\x1f\x8b")
+    done = command(tmp_path, "--data.source", str(data), PREFECT_API_URL=prefect_server)
+    assert_failed(done, 4, "data", "train-images-idx3-ubyte.gz is not the official", "SHA256SUMS")
+    assert "training:" not in done.err
+
+
+def test_a_store_that_cannot_be_used_ends_with_5_before_the_data_are_fetched(
+    prefect_server: str, minio_server: S3Server, tmp_path: Path
+) -> None:
+    """A missing bucket, a wrong key, a dead server, and a file in the folder's place."""
+    working = {
+        **minio_server.environment(),
+        "PREFECT_API_URL": prefect_server,
+        # Would fail with 4, were it asked before the store.
+        "FMNIST_DATA__SOURCE": str(tmp_path / "absent"),
+    }
+    missing = command(tmp_path, "--store.url", "s3://no-such-bucket/x", **working)
+    assert_failed(missing, 5, "store", "'no-such-bucket'", "does not exist", minio_server.endpoint)
+    wrong = {**working, "AWS_SECRET_ACCESS_KEY": "wrong-secret"}
+    refused = command(tmp_path, "--store.url", "s3://no-such-bucket/x", **wrong)
+    assert_failed(refused, 5, "store", "check the AWS credentials")
+    assert "wrong-secret" not in refused.out + refused.err
+    dead = {**working, "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{free_port()}"}
+    unreachable = command(tmp_path, "--store.url", "s3://models/x", **dead)
+    assert_failed(unreachable, 5, "store", "cannot reach", dead["AWS_ENDPOINT_URL_S3"])
+    (tmp_path / "file").write_text("")
+    in_the_way = command(tmp_path, "--store.url", "file", **working)
+    assert_failed(in_the_way, 5, "store", "a file is in its place")
+
+
+def test_a_loss_that_is_not_finite_ends_with_6_and_nothing_published(
+    prefect_server: str, data_source: str, tmp_path: Path
+) -> None:
+    """The line says what to change, and the store has no run."""
+    done = command(
+        tmp_path,
+        *("--training.learning_rate", "1", "--training.weight_decay", "10", *SHORT),
+        FMNIST_DATA__SOURCE=data_source,
+        PREFECT_API_URL=prefect_server,
+    )
+    assert_failed(done, 6, "training", "no longer finite", "lower training.learning_rate")
+    assert files_in(tmp_path / "store") <= {".lock"}
+
+
+def test_an_unreachable_prefect_server_ends_with_7(tmp_path: Path) -> None:
+    """The line names the address and what to do."""
+    address = f"http://127.0.0.1:{free_port()}/api"
+    done = command(tmp_path, PREFECT_API_URL=address)
+    assert_failed(done, 7, "prefect", address, "unset that to use a temporary server")
+    assert len(done.err.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["the job", "its whole terminal"])
+def test_an_interrupt_ends_with_130_and_leaves_nothing_behind(
+    data_source: str, tmp_path: Path, prefect_server: str, whole_group: bool
+) -> None:
+    """Ctrl-C in the middle of training: cancelled, cleaned up, the temporary server ended too."""
+    extra = {} if whole_group else {"PREFECT_API_URL": prefect_server}
+    process = subprocess.Popen(
+        [*COMMAND, "--training.epochs", "3000"],
+        cwd=tmp_path,
+        env=environment(tmp_path, FMNIST_DATA__SOURCE=data_source, **extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    work = tmp_path / "work"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("*/validation.npz")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(8)  # Into the training itself.
+    if whole_group:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
+    interrupted_at = time.monotonic()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert time.monotonic() - interrupted_at < 30
+    assert out.splitlines()[-1].startswith("interrupted  ")
+    assert "Traceback" not in err
+    assert "Cancelled" in err
+    assert list(work.iterdir()) == []
+    assert files_in(tmp_path / "store") <= {".lock"}
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_a_store_that_fails_while_publishing_ends_with_5_and_the_run_is_kept(
+    prefect_server: str, data_source: str, tmp_path: Path
+) -> None:
+    """The message names the folder that holds the finished run, manifest and all."""
+    # A file where the folder of runs should be passes the check, and fails the publication.
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "runs").write_text("")
+    done = command(
+        tmp_path, *SHORT, FMNIST_DATA__SOURCE=data_source, PREFECT_API_URL=prefect_server
+    )
+    assert done.code == 5, done.err
+    assert "Traceback" not in done.err
+    kept = kept_run(done.summary)
+    assert files_in(kept) == {*FILES, "manifest.json"}
+    assert [path.name for path in kept.parent.iterdir()] == ["run"]
+
+
+# ---- the flow as a deployment sees it ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def form() -> dict[str, Any]:
+    """The schema from which Prefect makes the form of a deployment, in a set-up environment."""
+    program = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); import train;"
+        "print(json.dumps(train.training_job.parameters.model_dump()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT / "flows")],
+        env=os.environ | {"FMNIST_TRAINING__EPOCHS": "77"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    schema: dict[str, Any] = json.loads(done.stdout)
+    return schema
+
+
+@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
+def test_a_deployments_form_shows_every_setting_with_its_meaning_and_bounds(
+    form: dict[str, Any], setting: Setting
+) -> None:
+    """With the default in words, whatever the environment holds."""
+    section, _, name = setting.name.partition(".")
+    field = form["definitions"][f"{section.capitalize()}Settings"]["properties"][name]
+    assert field["description"].startswith(setting.meaning)
+    allowed = setting.allowed.replace("comma-separated", "values")
+    assert field["description"].endswith(f"({allowed}; default: {setting.default})")
+
+
+def test_a_deployments_form_sends_only_what_was_filled_in(form: dict[str, Any]) -> None:
+    """No field has a value of its own, which would override the worker's environment."""
+    assert form["required"] == []
+    assert form["properties"]["settings"]["default"] == {}
+    for part in form["definitions"].values():
+        for field in part["properties"].values():
+            assert "default" not in field
+            assert field.get("type") != "boolean"  # A switch always has a value.
+
+
+def test_a_deployments_form_refuses_what_is_out_of_bounds(form: dict[str, Any]) -> None:
+    """Range and type stand in the schema, which the server checks before a run exists."""
+    epochs = form["definitions"]["TrainingSettings"]["properties"]["epochs"]
+    assert (epochs["minimum"], epochs["maximum"], epochs["type"]) == (1, 10_000, "integer")
+    lower_bound = form["definitions"]["GateSettings"]["properties"]["lower_bound"]
+    assert lower_bound["enum"] == [True, False]
+
+
+def test_a_partial_parameter_keeps_the_rest_from_environment_and_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a deployment sets is merged over the environment when the run starts."""
+    monkeypatch.syspath_prepend(str(ROOT / "flows"))
+    import train
+
+    from fmnist.orchestration import job
+
+    monkeypatch.setenv("FMNIST_TRAINING__SEED", "9")
+    given = {"settings": {"training": {"epochs": 3}, "gate": {"lower_bound": True}}}
+    settings = job._complete(train.training_job.validate_parameters(given)["settings"])
+    assert (settings.training.epochs, settings.training.seed) == (3, 9)
+    assert settings.gate.lower_bound and settings.gate.min_accuracy == 0.9
+
+
+def test_a_wrong_setting_of_the_worker_fails_the_run_in_one_line(
+    prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """State and log name it as a command line would, without what may be secret in it."""
+    monkeypatch.syspath_prepend(str(ROOT / "flows"))
+    import train
+
+    monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "many")
+    monkeypatch.setenv("FMNIST_STORE__URL", "s3://me:hush-hush@models/x")
+    state = train.training_job(return_state=True)
+    assert state.is_failed()
+    assert "training.epochs: 'many' was given; allowed: integer from 1 to 10000" in state.message
+    assert "store.url" in state.message and "must not contain credentials" in state.message
+    assert "hush-hush" not in state.message + caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_server_lost_in_the_middle_ends_with_7(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the call raises or the run only carries the error, it is Prefect that is named."""
+    monkeypatch.syspath_prepend(str(ROOT / "flows"))
+    import httpx
+    import train
+    from prefect.states import Failed
+
+    def raises(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("refused")
+
+    def carries(*_: object, **__: object) -> Any:
+        return Failed(data=httpx.ReadTimeout("slow"))
+
+    monkeypatch.setattr("fmnist.orchestration.server._check_server", lambda: None)
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:hush-hush@127.0.0.1:9/api")
+    for job in (raises, carries):
+        monkeypatch.setattr(train, "training_job", job)
+        assert train.main([]) == 7
+        shown = capsys.readouterr()
+        assert shown.out.startswith("failed  -  prefect: lost the Prefect server at ")
+        assert "hush-hush" not in shown.out + shown.err
+
+
+def test_what_prefect_cannot_be_told_does_not_cost_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on, and a warning is logged, when the progress artifact cannot be written."""
+    import httpx
+
+    from fmnist.orchestration.artifacts import training_progress
+    from fmnist.training.records import Epoch
+
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr("fmnist.orchestration.artifacts.create_progress_artifact", refuse)
+    with caplog.at_level("WARNING", "fmnist"), training_progress(1) as report:
+        report(Epoch(1, 1, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
+    assert "progress is not shown in Prefect (refused)" in caplog.text

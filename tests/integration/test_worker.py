@@ -1,0 +1,65 @@
+"""The worker's command: what it does when it is asked to stop."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT
+
+# Stands for a worker with one job, and writes down what happens to each of them.
+WORKER = """
+import pathlib, signal, subprocess, sys, time
+happened = pathlib.Path("happened")
+def say(what):
+    with happened.open("a") as file:
+        file.write(what + "\\n")
+def stop(*_):
+    say("worker stopped")
+    sys.exit(5)
+signal.signal(signal.SIGTERM, stop)
+job = subprocess.Popen([sys.executable, "-c", '''
+import pathlib, signal, sys, time
+def stop(*_):
+    time.sleep(1)
+    with pathlib.Path("happened").open("a") as file:
+        file.write("job ended in good order\\\\n")
+    sys.exit(1)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path("ready").touch()
+time.sleep(60)
+'''])
+while True:
+    time.sleep(0.1)
+    if job.poll() is not None:
+        say("worker goes on")
+"""
+
+
+def start(folder: Path, program: str) -> subprocess.Popen[bytes]:
+    """Run a program through the worker's command."""
+    command = [str(ROOT / "deployments" / "worker.py"), sys.executable, "-c", program]
+    return subprocess.Popen([sys.executable, *command], cwd=folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_jobs_end_before_the_worker_and_it_takes_no_other_meanwhile(
+    tmp_path: Path, number: int
+) -> None:
+    """The signal reaches the job first; the worker is held still until the job has ended."""
+    process = start(tmp_path, WORKER)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    happened = (tmp_path / "happened").read_text().splitlines()
+    assert happened == ["job ended in good order", "worker stopped"]
+
+
+def test_a_worker_that_ends_by_itself_gives_its_exit_code(tmp_path: Path) -> None:
+    """So that whoever keeps it running can tell."""
+    assert start(tmp_path, "raise SystemExit(7)").wait(30) == 7

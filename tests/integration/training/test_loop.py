@@ -1,0 +1,196 @@
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fmnist.data.idx import read_labelled_images
+from fmnist.data.records import FetchedData, LabelledImages
+from fmnist.data.split import split
+from fmnist.errors import ExitCode, StoreError, TrainingError
+from fmnist.settings import ModelSettings, SplitSettings, TrainingSettings
+from fmnist.training.augmentation import PooledDropout, erasing_masks, shift
+from fmnist.training.calibration import fit_temperature
+from fmnist.training.loop import (
+    EpochTrainer,
+    adam,
+    learning_rate_schedule,
+    train_network,
+    whole_epoch,
+)
+from fmnist.training.model_file import load_model, predict
+from fmnist.training.network import build
+from fmnist.training.records import Epoch, TrainingResult
+
+SHORT = TrainingSettings(epochs=3, batch_size=256, warmup_fraction=0.0)
+Sets = tuple[LabelledImages, LabelledImages]
+
+
+@pytest.fixture(scope="module")
+def sets(real_data: FetchedData) -> Sets:
+    """5,000 real images: 4,000 to train on, 1,000 to validate."""
+    everything = read_labelled_images(real_data.train_images, real_data.train_labels)
+    some = LabelledImages(everything.images[:5000], everything.labels[:5000])
+    return split(some, SplitSettings())
+
+
+def train(sets: Sets, settings: TrainingSettings, path: Path) -> TrainingResult:
+    return train_network(*sets, ModelSettings(), settings, path)
+
+
+def weights(path: Path) -> list[bytes]:
+    return [weight.tobytes() for weight in load_model(path).get_weights()]
+
+
+def test_it_learns(sets: Sets, tmp_path: Path) -> None:
+    """A few epochs on a few real images already classify most of them."""
+    result = train(sets, SHORT.model_copy(update={"epochs": 8}), tmp_path / "a.keras")
+    assert result.best.val_accuracy > 0.75
+    assert result.history[-1].loss < result.history[0].loss
+    assert [epoch.number for epoch in result.history] == list(range(1, 9))
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_byte(sets: Sets, tmp_path: Path) -> None:
+    """Two runs of one seed are equal; another seed differs."""
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        train(sets, SHORT.model_copy(update={"seed": seed}), tmp_path / f"{name}.keras")
+    assert weights(tmp_path / "a.keras") == weights(tmp_path / "b.keras")
+    assert weights(tmp_path / "a.keras") != weights(tmp_path / "c.keras")
+
+
+def test_the_weights_kept_are_those_of_the_best_epoch(sets: Sets, tmp_path: Path) -> None:
+    """What is saved scores the best validation accuracy of the history, whatever came after."""
+    wild = SHORT.model_copy(update={"epochs": 6, "learning_rate": 0.5})
+    result = train(sets, wild, tmp_path / "a.keras")
+    accuracies = [epoch.val_accuracy for epoch in result.history]
+    predicted = predict(load_model(tmp_path / "a.keras"), sets[1].images).argmax(axis=1)
+    assert (predicted == sets[1].labels).mean() == pytest.approx(max(accuracies), abs=1e-6)
+    assert result.best_epoch == accuracies.index(max(accuracies)) + 1
+
+
+def test_training_stops_when_validation_no_longer_improves(sets: Sets, tmp_path: Path) -> None:
+    """It ends `patience` epochs after the best one, and says so."""
+    hopeless = SHORT.model_copy(update={"epochs": 40, "patience": 2, "learning_rate": 1e-9})
+    result = train(sets, hopeless, tmp_path / "a.keras")
+    assert result.stopped_early
+    assert len(result.history) == result.best_epoch + 2 < 40
+
+
+def test_every_epoch_is_reported_as_it_ends(sets: Sets, tmp_path: Path) -> None:
+    """The reports are the history."""
+    seen: list[Epoch] = []
+    result = train_network(*sets, ModelSettings(), SHORT, tmp_path / "a.keras", seen.append)
+    assert tuple(seen) == result.history
+    assert all(epoch.total == 3 and epoch.seconds > 0 for epoch in seen)
+
+
+def test_a_loss_that_is_not_finite_ends_training(sets: Sets, tmp_path: Path) -> None:
+    """A recipe that diverges is an error that says what to change, and no file is left."""
+    diverging = SHORT.model_copy(update={"learning_rate": 1.0, "weight_decay": 10.0, "epochs": 20})
+    with pytest.raises(
+        TrainingError, match=r"no longer finite in epoch \d+ of 20; lower"
+    ) as caught:
+        train(sets, diverging, tmp_path / "a.keras")
+    assert caught.value.exit_code is ExitCode.TRAINING
+    assert not (tmp_path / "a.keras").exists()
+
+
+def test_a_file_that_cannot_be_written_is_a_store_error(sets: Sets, tmp_path: Path) -> None:
+    """The message names the file and what to do."""
+    with pytest.raises(StoreError, match=r"absent/a.keras.*set store.work"):
+        train(sets, SHORT.model_copy(update={"epochs": 1}), tmp_path / "absent" / "a.keras")
+
+
+def test_the_learning_rate_warms_up_and_then_only_falls_to_zero() -> None:
+    """It rises in a line to the highest rate, then falls along a cosine to 0 at the end."""
+    settings = TrainingSettings(epochs=10, learning_rate=0.01, warmup_fraction=0.1)
+    schedule = learning_rate_schedule(settings, steps=20)
+    rates = [float(schedule(step)) for step in range(201)]
+    assert max(rates) == rates[20] == pytest.approx(0.01)
+    assert all(a < b for a, b in pairwise(rates[:21]))
+    assert all(a > b for a, b in pairwise(rates[20:]))
+    assert rates[110] == pytest.approx(0.005)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_validation_figures_are_those_of_plain_keras(sets: Sets, tmp_path: Path) -> None:
+    """The compiled epoch's validation equals what `evaluate` of the plain network gives."""
+    network = build(ModelSettings())
+    trainer = EpochTrainer(network, SHORT, 256)
+    trainer.compile(optimizer=adam(0.001, 0.0))
+    history = trainer.fit(whole_epoch(*sets), epochs=1, verbose=0).history
+    network.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    loss, accuracy = network.evaluate(sets[1].images, sets[1].labels, verbose=0)
+    assert history["val_loss"][0] == pytest.approx(loss, rel=1e-4)
+    assert history["val_accuracy"][0] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_a_step_without_dropout_and_augmentation_is_the_step_plain_keras_makes(
+    sets: Sets,
+) -> None:
+    """One compiled epoch of one batch gives the weights that `train_on_batch` gives."""
+    settings = SHORT.model_copy(
+        update={"shift_fraction": 0.0, "max_erase_size": 0, "batch_size": 4000}
+    )
+    plain = ModelSettings(dropout=(0.0, 0.0, 0.0))
+    keras.utils.set_random_seed(0)
+    ours, stock = build(plain), build(plain)
+    stock.set_weights(ours.get_weights())
+    trainer = EpochTrainer(ours, settings, 4000)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    trainer.fit(whole_epoch(*sets), epochs=1, verbose=0)
+    stock.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    stock.train_on_batch(sets[0].images.astype(np.float32), sets[0].labels)
+    for mine, theirs in zip(ours.get_weights(), stock.get_weights(), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+
+
+def test_shifting_moves_an_equal_share_in_each_direction_and_leaves_the_rest() -> None:
+    """Of 16 images half are shifted by one pixel, one in each direction; no pixel changes value."""
+    images = np.random.default_rng(0).integers(1, 256, (16, 28, 28)).astype(np.uint8)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    shifted = shift(tf.constant(padded), 0.5).numpy()
+    offsets = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    for place, (y, x) in enumerate(offsets):
+        moved = np.roll(padded[place], (-y, -x), axis=(0, 1))[1:29, 1:29]
+        assert (shifted[place] == moved).all()
+    assert (shifted[8:] == images[8:]).all()
+
+
+def test_erasing_leaves_out_one_rectangle_of_bounded_sides() -> None:
+    """Each mask is 1 but for one rectangle, its sides up to the longest, anywhere in the image."""
+    masks = erasing_masks(3000, 6, np.random.default_rng(0))
+    assert masks.shape == (3000, 28, 28)
+    erased = masks == 0
+    heights, widths = erased.any(axis=2).sum(axis=1), erased.any(axis=1).sum(axis=1)
+    assert (erased.sum(axis=(1, 2)) == heights * widths).all()
+    assert heights.max() == widths.max() == 6
+    assert heights.min() == widths.min() == 0
+    assert erased.any(axis=0).all()
+    assert (erasing_masks(10, 0, np.random.default_rng(0)) == 1).all()
+
+
+def test_pooled_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    """Over many batches the share dropped is the rate, and the kept are scaled to make up."""
+    layer = PooledDropout(0.3, 64, 512, np.random.default_rng(0))
+    batches = [layer(tf.ones((512, 64)), training=True).numpy() for _ in range(20)]
+    values = np.concatenate(batches)
+    assert (values == 0).mean() == pytest.approx(0.3, abs=0.01)
+    assert values.mean() == pytest.approx(1, abs=0.01)
+    assert any((batches[0] != batch).any() for batch in batches[1:])
+    assert (layer(tf.ones((512, 64)), training=False).numpy() == 1).all()
+
+
+def test_the_temperature_undoes_overconfidence_and_changes_no_prediction() -> None:
+    """Logits that were tripled get a temperature of about 3."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(20_000, 10)) * 2
+    honest = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    chosen = (honest.cumsum(axis=1) > generator.random((20_000, 1))).argmax(axis=1)
+    boastful = np.exp(3 * logits) / np.exp(3 * logits).sum(axis=1, keepdims=True)
+    temperature = fit_temperature(boastful.astype(np.float32), chosen.astype(np.uint8))
+    assert temperature == pytest.approx(3, rel=0.05)
+    assert math.isfinite(temperature)

@@ -1,0 +1,618 @@
+"""The doctor: what it finds good, and every way in which something is bad, on real parts."""
+
+import base64
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+
+from fmnist.cli.doctor import Finding, examine
+from fmnist.data.records import FILES, TEST_LABELS
+from fmnist.errors import ExitCode
+from fmnist.evaluation.gate import Verdict
+from fmnist.registry.champion import current_champion, generation_of, promote_run
+from fmnist.registry.records import EVALUATION, MODEL
+from fmnist.registry.runs import seal_run, upload_run
+from fmnist.settings import DataSettings, Settings, StoreSettings
+from fmnist.store.base import Store, open_store
+from fmnist.store.folder import FolderStore
+from tests.support import records
+from tests.support.processes import S3Server, free_port
+from tests.support.tiny_s3 import TinyS3, serving, tiny_s3
+
+OF_THE_STORE = ["store", "conditional writes", "clock", "latency", "champion"]
+NAMES = [
+    "settings", "data source", "cache folder", "work folder", *OF_THE_STORE,
+    "Prefect API", "fastapi", "sqlalchemy", "keras", "disk space",
+]  # fmt: skip
+CONTENTS = {name: name.encode() * 10 for name in FILES}
+SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
+LIST = "".join(f"{digest}  {name}\n" for name, digest in SUMS.items()).encode()
+
+real = pytest.mark.minio
+
+
+@pytest.fixture(autouse=True)
+def no_prefect_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test may ask the server of the person who runs it."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of four small files, and the list of their digests."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def official(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small files pass for the official ones."""
+    monkeypatch.setattr("fmnist.data.fetch.OFFICIAL_SHA256", SUMS)
+
+
+def settings(tmp_path: Path, store: str = "", **data: Any) -> Settings:
+    """Settings all of whose folders are the test's own."""
+    return Settings(
+        data=DataSettings(
+            **{"source": str(tmp_path / "files"), "cache": tmp_path / "cache"} | data
+        ),
+        store=StoreSettings(url=store or str(tmp_path / "store"), work=tmp_path / "work"),
+    )
+
+
+def findings(settings: Settings) -> dict[str, Finding]:
+    """Every finding by its name; each of one line, and with the exit code that fits it."""
+    found = list(examine(settings))
+    for finding in found:
+        assert finding.text and "\n" not in finding.text, finding
+        assert (finding.exit_code == ExitCode.OK) is finding.ok
+    assert len({finding.name for finding in found}) == len(found)
+    return {finding.name: finding for finding in found}
+
+
+def bad(settings: Settings, name: str, code: ExitCode, *parts: str) -> str:
+    """The text of the one finding that must be bad, while all others are good and there."""
+    found = findings(settings)
+    assert [finding.name for finding in found.values() if not finding.ok] == [name]
+    expected = [n for n in NAMES if n not in OF_THE_STORE[1:]] if name == "store" else NAMES
+    assert list(found) == expected
+    assert found[name].exit_code == code
+    for part in parts:
+        assert part in found[name].text
+    return found[name].text
+
+
+def promoted(store: Store, tmp_path: Path, run_id: str = records.RUN_ID) -> None:
+    """Publish a small run and make it the champion."""
+    folder = tmp_path / f"of-{run_id}"
+    folder.mkdir()
+    (folder / MODEL).write_bytes(run_id.encode())
+    (folder / EVALUATION).write_bytes(b"{}")
+    seal_run(folder, run_id, datetime.now(UTC))
+    verdict = Verdict(True, (), "good", generation_of(current_champion(store)))
+    run = upload_run(store, folder)
+    promote_run(store, run, 0.91, verdict, lambda head: verdict, by="tests")
+
+
+@pytest.fixture(params=["folder", pytest.param("minio", marks=real)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store in a folder, and in a bucket of a real server."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    return f"s3://{request.getfixturevalue('bucket')}/team/fmnist"
+
+
+# ---- all is well --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("source")
+def test_where_all_is_well_every_finding_is_good(tmp_path: Path, url: str) -> None:
+    """Each thing has its line with its figure, in order, and the probe is all that is left."""
+    found = findings(settings(tmp_path, url))
+    assert list(found) == NAMES
+    assert [finding for finding in found.values() if not finding.ok] == []
+    assert found["settings"].text.endswith(
+        "4 not at the default: data.source, data.cache, store.url, store.work"
+    )
+    assert "SHA256SUMS" in found["data source"].text
+    assert url in found["store"].text
+    assert " ms " in found["latency"].text
+    assert "none yet" in found["champion"].text
+    assert "temporary server" in found["Prefect API"].text
+    assert "GB free" in found["disk space"].text
+    assert open_store(url).list_names("") == []
+
+
+@pytest.mark.usefixtures("source")
+def test_the_champion_is_told_with_its_figures(tmp_path: Path, url: str) -> None:
+    """A whole champion is good, with its generation and accuracy."""
+    promoted(open_store(url), tmp_path)
+    text = findings(settings(tmp_path, url))["champion"].text
+    for part in (records.RUN_ID, "generation 1", "0.9100", "2 files"):
+        assert part in text
+
+
+# ---- the data source ----------------------------------------------------------------------------
+
+
+class Files(BaseHTTPRequestHandler):
+    """Serves files by their paths."""
+
+    files: Mapping[str, bytes]
+
+    def do_GET(self) -> None:
+        content = self.files.get(self.path.lstrip("/"))
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Mapping[str, bytes]], str]]:
+    """Serves files at an address of its own."""
+    with contextlib.ExitStack() as servers:
+        yield lambda files: servers.enter_context(serving(type("H", (Files,), {"files": files})))
+
+
+def test_a_source_of_ones_own_on_a_server_is_looked_at_and_not_fetched(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    """A server with the four files and their list is good, and none of them is kept."""
+    asked = settings(tmp_path, source=serve(CONTENTS | {"SHA256SUMS": LIST}))
+    finding = findings(asked)["data source"]
+    assert finding.ok and "0 of 4 are here" in finding.text
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_file_that_a_server_does_not_have_is_named(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    """A file that is missing on a server is named with its address."""
+    files = {name: content for name, content in CONTENTS.items() if name != TEST_LABELS}
+    address = serve(files | {"SHA256SUMS": LIST})
+    bad(settings(tmp_path, source=address), "data source", ExitCode.DATA, address,
+        TEST_LABELS, "is not there", "the four files needed")  # fmt: skip
+
+
+@pytest.mark.usefixtures("official")
+def test_the_first_mirror_that_answers_is_told(tmp_path: Path, serve: Callable[..., str]) -> None:
+    """A mirror that is down is passed over for the next that has the files."""
+    good = serve(CONTENTS)
+    dead = f"http://127.0.0.1:{free_port()}"
+    finding = findings(settings(tmp_path, source="mirrors", mirrors=(dead, good)))["data source"]
+    assert finding.ok and good in finding.text and dead not in finding.text
+
+
+def test_mirrors_that_do_not_answer_are_told_each_with_its_reason(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    """Where no mirror will do, each is named with what it lacks, and what to do instead."""
+    empty, dead = serve({}), f"http://127.0.0.1:{free_port()}"
+    bad(settings(tmp_path, source="mirrors", mirrors=(dead, empty)), "data source", ExitCode.DATA,
+        f"{dead}: cannot connect", f"{empty}: is not there", "set data.source")  # fmt: skip
+
+
+@pytest.mark.usefixtures("official")
+def test_with_verified_copies_here_no_mirror_is_asked(tmp_path: Path) -> None:
+    """Mirrors that are down do no harm once the files are in the cache, and verified."""
+    (tmp_path / "cache").mkdir()
+    for name, content in CONTENTS.items():
+        (tmp_path / "cache" / f"{SUMS[name][:16]}-{name}").write_bytes(content)
+    dead = f"http://127.0.0.1:{free_port()}"
+    asked = settings(tmp_path, source="mirrors", mirrors=(dead,))
+    assert "here already" in findings(asked)["data source"].text
+    (tmp_path / "cache" / f"{SUMS[name][:16]}-{name}").write_bytes(b"damaged")
+    bad(asked, "data source", ExitCode.DATA, "the 1 files", dead)
+
+
+@real
+def test_a_source_in_a_bucket_is_listed(tmp_path: Path, bucket: str) -> None:
+    """A bucket with the four files and their list is good; one that lacks a file is named."""
+    client = boto3.session.Session().client("s3")
+    for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
+        client.put_object(Bucket=bucket, Key=f"data/{name}", Body=content)
+    asked = settings(tmp_path, source=f"s3://{bucket}/data")
+    assert findings(asked)["data source"].ok
+    client.delete_object(Bucket=bucket, Key=f"data/{TEST_LABELS}")
+    bad(asked, "data source", ExitCode.DATA, f"s3://{bucket}/data/{TEST_LABELS}")
+    bad(settings(tmp_path, source="s3://not-there-at-all/data"), "data source", ExitCode.DATA,
+        "'not-there-at-all'", "data.source")  # fmt: skip
+
+
+def test_a_wrong_file_in_a_folder_is_named(tmp_path: Path, source: Path) -> None:
+    """A file of another digest than its list states is named."""
+    (source / TEST_LABELS).write_bytes(b"other")
+    bad(settings(tmp_path), "data source", ExitCode.DATA, TEST_LABELS, "does not match")
+
+
+# ---- local folders ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "code", "setting"),
+    [
+        ("cache", "cache folder", ExitCode.DATA, "data.cache"),
+        ("work", "work folder", ExitCode.STORE, "store.work"),
+    ],
+)
+@pytest.mark.parametrize("fault", ["a file there", "read-only"])
+def test_a_folder_that_cannot_be_written_is_named(
+    place: str, name: str, code: ExitCode, setting: str, fault: str,
+    tmp_path: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Cache or work folder: the path is told, and the setting to change."""
+    if fault == "a file there":
+        (tmp_path / place).write_text("a file")
+    else:
+        temporary_file = tempfile.TemporaryFile
+
+        def refuse(dir: Path) -> Any:
+            if dir == tmp_path / place:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            return temporary_file(dir=dir)
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    asked = settings(tmp_path, source=serve(CONTENTS | {"SHA256SUMS": LIST}))
+    bad(asked, name, code, str(tmp_path / place), "cannot be written", f"set {setting}")
+
+
+@pytest.mark.usefixtures("source")
+def test_a_disk_without_room_for_all_places_together_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work folder, store and temporary files on one disk need room there together."""
+    usage = SimpleNamespace(total=10**9, used=0, free=150 * 2**20)
+    monkeypatch.setattr("fmnist.cli.doctor._local_places", lambda _: iter(
+        [("store.work", tmp_path), ("store.url", tmp_path / "s"), ("temporary files", tmp_path)]))  # fmt: skip
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    bad(settings(tmp_path), "disk space", ExitCode.STORE, "0.2 GB free", "store.work, store.url",
+        "free some space")  # fmt: skip
+
+
+# ---- the store ----------------------------------------------------------------------------------
+
+
+@real
+@pytest.mark.usefixtures("source", "minio")
+def test_a_missing_bucket_is_one_finding(tmp_path: Path) -> None:
+    """A bucket that is not there is told once, and what needs it is left out."""
+    bad(settings(tmp_path, "s3://not-there-at-all/x"), "store", ExitCode.STORE, "create it")
+
+
+@real
+@pytest.mark.usefixtures("source")
+def test_a_wrong_key_is_one_finding_without_the_key(
+    tmp_path: Path, bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret that the server does not know is told, and not shown."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-hush")
+    text = bad(settings(tmp_path, f"s3://{bucket}"), "store", ExitCode.STORE, "AWS credentials")
+    assert "hush-hush-hush" not in text and minio.access_key not in text
+
+
+@pytest.mark.usefixtures("source")
+def test_a_dead_server_is_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is down is named, with the variable that may be wrong."""
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+    bad(settings(tmp_path, "s3://models"), "store", ExitCode.STORE, endpoint, "AWS_ENDPOINT_URL_S3")
+
+
+@pytest.mark.usefixtures("source")
+def test_no_keys_are_one_finding(tmp_path: Path) -> None:
+    """Without credentials the variables to set are named."""
+    bad(settings(tmp_path, "s3://models"), "store", ExitCode.STORE, "AWS_ACCESS_KEY_ID")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, source: Path) -> Iterator[TinyS3]:
+    """A server of our own, in the environment."""
+    with tiny_s3(monkeypatch) as state:
+        yield state
+
+
+def test_a_store_that_ignores_conditions_is_bad_unless_that_is_accepted(
+    tmp_path: Path, server: TinyS3
+) -> None:
+    """It is found, all else is still looked at, and the setting that accepts it is named."""
+    server.honours_conditions = False
+    asked = settings(tmp_path, "s3://models/x")
+    bad(asked, "conditional writes", ExitCode.STORE, "store.single_publisher")
+    accepting = asked.store.model_copy(update={"single_publisher": True})
+    finding = findings(asked.model_copy(update={"store": accepting}))["conditional writes"]
+    assert finding.ok and "only while" in finding.text
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(-300, "ahead of"), (300, "behind")])
+def test_a_clock_that_is_off_is_told_with_its_direction(
+    seconds: int, word: str, tmp_path: Path, server: TinyS3
+) -> None:
+    """More than a minute between the store's clock and this machine's is bad."""
+    server.clock = timedelta(seconds=seconds)
+    text = bad(settings(tmp_path, "s3://models/x"), "clock", ExitCode.STORE, word, "NTP")
+    assert any(f"{300 + off} s" in text for off in (-1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("date", "told"),
+    [("", "does not tell"), ("yesterday", "does not tell"), ("Sun Nov  6 08:49:37 1994", "ahead")],
+)
+def test_a_time_that_cannot_be_read_is_no_time(
+    date: str, told: str, tmp_path: Path, server: TinyS3
+) -> None:
+    """A server that tells no time, or none that is one, is good; the oldest form is read."""
+    server.date = date
+    finding = findings(settings(tmp_path, "s3://models/x"))["clock"]
+    assert finding.ok is (told == "does not tell") and told in finding.text
+
+
+@pytest.mark.parametrize("seconds", [-55, 0, 55])
+def test_clocks_within_a_minute_are_good(seconds: int, tmp_path: Path, server: TinyS3) -> None:
+    """A difference of less than a minute is good."""
+    server.clock = timedelta(seconds=seconds)
+    assert findings(settings(tmp_path, "s3://models/x"))["clock"].ok
+
+
+@real
+@pytest.mark.usefixtures("source")
+def test_a_clock_that_the_server_refuses_is_told_as_such(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a request is refused for its time, the advice is about clocks, not about keys."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    monkeypatch.setattr(
+        "botocore.auth.get_current_datetime", lambda *_, **__: now + timedelta(hours=1)
+    )
+    text = bad(settings(tmp_path, f"s3://{bucket}"), "store", ExitCode.STORE, "clock", "NTP")
+    assert "credentials" not in text
+
+
+@pytest.mark.usefixtures("source")
+def test_a_slow_store_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that take more than a second are bad, with the figure."""
+    ticks = iter(range(0, 100, 2))
+    monkeypatch.setattr("fmnist.cli.doctor.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    bad(settings(tmp_path), "latency", ExitCode.STORE, "2000.0 ms", "25 requests", "nearer")
+
+
+def damaged(url: str, key: str, change: Callable[[bytes], bytes | None]) -> None:
+    """Change an object of a store behind its back, or remove it."""
+    if url.startswith("s3://"):
+        store = open_store(url)
+        content = change(store.read(key) or b"")
+        store.delete(key)
+        if content is not None:
+            store.put_if_absent(key, content)
+        return
+    content = change((Path(url) / key).read_bytes())
+    (Path(url) / key).unlink()
+    if content is not None:
+        (Path(url) / key).write_bytes(content)
+
+
+OF_THE_RUN = f"runs/{records.RUN_ID}"
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
+    "a file gone": (f"{OF_THE_RUN}/model.keras", lambda _: None, "is not there"),
+    "a file cut short": (f"{OF_THE_RUN}/model.keras", lambda old: old[:-1], "has 24 bytes"),
+    "the manifest gone": (f"{OF_THE_RUN}/manifest.json", lambda _: None, "is not there"),
+    "another manifest": (f"{OF_THE_RUN}/manifest.json", lambda old: old + b"\n", "SHA-256 differs"),
+    "no champion.json": ("champion.json", lambda _: b"damaged", "cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(("key", "change", "told"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_champion_that_is_not_whole_is_bad(
+    key: str, change: Callable[[bytes], bytes | None], told: str, tmp_path: Path, url: str
+) -> None:
+    """Whatever is wrong with the champion is named, with its own exit code."""
+    promoted(open_store(url), tmp_path)
+    damaged(url, key, change)
+    bad(settings(tmp_path, url), "champion", ExitCode.DAMAGED, key, told)
+
+
+# ---- Prefect, and versions ----------------------------------------------------------------------
+
+
+class Prefect(BaseHTTPRequestHandler):
+    """A Prefect API with a login, of some version."""
+
+    login = "admin:hush-hush"
+    version: object = importlib.metadata.version("prefect")
+    broken = False
+
+    def do_GET(self) -> None:
+        expected = "Basic " + base64.b64encode(self.login.encode()).decode()
+        known = {"/api/health": True, "/api/admin/version": self.version}
+        status, content = 200, b""
+        if self.broken:
+            content = b"<html>"
+        elif self.path not in known:
+            status = 404
+        elif self.path != "/api/health" and self.headers.get("Authorization") != expected:
+            status = 401
+        else:
+            content = json.dumps(known[self.path]).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.usefixtures("source")
+def test_a_prefect_server_is_asked_with_the_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that answers is good with its version; the login is sent and not shown."""
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", Prefect.login)
+    with serving(Prefect) as address:
+        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api/")
+        finding = findings(settings(tmp_path))["Prefect API"]
+    assert finding.ok and f"{address}/api" in finding.text and str(Prefect.version) in finding.text
+    assert "hush-hush" not in finding.text
+
+
+@pytest.mark.usefixtures("source")
+def test_a_prefect_server_of_the_profile_is_asked(tmp_path: Path) -> None:
+    """Address and login may stand in Prefect's profile, where `prefect config set` puts them."""
+    with serving(Prefect) as address:
+        profile = tmp_path / "prefect" / "profiles.toml"
+        profile.parent.mkdir()
+        profile.write_text(
+            f'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{address}/api"\n'
+            f'PREFECT_API_AUTH_STRING = "{Prefect.login}"\n'
+        )
+        finding = findings(settings(tmp_path))["Prefect API"]
+    assert finding.ok and f"{address}/api" in finding.text
+    assert "hush-hush" not in finding.text
+
+
+@pytest.mark.usefixtures("source")
+def test_settings_of_prefect_that_cannot_be_read_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong value has its line, as every other fault."""
+    monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "long")
+    bad(settings(tmp_path), "Prefect API", ExitCode.PREFECT, "request_timeout", "profile")
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize("content", [b"no TOML", b"\xff\xfe"], ids=["no TOML", "no text"])
+@pytest.mark.parametrize("name", ["prefect/profiles.toml", "prefect.toml"])
+def test_files_of_prefect_that_cannot_be_read_are_told(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run would end at them too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    bad(settings(tmp_path), "Prefect API", ExitCode.PREFECT, "cannot be read", "profile")
+
+
+PREFECT_FAULTS: dict[str, tuple[dict[str, object], str, str, tuple[str, ...]]] = {
+    "no login": ({}, "/api", "", ("401", "set PREFECT_API_AUTH_STRING")),
+    "wrong login": ({}, "/api", "admin:s3cr3t", ("401", "correct PREFECT_API_AUTH_STRING")),
+    "undecodable login": ({}, "/api", "admin:\udcff", ("401", "correct")),
+    "no API": ({}, "", Prefect.login, ("404", "/api at its end")),
+    "no Prefect": ({"broken": True}, "/api", Prefect.login, ("no Prefect server answers",)),
+    "no version": ({"version": None}, "/api", Prefect.login, ("no version",)),
+    "older": ({"version": "3.1.0"}, "/api", Prefect.login, ("3.1.0, older than", "update")),
+}
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(
+    ("server", "path", "login", "told"), PREFECT_FAULTS.values(), ids=PREFECT_FAULTS.keys()
+)
+def test_a_prefect_server_that_will_not_do_is_told(
+    server: dict[str, object], path: str, login: str, told: tuple[str, ...],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each fault has its line, with the variable to correct and never the login."""
+    if login:
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", login)
+    with serving(type("P", (Prefect,), server)) as address:
+        monkeypatch.setenv("PREFECT_API_URL", address + path)
+        text = bad(settings(tmp_path), "Prefect API", ExitCode.PREFECT, address, *told)
+    assert not login or login.partition(":")[2] not in text
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(
+    "address",
+    ["http://me:hush-hush@127.0.0.1:9/api", "http://me:hush-hush@[bad/api", "no address", "ftp://x",
+     "http://x:port/api", "http://a b/api"],
+)  # fmt: skip
+def test_an_address_where_nobody_answers_is_told(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead or impossible address is told without a password in it."""
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    text = bad(settings(tmp_path), "Prefect API", ExitCode.PREFECT, "correct PREFECT_API_URL")
+    assert "hush-hush" not in text
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(
+    ("package", "version", "code"),
+    [
+        ("fastapi", "0.151.0", ExitCode.PREFECT),
+        ("fastapi", "1.0", ExitCode.PREFECT),
+        ("sqlalchemy", "2.1.0b1", ExitCode.PREFECT),
+        ("keras", "3.14.9", ExitCode.DAMAGED),
+        ("keras", "2.15.0", ExitCode.DAMAGED),
+        ("keras", None, ExitCode.PREFECT),
+    ],
+)
+def test_a_version_that_is_known_to_break_is_told(
+    package: str, version: str | None, code: ExitCode, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A package that came past the bounds is named with its version, and how to get the right one."""
+    installed = importlib.metadata.version
+
+    def other(name: str) -> str:
+        if name != package:
+            return installed(name)
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", other)
+    bad(settings(tmp_path), package, code, version or "not installed", "make setup")
+
+
+# ---- several at once ----------------------------------------------------------------------------
+
+
+def test_every_finding_is_made_even_if_all_are_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure hides none that comes after it."""
+    for name in ("cache", "work", "store"):
+        (tmp_path / name).write_text("a file")
+    monkeypatch.setenv("PREFECT_API_URL", "no address")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.0")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    dead = f"http://127.0.0.1:{free_port()}"
+    found = findings(settings(tmp_path, source=dead))
+    assert list(found) == [name for name in NAMES if name not in OF_THE_STORE[1:]]
+    good = [finding.name for finding in found.values() if finding.ok]
+    assert good == ["settings", "fastapi", "sqlalchemy"]
+
+
+def test_findings_come_as_they_are_made(tmp_path: Path) -> None:
+    """The first is given before the next is looked for."""
+    asked = settings(tmp_path, str(tmp_path / "store"))
+    assert next(iter(examine(asked))).name == "settings"
+    assert not (tmp_path / "store").exists()
+    assert isinstance(open_store(asked.store.url), FolderStore)

@@ -1,0 +1,341 @@
+"""The command line: its options, its help, and how it tells a user what is wrong."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fmnist.cli.options import Parser, failed, parse, print_settings
+from fmnist.configure import Setting, all_settings, load_named_settings
+from fmnist.errors import DataError, ExitCode, SettingsError
+from fmnist.settings import Settings
+
+PROGRAM = "python flows/train.py"
+
+# For each setting: what is written, and what it must be read as.
+VALUES: dict[str, tuple[str, object]] = {
+    "data.source": ("/data/files", "/data/files"),
+    "data.mirrors": ("https://a.org,https://b.org", ("https://a.org", "https://b.org")),
+    "data.cache": ("/var/cache/x", Path("/var/cache/x")),
+    "data.timeout": ("2.5", 2.5),
+    "data.retry_pauses": ("1,2", (1.0, 2.0)),
+    "data.class_names": ("a,b,c,d,e,f,g,h,i,j", tuple("abcdefghij")),
+    "split.validation": ("0.1", 0.1),
+    "split.seed": ("11", 11),
+    "model.hidden": ("64,32,16", (64, 32, 16)),
+    "model.dropout": ("0.3,0.2,0.1", (0.3, 0.2, 0.1)),
+    "model.leaky_slope": ("0.2", 0.2),
+    "training.epochs": ("3", 3),
+    "training.batch_size": ("64", 64),
+    "training.learning_rate": ("1e-3", 0.001),
+    "training.warmup_fraction": ("0", 0.0),
+    "training.weight_decay": ("0.01", 0.01),
+    "training.shift_fraction": ("0", 0.0),
+    "training.max_erase_size": ("0", 0),
+    "training.patience": ("4", 4),
+    "training.seed": ("5", 5),
+    "gate.min_accuracy": ("0.85", 0.85),
+    "training.deterministic": ("false", False),
+    "gate.lower_bound": ("true", True),
+    "gate.champion": ("not_worse", "not_worse"),
+    "gate.max_class_drop": ("0.02", 0.02),
+    "store.url": ("s3://bucket/prefix", "s3://bucket/prefix"),
+    "store.single_publisher": ("true", True),
+    "store.work": ("/var/tmp/x", Path("/var/tmp/x")),
+    "store.retry_pauses": ("0.5", (0.5,)),
+}
+
+
+def value_of(settings: Settings, name: str) -> object:
+    """The value of a setting by its dotted name."""
+    section, _, leaf = name.partition(".")
+    return getattr(getattr(settings, section), leaf)
+
+
+def faults(*arguments: str) -> list[str]:
+    """The lines that a wrong command line is answered with."""
+    with pytest.raises(SettingsError) as caught:
+        parse(arguments, PROGRAM)
+    assert caught.value.exit_code == ExitCode.SETTINGS
+    return str(caught.value).split("\n")
+
+
+@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("form", ["two words", "one word", "load"])
+def test_each_setting_is_an_option(setting: Setting, form: str) -> None:
+    """Every setting can be given by its dotted name, and only that one changes."""
+    text, expected = VALUES[setting.name]
+    name = setting.name
+    match form:
+        case "two words":
+            settings = parse([f"--{name}", text], PROGRAM).settings
+        case "one word":
+            settings = parse([f"--{name}={text}"], PROGRAM).settings
+        case _:
+            settings = load_named_settings({name: text})
+    assert value_of(settings, name) == expected
+    default = Settings()
+    for other in VALUES.keys() - {name}:
+        assert value_of(settings, other) == value_of(default, other)
+
+
+@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
+def test_each_setting_is_an_environment_variable(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every setting can be given by the variable that its help entry implies."""
+    text, expected = VALUES[setting.name]
+    monkeypatch.setenv(setting.variable, text)
+    assert value_of(parse([], PROGRAM).settings, setting.name) == expected
+
+
+def test_no_option_means_defaults_and_a_run() -> None:
+    """An empty command line asks for a run with the default settings."""
+    request = parse([], PROGRAM)
+    assert request.settings == Settings()
+    assert not request.show_settings
+    assert request.given == {}
+
+
+@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
+def test_a_default_can_be_given_as_it_is_shown(setting: Setting) -> None:
+    """What the help shows as a setting's default means the same when it is written out."""
+    settings = load_named_settings({setting.name: setting.default})
+    assert value_of(settings, setting.name) == value_of(Settings(), setting.name)
+
+
+def test_no_pauses_can_be_written() -> None:
+    """An empty list of pauses is written as an empty value."""
+    assert load_named_settings({"data.retry_pauses": ""}).data.retry_pauses == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--training.epoch", "5"], ["training.epoch:", "did you mean training.epochs?"]),
+        (["--training.epoch=5"], ["training.epoch:", "did you mean training.epochs?"]),
+        (["--min_accuracy", "0.9"], ["min_accuracy:", "did you mean gate.min_accuracy?"]),
+        (["--Training.Epochz", "5"], ["did you mean training.epochs?"]),
+        (["--qqq", "5"], ["qqq:", "no such setting", "--help"]),
+        (["--training.epochs", "many"], ["training.epochs:", "'many'", "integer from 1 to 10000"]),
+        (["--training.epochs", "1.5"], ["training.epochs:", "'1.5'", "integer"]),
+        (["--training.epochs", ""], ["training.epochs:", "''", "integer"]),
+        (["--training.epochs", "0"], ["training.epochs:", "'0'", "from 1 to 10000"]),
+        (["--training.learning_rate", "0"], ["training.learning_rate:", "above 0 to 1"]),
+        (["--training.learning_rate", "-1"], ["training.learning_rate:", "'-1'"]),
+        (["--training.warmup_fraction", "1"], ["training.warmup_fraction:", "from 0 below 1"]),
+        (["--gate.min_accuracy", "nan"], ["gate.min_accuracy:", "'nan'", "from 0 to 1"]),
+        (["--gate.lower_bound", "maybe"], ["gate.lower_bound:", "'maybe'", "true or false"]),
+        (["--model.dropout", "0.1,x,0"], ["model.dropout:", "'x'", "0 to 0.9"]),
+        (["--model.hidden", "8,8"], ["model.dropout", "3 rates", "2 hidden layers"]),
+        (["--data.class_names", "a,b"], ["data.class_names:", "a,b", "10 comma-separated"]),
+        (["--data.retry_pauses", "1,1,1,1,1,1,1,1,1,1,1"], ["data.retry_pauses:", "0 to 10"]),
+        (["--store.url", "http://host"], ["store.url:", "'http://host'", "AWS_ENDPOINT_URL_S3"]),
+        (["--store.url", "x" * 2000], ["store.url:", "2000 characters"]),
+        (["--training.epochs"], ["training.epochs:", "expected one argument"]),
+        (["train"], ["train:", "not an option", "--name value"]),
+        (["--training.epochs", "5", "7"], ["7:", "not an option"]),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_a_fault_is_one_line_that_says_what_is_wrong(
+    arguments: list[str], parts: list[str]
+) -> None:
+    """A wrong name, type or range gives one line with the setting, the value and what is allowed."""
+    lines = faults(*arguments)
+    assert len(lines) == 1
+    assert len(lines[0]) < 300
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_all_wrong_values_are_told_at_once() -> None:
+    """Two wrong values give two lines, so that one correction is enough."""
+    lines = faults("--training.epochs", "0", "--gate.min_accuracy", "2", "--split.seed", "1")
+    assert [line.partition(":")[0] for line in lines] == ["training.epochs", "gate.min_accuracy"]
+
+
+def test_wrong_names_and_wrong_values_are_told_at_once() -> None:
+    """A wrong name does not hide a wrong value beside it."""
+    lines = faults("--training.epoch", "5", "--gate.mn_accuracy", "1", "--split.seed", "x")
+    assert {line.partition(":")[0] for line in lines} == {
+        "training.epoch", "gate.mn_accuracy", "split.seed",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_a_fault_outside_the_command_line_names_the_setting_too(
+    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Wrong values and names in the environment or `.env` are told like those of an option."""
+    values = {"FMNIST_TRAINING__EPOCHS": "0", "FMNIST_TRAINING__PATIENCES": "1"}
+    if place == ".env":
+        (tmp_path / ".env").write_text("".join(f"{k}={v}\n" for k, v in values.items()))
+    for name, value in values.items() if place == "environment" else ():
+        monkeypatch.setenv(name, value)
+    lines = sorted(faults())
+    assert len(lines) == 2
+    assert lines[0].startswith("training.epochs: '0' was given; allowed: integer from 1 to 10000")
+    assert lines[1].startswith("training.patiences: no such setting; did you mean training.patien")
+
+
+def test_a_misspelled_section_in_the_environment_gets_a_hint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An environment variable with a wrong section is told with the likely right name."""
+    monkeypatch.setenv("FMNIST_TRAINNG__EPOCHS", "5")
+    (line,) = faults()
+    assert line == "trainng.epochs: no such setting; did you mean training.epochs?"
+
+
+def test_a_broken_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A section's variable that is no JSON is told by its name, without our code's own names."""
+    monkeypatch.setenv("FMNIST_TRAINING", "epochs=5")
+    (line,) = faults()
+    assert "FMNIST_TRAINING" in line
+    assert "_StrictEnvironment" not in line
+
+
+def test_a_dotenv_file_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
+    """A `.env` file that is no text ends as a fault of the settings."""
+    (tmp_path / ".env").write_bytes(b"\xff\xfe\x00FMNIST")
+    assert ".env" in faults()[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--store.url", "s3://KEY:TOPSECRET@bucket/prefix"],
+        ["--store.url", "S3://KEY:TOPSECRET@bucket"],
+        ["--store.url", "http://KEY:TOPSECRET@host"],
+        ["--store.url", "s3://KEY:TOP/TOPSECRET@bucket"],
+        ["--data.source", "https://user:p@TOPSECRET@host/x"],
+        ["--data.source", "https://user:TOPSECRET@host/\n"],
+        ["--data.source", "https://user:" + "x" * 150 + "TOPSECRET@[host"],
+        ["--data.source", "https://host/x?X-Amz-Signature=TOPSECRET"],
+        ["--data.mirrors", "https://a.org,https://user:TOPSECRET@b.org"],
+        ["--training.epochs", "s3://KEY:TOPSECRET@bucket"],
+        ["--store.ulr", "s3://KEY:TOPSECRET@bucket"],
+        ["--store.ulr=s3://KEY:TOPSECRET@bucket"],
+        ["s3://KEY:TOPSECRET@bucket"],
+    ],
+    ids=lambda value: " ".join(value).replace("\n", "%0A"),
+)
+def test_credentials_in_a_location_are_never_repeated(arguments: list[str]) -> None:
+    """A location with a secret inside is refused without showing the secret."""
+    message = "\n".join(faults(*arguments))
+    assert "TOPSECRET" not in message
+    assert "KEY" not in message
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, whatever its line breaks."""
+    return [word for word in re.split(r"[\s,]+", text) if word]
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_tells_every_setting_and_exit_code(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The help ends with success and shows each setting's meaning, range and default in full."""
+    with pytest.raises(SystemExit) as caught:
+        parse([flag], PROGRAM)
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert PROGRAM in text
+    entries, _, codes = text.partition("exit code")
+    missing = {}
+    for setting in all_settings():
+        assert setting.allowed and setting.meaning and setting.default, setting.name
+        entry = re.search(
+            rf"^ *--{re.escape(setting.name)}\s(.*?)(?=^ *--|\Z)", entries, re.MULTILINE | re.DOTALL
+        )
+        assert entry, setting.name
+        told = words(entry[1])
+        wanted = words(f"{setting.meaning} {setting.allowed} {setting.default}")
+        if lost := [word for word in wanted if word not in told]:
+            missing[setting.name] = lost
+    assert not missing
+    for code in ExitCode:
+        assert re.search(rf"^ *{int(code)} +{re.escape(code.meaning)}", codes, re.MULTILINE)
+
+
+def test_help_does_not_need_valid_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody with a wrong value in the environment still gets the help."""
+    monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "bad")
+    with pytest.raises(SystemExit):
+        parse(["--help"], PROGRAM)
+    assert "--training.epochs" in capsys.readouterr().out
+
+
+def shown(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What `--show-settings` prints: each setting's line after its name."""
+    request = parse(["--show-settings", *arguments], PROGRAM)
+    assert request.show_settings
+    print_settings(request)
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    return {line[0]: line[1].strip() for line in lines if len(line) == 2}
+
+
+def test_show_settings_tells_value_and_origin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each setting is shown with the value that counts and the source it comes from."""
+    (tmp_path / ".env").write_text("FMNIST_SPLIT__SEED=3\nFMNIST_TRAINING__SEED=3\n")
+    monkeypatch.setenv("FMNIST_TRAINING__SEED", "4")
+    monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "4")
+    lines = shown("--training.epochs", "5", "--model.hidden", "9,8,7", capsys=capsys)
+    assert re.fullmatch(r"5 +command line", lines["training.epochs"])
+    assert re.fullmatch(r"9,8,7 +command line", lines["model.hidden"])
+    assert re.fullmatch(r"4 +environment, FMNIST_TRAINING__SEED", lines["training.seed"])
+    assert re.fullmatch(r"3 +\.env", lines["split.seed"])
+    assert re.fullmatch(r"50 +default", lines["training.patience"])
+    assert re.fullmatch(r"none +default", lines["store.work"])
+    assert {setting.name for setting in all_settings()} <= lines.keys()
+
+
+def test_show_settings_tells_the_origin_of_a_section_given_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A value from a section's own variable is not called a default."""
+    monkeypatch.setenv("FMNIST_TRAINING", '{"epochs": 5}')
+    try:
+        lines = shown(capsys=capsys)
+    except SettingsError:
+        return  # refusing such a variable is right, too
+    assert re.match(r"5 +environment", lines["training.epochs"])
+
+
+def test_show_settings_cuts_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """A long value is shown whole, since a user may want to copy it."""
+    print_settings(parse(["--show-settings"], PROGRAM))
+    text = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for mirror in Settings().data.mirrors:
+        assert mirror in text
+
+
+def test_a_command_may_have_arguments_of_its_own() -> None:
+    """They are read beside the settings, and a wrong one is told with the likely right name."""
+    parser = Parser("command")
+    parser.add_argument("run")
+    parser.add_argument("--limit", type=int, default=20)
+    line = parser.read(["--training.epochs", "3", "an-id", "--limit=5"])
+    assert (line.own, line.given) == ({"run": "an-id", "limit": 5}, {"training.epochs": "3"})
+    assert line.settings().training.epochs == 3
+    line = parser.read(["an-id", "--limt", "5", "--split.seed", "x"])
+    with pytest.raises(SettingsError) as caught:
+        line.settings()
+    first, second = str(caught.value).splitlines()
+    assert first == "limt: no such setting; did you mean limit?"
+    assert second.startswith("split.seed: 'x'")
+
+
+def test_a_failure_ends_with_a_line_of_its_kind_run_and_message() -> None:
+    """The last line names the run, if there is one, and says how many lines stand above it."""
+    error = DataError("no mirror\n  one\n  two")
+    assert failed(error) == "failed  -  data: no mirror (and 2 more lines above)"
+    error.run_id = "an-id"
+    assert failed(error).startswith("failed  an-id  data: ")

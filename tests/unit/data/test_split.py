@@ -1,0 +1,250 @@
+"""The split into training and validation, and the arrays that the stages hand on."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fmnist.data.idx import read_labelled_images
+from fmnist.data.records import (
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    DataOrigin,
+    FetchedData,
+    LabelledImages,
+)
+from fmnist.data.split import load_images, prepare_sets, split
+from fmnist.errors import DataError, ExitCode, StoreError
+from fmnist.settings import SplitSettings
+from tests.support.processes import no_file_larger_than
+
+EACH_CLASS = 50
+TEST_SIZE = 30
+
+
+def numbered(labels: np.ndarray) -> LabelledImages:
+    """Images that carry their own number in their first two pixels, with these labels."""
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 28, 28), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = np.divmod(np.arange(len(labels)), 256)
+    return LabelledImages(images, labels.astype(np.uint8))
+
+
+def numbers(data: LabelledImages) -> list[int]:
+    """The numbers that the images carry, in their order."""
+    return [int(image[0, 0]) * 256 + int(image[0, 1]) for image in data.images]
+
+
+def shares(data: LabelledImages) -> list[float]:
+    """Each class's share of the images."""
+    counted: list[float] = (np.bincount(data.labels, minlength=10) / len(data)).tolist()
+    return counted
+
+
+def write_idx(array: np.ndarray, path: Path) -> Path:
+    """Write an array of unsigned bytes as a compressed IDX file."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes(), 1))
+    return path
+
+
+@pytest.fixture
+def everything() -> LabelledImages:
+    """All training images: fifty of each class, in no order."""
+    return numbered(np.random.default_rng(1).permutation(np.repeat(np.arange(10), EACH_CLASS)))
+
+
+@pytest.fixture
+def test_set() -> LabelledImages:
+    """The test images, in a known order."""
+    return numbered(np.arange(TEST_SIZE) % 10)
+
+
+@pytest.fixture
+def fetched(everything: LabelledImages, test_set: LabelledImages, tmp_path: Path) -> FetchedData:
+    """Four small files as the fetch hands them on."""
+    return FetchedData(
+        origin=DataOrigin("a test", False, {}),
+        train_images=write_idx(everything.images, tmp_path / TRAIN_IMAGES),
+        train_labels=write_idx(everything.labels, tmp_path / TRAIN_LABELS),
+        test_images=write_idx(test_set.images, tmp_path / TEST_IMAGES),
+        test_labels=write_idx(test_set.labels, tmp_path / TEST_LABELS),
+    )
+
+
+# ---- the split ----------------------------------------------------------------------------------
+
+
+def test_a_fifth_is_kept_for_validation_by_default(everything: LabelledImages) -> None:
+    """By default 80 % of the images are for training and 20 % for validation."""
+    train, validation = split(everything, SplitSettings())
+    assert (len(train), len(validation)) == (400, 100)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.5])
+def test_classes_have_the_same_shares_on_both_sides(
+    everything: LabelledImages, share: float
+) -> None:
+    """Each class is as frequent in training and in validation as it was in the whole."""
+    train, validation = split(everything, SplitSettings(validation=share))
+    assert len(validation) == round(share * len(everything))
+    assert shares(train) == shares(validation) == [0.1] * 10
+
+
+def test_unequal_classes_keep_their_shares() -> None:
+    """Classes of different frequency keep their shares to within one image on each side."""
+    counts = np.arange(20, 120, 10)
+    data = numbered(np.repeat(np.arange(10), counts))
+    train, validation = split(data, SplitSettings())
+    assert np.abs(np.bincount(validation.labels) - 0.2 * counts).max() < 1
+    assert np.abs(np.bincount(train.labels) - 0.8 * counts).max() < 1
+
+
+def test_the_two_sides_are_disjoint_and_complete(everything: LabelledImages) -> None:
+    """Every image is on exactly one side, with its own pixels and its own label."""
+    train, validation = split(everything, SplitSettings())
+    assert sorted(numbers(train) + numbers(validation)) == list(range(len(everything)))
+    for side in (train, validation):
+        np.testing.assert_array_equal(side.images, everything.images[numbers(side)])
+        np.testing.assert_array_equal(side.labels, everything.labels[numbers(side)])
+
+
+def test_the_same_seed_gives_the_same_split(everything: LabelledImages) -> None:
+    """Splitting again with the same seed gives the same images in the same order."""
+    settings = SplitSettings(seed=7)
+    first, second = split(everything, settings), split(everything, settings)
+    for one, other in zip(first, second, strict=True):
+        assert numbers(one) == numbers(other)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_another_seed_gives_another_split(everything: LabelledImages) -> None:
+    """Another seed keeps other images for validation."""
+    validations = [
+        sorted(numbers(split(everything, SplitSettings(seed=seed))[1])) for seed in (0, 1, 2)
+    ]
+    assert validations[0] != validations[1] != validations[2] != validations[0]
+
+
+def test_the_largest_seed_is_accepted(everything: LabelledImages) -> None:
+    """The largest seed that the settings allow can be used."""
+    assert len(split(everything, SplitSettings(seed=2**32 - 1))[1]) == 100
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param([1] + [50] * 9, id="one image of a class"),
+        pytest.param([1] * 10, id="one image of each class"),
+        pytest.param([2] * 10, id="fewer validation images than classes"),
+        pytest.param([2] + [103] * 9, id="a class that falls to one side alone"),
+    ],
+)
+def test_too_few_images_of_a_class_are_refused(counts: list[int]) -> None:
+    """A class that cannot have images on both sides ends in a DataError that tells the split."""
+    data = numbered(np.repeat(np.arange(10), counts))
+    with pytest.raises(DataError, match="cannot be split 80% / 20% by class") as caught:
+        split(data, SplitSettings())
+    assert not caught.value.retryable
+
+
+def test_the_real_data_are_split_48000_to_12000(real_data: FetchedData) -> None:
+    """Of the real 60,000 images, 4,800 of each class are for training and 1,200 for validation."""
+    data = read_labelled_images(real_data.train_images, real_data.train_labels)
+    train, validation = split(data, SplitSettings())
+    assert np.bincount(train.labels).tolist() == [4_800] * 10
+    assert np.bincount(validation.labels).tolist() == [1_200] * 10
+
+
+# ---- the files ----------------------------------------------------------------------------------
+
+
+def test_the_three_sets_survive_saving_and_loading(
+    fetched: FetchedData, everything: LabelledImages, tmp_path: Path
+) -> None:
+    """What is loaded is what was split, as unsigned bytes of 28 x 28, and counted right."""
+    prepared = prepare_sets(fetched, SplitSettings(seed=3), tmp_path)
+    expected = split(everything, SplitSettings(seed=3))
+    for path, count, data in zip(
+        (prepared.train, prepared.validation),
+        (prepared.train_images, prepared.validation_images),
+        expected,
+        strict=True,
+    ):
+        loaded = load_images(path)
+        assert len(loaded) == count == len(data)
+        assert loaded.images.dtype == loaded.labels.dtype == np.uint8
+        assert loaded.images.shape == (count, 28, 28)
+        np.testing.assert_array_equal(loaded.images, data.images)
+        np.testing.assert_array_equal(loaded.labels, data.labels)
+
+
+def test_the_test_set_is_left_as_it_is(
+    fetched: FetchedData, test_set: LabelledImages, tmp_path: Path
+) -> None:
+    """The test set keeps every image in its order and shares none with the other two sets."""
+    prepared = prepare_sets(fetched, SplitSettings(), tmp_path)
+    test = load_images(prepared.test)
+    assert prepared.test_images == TEST_SIZE
+    assert test.images.dtype == test.labels.dtype == np.uint8
+    np.testing.assert_array_equal(test.images, test_set.images)
+    np.testing.assert_array_equal(test.labels, test_set.labels)
+
+
+def test_the_seed_does_not_touch_the_test_set(fetched: FetchedData, tmp_path: Path) -> None:
+    """Whatever the split, the test set's file is the same to the byte of its arrays."""
+    tests = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        prepared = prepare_sets(fetched, SplitSettings(seed=seed, validation=0.3), folder)
+        tests.append(load_images(prepared.test))
+    np.testing.assert_array_equal(tests[0].images, tests[1].images)
+    np.testing.assert_array_equal(tests[0].labels, tests[1].labels)
+
+
+def test_each_set_is_a_file_of_its_own(fetched: FetchedData, tmp_path: Path) -> None:
+    """The three sets lie in three files in the folder given, and nothing else does."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    prepared = prepare_sets(fetched, SplitSettings(), folder)
+    assert sorted(folder.iterdir()) == sorted([prepared.train, prepared.validation, prepared.test])
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_bad_data_are_refused_before_anything_is_written(
+    fetched: FetchedData, tmp_path: Path
+) -> None:
+    """When the test labels are bad, a DataError names them and no set has been written."""
+    write_idx(np.zeros(TEST_SIZE, np.uint8), fetched.test_labels)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    with pytest.raises(DataError, match=TEST_LABELS):
+        prepare_sets(fetched, SplitSettings(), folder)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("obstacle", ["a file in its place", "not there"])
+def test_a_folder_that_cannot_be_written_is_a_store_error(
+    fetched: FetchedData, tmp_path: Path, obstacle: str
+) -> None:
+    """A folder that cannot be written ends in a StoreError naming it and the setting to change."""
+    folder = tmp_path / "work"
+    if obstacle == "a file in its place":
+        folder.write_text("in the way")
+    with pytest.raises(StoreError, match=r"store\.work") as caught:
+        prepare_sets(fetched, SplitSettings(), folder)
+    assert str(folder) in str(caught.value)
+    assert caught.value.exit_code == ExitCode.STORE
+
+
+def test_a_full_disk_is_a_store_error(fetched: FetchedData, tmp_path: Path) -> None:
+    """Arrays that find no room on the disk end in a StoreError naming the file."""
+    with (
+        no_file_larger_than(10_000),
+        pytest.raises(StoreError, match=r"train\.npz.*free some space"),
+    ):
+        prepare_sets(fetched, SplitSettings(), tmp_path)

@@ -1,0 +1,408 @@
+"""The judge: which champion a model meets, and what becomes of one that is damaged or foreign."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fmnist.data.records import OFFICIAL_SHA256, DataOrigin
+from fmnist.errors import DamagedError, StoreError
+from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
+from fmnist.evaluation.gate import GateContext, Verdict, decide
+from fmnist.evaluation.metrics import evaluate
+from fmnist.promotion.judge import Judge, Probabilities, TestSet
+from fmnist.registry.champion import promote_run
+from fmnist.registry.records import (
+    CHAMPION,
+    DATA,
+    EVALUATION,
+    MANIFEST,
+    MODEL,
+    ChampionRecord,
+    run_key,
+    to_json,
+)
+from fmnist.registry.runs import seal_run, upload_run
+from fmnist.settings import GateSettings
+from fmnist.store.base import StoredObject
+from tests.support import records
+from tests.support.memory import MemoryStore
+
+NAMES = records.CLASS_NAMES
+LABELS = (np.arange(1_000) % 10).astype(np.uint8)
+ORIGIN = DataOrigin("mirrors", official=True, sha256=OFFICIAL_SHA256)
+OLD, NEW = "20260301T000000Z-ffffffff", "20260314T092653Z-0a1b2c3d"
+NOT_WORSE = GateSettings(champion="not_worse")
+
+
+def scores(wrong: int) -> Probabilities:
+    """What a model gives that has the first so many images wrong."""
+    predicted = np.where(np.arange(len(LABELS)) < wrong, (LABELS + 1) % 10, LABELS)
+    return np.eye(10, dtype=np.float32)[predicted]
+
+
+@dataclass
+class Scorer:
+    """Scores the made-up models of these tests, and remembers which."""
+
+    asked: list[bytes] = field(default_factory=list)
+
+    def __call__(self, model: bytes) -> Probabilities:
+        self.asked.append(model)
+        kind, _, wrong = model.partition(b" ")
+        if kind != b"wrong":
+            raise DamagedError("model.keras holds no network of this project")
+        return scores(int(wrong))
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """A store without a champion."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def scorer() -> Scorer:
+    """What scores the models."""
+    return Scorer()
+
+
+@pytest.fixture
+def judge(store: MemoryStore, scorer: Scorer) -> Judge:
+    """The judge of the run `NEW`, who lets none through that is significantly worse."""
+    bench = TestSet(LABELS, NAMES, ORIGIN.test_set, scorer)
+    return Judge(store, bench, NOT_WORSE, NEW, True)
+
+
+def crown(
+    store: MemoryStore,
+    folder: Path,
+    *,
+    model: bytes = b"wrong 60",
+    origin: DataOrigin = ORIGIN,
+    names: tuple[str, ...] = NAMES,
+) -> ChampionRecord:
+    """Make a run of this model, data and class names the champion of the store."""
+    folder.mkdir(exist_ok=True)
+    (folder / MODEL).write_bytes(model)
+    (folder / DATA).write_bytes(to_json(origin))
+    figures = evaluate(scores(60), LABELS, names)
+    (folder / EVALUATION).write_bytes(to_json(figures))
+    seal_run(folder, OLD, records.moments(1)[0])
+    passed = Verdict(True, (), "good")
+    outcome = promote_run(
+        store, upload_run(store, folder), 0.94, passed, lambda head: passed, by="a test"
+    )
+    assert outcome.champion
+    return outcome.champion
+
+
+# ---- whom a model meets -------------------------------------------------------------------------
+
+
+def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, scorer: Scorer) -> None:
+    """The first model of a store is compared with nothing, and scored once."""
+    found = judge.judge(b"wrong 50", 0)
+    assert found.champion is found.against is None
+    assert found.verdict.promoted and found.verdict.generation == 0
+    assert found.evaluation == evaluate(scores(50), LABELS, NAMES)
+    assert scorer.asked == [b"wrong 50"]
+
+
+def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_model(
+    store: MemoryStore, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the head has moved since, the model is judged against the champion in force."""
+    crown(store, tmp_path / "old")
+    gone = dict(store.objects)
+    store.objects.clear()
+    in_force = crown(store, tmp_path / "new", model=b"wrong 40")
+    moved = replace(in_force, generation=2)
+    answers = iter([gone[CHAMPION]])
+    del store.objects[f"runs/{OLD}/{MANIFEST}"]
+    read, look = store.read, store.get
+
+    def look_late(key: str) -> StoredObject | None:
+        if key == CHAMPION and (old := next(answers, None)):
+            return StoredObject(old, "old")
+        if key == CHAMPION:
+            store.objects.update(whole)
+            return StoredObject(to_json(moved), "new")
+        return look(key)
+
+    whole = {f"runs/{OLD}/{MANIFEST}": (tmp_path / "new" / MANIFEST).read_bytes()}
+    monkeypatch.setattr(store, "get", look_late)
+    assert read(f"runs/{OLD}/{MANIFEST}") is None
+    found = judge.judge(b"wrong 50", 0)
+    assert found.champion == moved
+    assert isinstance(found.against, Comparison)
+
+
+def test_the_champion_is_scored_now_on_the_same_images(
+    judge: Judge, store: MemoryStore, scorer: Scorer, tmp_path: Path
+) -> None:
+    """Its own model is read from the store and scored; what its record says is not taken for it."""
+    champion = crown(store, tmp_path / "old", model=b"wrong 55")
+    found = judge.judge(b"wrong 50", 1)
+    assert scorer.asked == [b"wrong 50", b"wrong 55"]
+    assert found.champion == champion
+    assert found.against == compare(OLD, scores(55), scores(50), LABELS, NAMES, same_test_set=True)
+    assert found.verdict.promoted and found.verdict.generation == champion.generation
+
+
+def test_the_verdict_is_the_gates(judge: Judge, store: MemoryStore, tmp_path: Path) -> None:
+    """A model that is significantly worse than the champion is rejected as the gate says."""
+    crown(store, tmp_path / "old", model=b"wrong 20")
+    found = judge.judge(b"wrong 90", 1)
+    assert isinstance(found.against, Comparison)
+    assert (found.against.gained, found.against.lost) == (0, 70)
+    circumstances = GateContext(len(LABELS), found.against, generation=1, judged=1)
+    assert found.verdict == decide(found.evaluation, NOT_WORSE, circumstances)
+    assert not found.verdict.promoted
+
+
+def test_a_decision_against_another_champion_scores_that_one(
+    judge: Judge, store: MemoryStore, scorer: Scorer, tmp_path: Path
+) -> None:
+    """Asked again with a new head, the judge compares with the new one, and with the same figures."""
+    figures = evaluate(scores(50), LABELS, NAMES)
+    assert judge.decide(figures, scores(50), None).against is None
+    champion = crown(store, tmp_path / "old")
+    again = judge.decide(figures, scores(50), champion)
+    assert isinstance(again.against, Comparison)
+    assert again.evaluation is figures
+    assert scorer.asked == [b"wrong 60"]
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_the_verdict_tells_whether_the_store_is_safe(judge: Judge, safe: bool) -> None:
+    """What was found out about the store's conditional writes reaches the verdict's notes."""
+    notes = replace(judge, conditional_writes=safe).judge(b"wrong 50", 0).verdict.notes
+    assert any("conditional writes" in note for note in notes) is not safe
+
+
+# ---- champions of other data --------------------------------------------------------------------
+
+
+def other_test_set() -> DataOrigin:
+    """Data of which only the test labels are others."""
+    name = "t10k-labels-idx1-ubyte.gz"
+    assert name in OFFICIAL_SHA256
+    return replace(ORIGIN, sha256={**OFFICIAL_SHA256, name: "ab" * 32})
+
+
+@pytest.mark.parametrize(
+    ("origin", "names"),
+    [(other_test_set(), NAMES), (ORIGIN, (*NAMES[1:], NAMES[0]))],
+    ids=["test set", "class names"],
+)
+def test_a_champion_of_other_test_data_or_class_names_is_compared_and_does_not_decide(
+    origin: DataOrigin,
+    names: tuple[str, ...],
+    judge: Judge,
+    store: MemoryStore,
+    tmp_path: Path,
+) -> None:
+    """However much worse the model is, such a champion is shown beside it and no more."""
+    crown(store, tmp_path / "old", model=b"wrong 0", origin=origin, names=names)
+    found = judge.judge(b"wrong 90", 1)
+    assert isinstance(found.against, Comparison)
+    assert (found.against.lost, found.against.same_test_set) == (90, False)
+    assert found.verdict.promoted
+    assert any("does not decide" in note for note in found.verdict.notes)
+
+
+def test_a_champion_of_other_training_data_is_met_as_any_other(
+    judge: Judge, store: MemoryStore, tmp_path: Path
+) -> None:
+    """What counts is the test set: more or other training images are what a challenge is for."""
+    name = "train-images-idx3-ubyte.gz"
+    assert name in OFFICIAL_SHA256
+    origin = replace(ORIGIN, official=False, sha256={**OFFICIAL_SHA256, name: "ab" * 32})
+    crown(store, tmp_path / "old", origin=origin)
+    found = judge.judge(b"wrong 50", 1)
+    assert isinstance(found.against, Comparison) and found.against.same_test_set
+
+
+# ---- champions that cannot be scored ------------------------------------------------------------
+
+
+def spoil(name: str, content: bytes | None) -> Callable[[MemoryStore], None]:
+    """Damage a file of the champion, or take it away."""
+
+    def spoiled(store: MemoryStore) -> None:
+        key = f"{run_key(OLD)}/{name}"
+        assert key in store.objects
+        if content is None:
+            del store.objects[key]
+        else:
+            store.objects[key] = content
+
+    return spoiled
+
+
+DAMAGES = {
+    "another manifest": (spoil(MANIFEST, b"{}"), MANIFEST),
+    "no manifest": (spoil(MANIFEST, None), MANIFEST),
+    "another model": (spoil(MODEL, b"wrong 0"), MODEL),
+    "no model": (spoil(MODEL, None), MODEL),
+    "other data": (spoil(DATA, b"{}"), DATA),
+    "no figures": (spoil(EVALUATION, None), EVALUATION),
+}
+
+
+@pytest.mark.parametrize("settings", [GateSettings(), NOT_WORSE], ids=["off", "not_worse"])
+@pytest.mark.parametrize(("damage", "name"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_champion_is_named_and_rejects_where_a_rule_asks(
+    damage: Callable[[MemoryStore], None],
+    name: str,
+    settings: GateSettings,
+    judge: Judge,
+    store: MemoryStore,
+    scorer: Scorer,
+    tmp_path: Path,
+) -> None:
+    """The verdict names the file, and only `off` lets a model replace a champion that it cannot meet."""
+    champion = crown(store, tmp_path / "old")
+    damage(store)
+    found = replace(judge, gate=settings).judge(b"wrong 0", 1)
+    assert isinstance(found.against, ComparisonFailed)
+    assert found.against.champion == OLD
+    assert f"runs/{OLD}/{name}" in found.against.reason
+    assert found.champion == champion
+    assert found.verdict.promoted is (settings.champion == "off")
+    assert found.verdict.decided and found.verdict.generation == 1
+    assert scorer.asked == [b"wrong 0"]
+
+
+def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
+    judge: Judge, store: MemoryStore, scorer: Scorer, tmp_path: Path
+) -> None:
+    """Another model under a manifest that fits it is still not what was promoted."""
+    crown(store, tmp_path / "old")
+    key = run_key(OLD)
+    folder = tmp_path / "old"
+    (folder / MODEL).write_bytes(b"wrong 900")
+    seal_run(folder, OLD, records.moments(1)[0])
+    for name in (MODEL, MANIFEST):
+        store.objects[f"{key}/{name}"] = (folder / name).read_bytes()
+    found = judge.judge(b"wrong 50", 1)
+    assert isinstance(found.against, ComparisonFailed)
+    assert "is not the manifest that was promoted" in found.against.reason
+    assert scorer.asked == [b"wrong 50"]
+
+
+def test_a_champion_whose_model_cannot_be_scored_is_incomparable(
+    judge: Judge, store: MemoryStore, tmp_path: Path
+) -> None:
+    """A whole run whose model is none that this project can ask is no champion to beat."""
+    crown(store, tmp_path / "old", model=b"foreign")
+    found = judge.judge(b"wrong 0", 1)
+    assert found.against == ComparisonFailed(OLD, "model.keras holds no network of this project")
+    assert not found.verdict.promoted
+
+
+def test_a_champion_that_does_not_tell_its_test_set_is_incomparable(
+    judge: Judge, store: MemoryStore, tmp_path: Path
+) -> None:
+    """A record of its data without the digests is a fault of that record, named as such."""
+    crown(store, tmp_path / "old", origin=replace(ORIGIN, sha256={}))
+    found = judge.judge(b"wrong 0", 1)
+    assert isinstance(found.against, ComparisonFailed)
+    assert "data.json has no digest of 't10k-images-idx3-ubyte.gz'" in found.against.reason
+
+
+def test_a_model_that_cannot_be_scored_is_no_verdict(judge: Judge, store: MemoryStore) -> None:
+    """The challenger itself must be whole: else there is nothing to judge, and nothing is counted."""
+    with pytest.raises(DamagedError, match="no network of this project"):
+        judge.judge(b"foreign", 0)
+    assert store.writes == []
+
+
+# ---- a store that cannot be asked ---------------------------------------------------------------
+
+
+class Away(MemoryStore):
+    """A store that cannot be read any more, below a prefix."""
+
+    away = "nothing"
+
+    def read(self, key: str) -> bytes | None:
+        """Fail for what is away."""
+        self._check(key)
+        return super().read(key)
+
+    def get(self, key: str) -> StoredObject | None:
+        """Fail for what is away."""
+        self._check(key)
+        return super().get(key)
+
+    def _check(self, key: str) -> None:
+        if key.startswith(self.away):
+            raise StoreError("the store does not answer", retryable=True)
+
+
+PARTS = ["champion.json", "runs/", "test-sets/"]
+
+
+@pytest.mark.parametrize("away", PARTS)
+def test_a_store_that_does_not_answer_leaves_the_verdict_undecided(
+    away: str, judge: Judge, tmp_path: Path
+) -> None:
+    """A run is not rejected for a fault of the network, nor lost: its figures are kept."""
+    store = Away()
+    crown(store, tmp_path / "old")
+    store.away = away
+    found = replace(judge, store=store).judge(b"wrong 50", 1)
+    assert not found.verdict.decided and not found.verdict.promoted
+    assert found.verdict.generation == 1
+    assert "the store does not answer" in found.verdict.reason
+    assert found.champion is found.against is None
+    assert found.evaluation.correct == 950
+
+
+@pytest.mark.parametrize("away", PARTS[1:])
+def test_a_decision_at_publication_passes_the_stores_fault_on(
+    away: str, judge: Judge, tmp_path: Path
+) -> None:
+    """There a temporary fault is an error to try again after, and never a verdict."""
+    store = Away()
+    champion = crown(store, tmp_path / "old")
+    store.away = away
+    figures = evaluate(scores(50), LABELS, NAMES)
+    with pytest.raises(StoreError, match="does not answer") as caught:
+        replace(judge, store=store).decide(figures, scores(50), champion)
+    assert caught.value.retryable and not isinstance(caught.value, DamagedError)
+
+
+# ---- how often the test set is used -------------------------------------------------------------
+
+
+def test_each_run_is_one_use_of_the_test_set_however_often_it_is_decided(judge: Judge) -> None:
+    """Judging again, as after a fault or a lost race, counts nothing more; another run does."""
+
+    def note(of: Judge) -> str:
+        return of.judge(b"wrong 50", 0).verdict.notes[0]
+
+    assert "has judged 1 model in" in note(judge)
+    assert "has judged 1 model in" in note(judge)
+    assert "has judged 2 models in" in note(replace(judge, run_id="another"))
+    # Asked again, it tells the uses so far.
+    assert "has judged 2 models in" in note(judge)
+
+
+def test_uses_are_counted_for_each_test_set(judge: Judge) -> None:
+    """Another test set starts at one."""
+    judge.judge(b"wrong 50", 0)
+    other = replace(judge.test_set, digest="cd" * 32)
+    found = replace(judge, test_set=other, run_id="another").judge(b"wrong 50", 0)
+    assert "has judged 1 model in" in found.verdict.notes[0]
+
+
+def test_rejected_models_count_too(judge: Judge) -> None:
+    """Whatever the verdict, the test set was looked at."""
+    assert not judge.judge(b"wrong 500", 0).verdict.promoted
+    found = replace(judge, run_id="another").judge(b"wrong 50", 0)
+    assert "has judged 2 models in" in found.verdict.notes[0]

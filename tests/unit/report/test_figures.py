@@ -1,0 +1,273 @@
+"""The figures: that they draw in every case, show what they should, and stay small."""
+
+import base64
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from fmnist.data.idx import read_idx
+from fmnist.data.records import FetchedData
+from fmnist.evaluation.comparison import Comparison
+from fmnist.evaluation.metrics import Evaluation
+from fmnist.report.figures import (
+    champion_and_challenger,
+    confident_mistakes,
+    confusion_matrix,
+    learning_curves,
+    png,
+)
+from fmnist.report.markdown import CHAMPION_AND_CHALLENGER, markdown
+from fmnist.training.records import TrainingResult
+from tests.support import records
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> Iterator[None]:
+    """A figure that draws with a warning shows something else than what was meant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def texts(figure: Figure) -> list[str]:
+    """Every text of a figure that a person would read."""
+    found = [figure.get_suptitle()]
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        found += [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
+        found += [text.get_text() for text in axes.texts]
+        found += [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+        found += [text.get_text() for text in (legend.get_texts() if legend else [])]
+    return found
+
+
+def test_the_figures_of_a_run_are_small(real_data: FetchedData) -> None:
+    """Each figure is a PNG of less than 120 kB, and a page with all four below 200,000 bytes."""
+    images = read_idx(real_data.test_images, 3)
+    compared = records.comparison()
+    run = records.run(champion_before=records.champion(), against=compared)
+    drawn = {
+        CHAMPION_AND_CHALLENGER: png(champion_and_challenger(compared, images)),
+        "Learning curves": png(learning_curves(run.training)),
+        "Confusion matrix": png(confusion_matrix(run.evaluation)),
+        "Mistakes": png(confident_mistakes(run.evaluation, images)),
+    }
+    for content in drawn.values():
+        assert content.startswith(SIGNATURE)
+        assert len(content) < 120_000
+    inside = {
+        title: "data:image/png;base64," + base64.b64encode(content).decode()
+        for title, content in drawn.items()
+    }
+    files = sorted(records.FILES | records.COMPARISON_FILES)
+    page = markdown(run, inside, files)
+    assert all(address in page for address in inside.values())
+    assert len(page.encode()) < 200_000
+
+
+EVALUATIONS = {
+    "usual": records.evaluation(),
+    "no mistakes": records.evaluation(10_000),
+    "one mistake": records.evaluation(9_999),
+    "all wrong": records.evaluation(0),
+    "a class without images": records.evaluation(without_class=6),
+}
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS.values(), ids=EVALUATIONS.keys())
+def test_every_evaluation_can_be_drawn(evaluation: Evaluation) -> None:
+    """The confusion matrix and the mistakes draw for the best, the worst and odd models."""
+    images = records.drawn_images()
+    assert png(confusion_matrix(evaluation)).startswith(SIGNATURE)
+    assert png(confident_mistakes(evaluation, images)).startswith(SIGNATURE)
+
+
+FLAT = records.training_result(epochs=3, best_epoch=1)
+TRAININGS = {
+    "one epoch": records.training_result(epochs=1, best_epoch=1),
+    "two epochs": records.training_result(epochs=2, best_epoch=2),
+    "usual": records.training_result(),
+    "always the same": replace(
+        FLAT,
+        history=tuple(
+            replace(e, loss=1.0, val_loss=1.0, accuracy=0.5, val_accuracy=0.5, learning_rate=0.0)
+            for e in FLAT.history
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("result", TRAININGS.values(), ids=TRAININGS.keys())
+def test_every_training_can_be_drawn(result: TrainingResult) -> None:
+    """The learning curves draw for one epoch, for many, and where nothing moves."""
+    assert png(learning_curves(result)).startswith(SIGNATURE)
+
+
+def test_the_confusion_matrix_names_all_classes_and_counts() -> None:
+    """Both axes have all ten classes, and each cell its number of images."""
+    evaluation = records.evaluation()
+    figure = confusion_matrix(evaluation)
+    axes = figure.axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == list(records.CLASS_NAMES)
+    cells = [text.get_text() for text in axes.texts]
+    expected = [str(count) if count else "·" for row in evaluation.confusion for count in row]
+    assert cells == expected
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert "10,000 test images: 858 wrong" in axes.get_title()
+
+
+def test_the_colours_of_the_confusion_matrix_are_shares_of_the_true_class() -> None:
+    """A cell's colour stands for its share of the true class, and an empty class for none."""
+    evaluation = records.evaluation(without_class=6)
+    shares = confusion_matrix(evaluation).axes[0].collections[0].get_array().reshape(10, 10)
+    sums = shares.sum(axis=1)
+    assert sums[6] == 0
+    assert all(abs(total - 1) < 1e-9 for place, total in enumerate(sums) if place != 6)
+
+
+def test_the_learning_curves_tell_the_kept_epoch() -> None:
+    """The epoch whose weights were kept is marked and named in both curves."""
+    result = records.training_result(epochs=40, best_epoch=33)
+    figure = learning_curves(result)
+    curves = [axes for axes in figure.axes if axes.get_title() in ("Loss", "Accuracy")]
+    assert len(curves) == 2
+    for axes in curves:
+        assert "kept: epoch 33" in texts(figure)
+        lines = {line.get_label(): line for line in axes.lines}
+        assert set(lines["kept: epoch 33"].get_xdata()) == {33}
+        name = axes.get_title().lower()
+        shown = list(lines["validation"].get_ydata())
+        assert shown == [getattr(epoch, f"val_{name}") for epoch in result.history]
+        assert list(lines["validation"].get_xdata()) == list(range(1, 41))
+
+
+def test_a_single_epoch_is_seen() -> None:
+    """A curve of one point is drawn with a marker, since a line would not show."""
+    axes = learning_curves(TRAININGS["one epoch"]).axes[0]
+    curves = [line for line in axes.lines if not line.get_label().startswith("kept")]
+    assert len(curves) == 2
+    assert all(line.get_marker() == "o" for line in curves)
+
+
+def test_the_mistakes_name_both_classes_and_the_confidence() -> None:
+    """Each mistake shows its image, the true class, the one it was taken for, and how surely."""
+    evaluation, images = records.evaluation(), records.drawn_images()
+    figure = confident_mistakes(evaluation, images)
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == len(evaluation.mistakes) == 24
+    for axes, mistake in zip(shown, evaluation.mistakes, strict=True):
+        title = f"{mistake.true}\n{mistake.predicted} {mistake.confidence:.0%}"
+        assert axes.get_title() == title
+        assert (axes.images[0].get_array() == images[mistake.index]).all()
+
+
+# ---- champion and challenger --------------------------------------------------------------------
+
+COMPARISONS = {
+    "usual": records.comparison(),
+    "the same model": records.comparison(0, 0),
+    "one image lost": records.comparison(0, 1),
+    "one image gained": records.comparison(1, 0),
+    "all lost": records.comparison(0, 9_000, correct=1_000),
+    "long class names": records.comparison(
+        class_names=[f"A class with a very long and windy name, number {n}" for n in range(10)]
+    ),
+}
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS.values(), ids=COMPARISONS.keys())
+def test_every_comparison_can_be_drawn(comparison: Comparison) -> None:
+    """From two models of the same answers to two that share none, and with any class names."""
+    figure = champion_and_challenger(comparison, records.drawn_images())
+    assert png(figure).startswith(SIGNATURE)
+
+
+def test_the_comparison_shows_what_each_class_gains_and_loses() -> None:
+    """A bar for each class is its difference in points, with the two counts beside it."""
+    comparison = records.comparison(305, 210)
+    figure = champion_and_challenger(comparison, records.drawn_images())
+    axes = figure.axes[0]
+    points = [100 * (each.challenger - each.champion) for each in comparison.classes]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx(points)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(records.CLASS_NAMES)
+    counts = [label.get_text() for label in axes.child_axes[0].get_yticklabels()]
+    assert counts == [f"+{each.gained}  \N{MINUS SIGN}{each.lost}" for each in comparison.classes]
+    assert axes.get_title() == (
+        "Against the champion 20260301T000000Z-ffffffff: images gained 305, lost 210"
+    )
+    low, high = axes.get_xlim()
+    assert low == -high and high > max(map(abs, points))
+
+
+def test_gains_and_losses_differ_in_side_and_colour() -> None:
+    """A class that gains has a blue bar to the right, one that loses an orange one to the left."""
+    comparison = records.comparison(0, 0)
+    classes = (
+        replace(comparison.classes[0], challenger=1.0, champion=0.9),
+        replace(comparison.classes[1], challenger=0.9, champion=1.0),
+        *comparison.classes[2:],
+    )
+    figure = champion_and_challenger(replace(comparison, classes=classes), records.drawn_images())
+    gain, loss = figure.axes[0].patches[:2]
+    assert gain.get_width() > 0 > loss.get_width()
+    red, _, blue, _ = gain.get_facecolor()
+    assert blue > red
+    red, _, blue, _ = loss.get_facecolor()
+    assert red > blue
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(20, 30), (2, 3), (0, 3), (3, 0), (0, 0)])
+def test_the_images_that_changed_sides_are_shown_lost_ones_first(gained: int, lost: int) -> None:
+    """Up to eight of each side, with the true class and the wrong answer under a title."""
+    comparison, images = records.comparison(gained, lost), records.drawn_images()
+    figure = champion_and_challenger(comparison, images)
+    shown = [axes for axes in figure.axes if axes.images]
+    losses = [each for each in comparison.changed if not each.gained][:8]
+    gains = [each for each in comparison.changed if each.gained][:8]
+    assert len(shown) == len(losses) + len(gains) == min(lost, 8) + min(gained, 8)
+    for axes, each in zip(shown, [*losses, *gains], strict=True):
+        wrong = each.champion if each.gained else each.challenger
+        assert axes.get_title() == f"{each.true}\n{wrong}"
+        assert (np.asarray(axes.images[0].get_array()) == images[each.index]).all()
+    titles = [part.get_suptitle() for part in figure.subfigs[1:]]
+    assert [title.split(",")[0] for title in titles] == ["Lost"] * bool(lost) + ["Gained"] * bool(
+        gained
+    )
+
+
+def test_long_class_names_are_cut_in_the_middle_so_that_they_still_differ() -> None:
+    """Names that begin alike can be told apart, and leave the bars their room."""
+    figure = champion_and_challenger(COMPARISONS["long class names"], records.drawn_images())
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(set(names)) == 10
+    assert all(len(name) <= 24 and "…" in name for name in names)
+    png(figure)
+    box = figure.axes[0].get_position()
+    assert box.width > 0.5
+
+
+@pytest.mark.parametrize("name", ["top $5 or $6", r"$\shirt$", "under_score^2", "100 %"])
+def test_class_names_are_drawn_as_they_are_written(name: str) -> None:
+    """A class name of the user's own is no formula, and never hinders a figure."""
+    found = records.evaluation()
+    mistake = replace(found.mistakes[0], true=name, predicted=name)
+    evaluation = replace(
+        found,
+        classes=(replace(found.classes[0], name=name), *found.classes[1:]),
+        mistakes=(mistake, *found.mistakes[1:]),
+    )
+    names = [name, *records.CLASS_NAMES[1:]]
+    for figure in (
+        confusion_matrix(evaluation),
+        confident_mistakes(evaluation, records.drawn_images()),
+        champion_and_challenger(records.comparison(class_names=names), records.drawn_images()),
+    ):
+        assert png(figure).startswith(SIGNATURE)
+        assert any(name in text.replace(r"\$", "$") for text in texts(figure))

@@ -1,0 +1,449 @@
+"""The report of a run, and its summary in one line."""
+
+import re
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from fmnist.evaluation.comparison import Comparison, ComparisonFailed
+from fmnist.evaluation.gate import undecided
+from fmnist.evaluation.metrics import Evaluation
+from fmnist.report.markdown import CHAMPION_AND_CHALLENGER, classification_table, markdown, summary
+from fmnist.report.run import Run
+from fmnist.settings import GateSettings, Settings, StoreSettings
+from tests.support import records
+
+IMAGES = {"Learning curves": "a.png", "Confusion matrix": "b.png"}
+
+
+def challenger(
+    against: Comparison | ComparisonFailed | None = None,
+    settings: Settings | None = None,
+    promoted: bool = True,
+) -> Run:
+    """A run that met a champion."""
+    against = against or records.comparison()
+    return records.run(
+        promoted, champion_before=records.champion(), against=against, settings=settings
+    )
+
+
+def section(report: str, title: str) -> str:
+    """The text of one section of a report."""
+    found = re.search(rf"^## {title}\n\n(.*?)(?=^## |\Z)", report, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+@pytest.mark.parametrize("promoted", [True, False], ids=["promoted", "rejected"])
+def test_the_report_begins_with_verdict_and_reason(promoted: bool) -> None:
+    """The first lines of a report are the verdict, the run's id, and the reason."""
+    run = records.run(promoted)
+    lines = markdown(run, IMAGES).split("\n")
+    assert lines[0] == f"# {'Promoted' if promoted else 'Rejected'}: {run.run_id}"
+    assert lines[2].lower() == f"{run.verdict.reason}.".lower()
+    assert ("142 of 10,000 images" if promoted else "210 of 10,000 images") in lines[2]
+
+
+@pytest.mark.parametrize("lower_bound", [True, False])
+@pytest.mark.parametrize("promoted", [True, False], ids=["promoted", "rejected"])
+def test_the_report_shows_every_rule(promoted: bool, lower_bound: bool) -> None:
+    """Each rule of the gate is shown with what was measured, what was needed, and the result."""
+    settings = Settings(gate=GateSettings(lower_bound=lower_bound))
+    run = records.run(promoted, settings=settings)
+    report = markdown(run, IMAGES)
+    accuracy, result = ("0.9142", "pass") if promoted else ("0.8790", "FAIL")
+    assert "| every test image scored | 10,000 | 10,000 | pass |" in report
+    assert f"| test accuracy | {accuracy} | 0.9000 | {result} |" in report
+    assert ("lower end of its 95 % interval" in report) is lower_bound
+    assert len(run.verdict.rules) == 2 + lower_bound
+
+
+def test_a_figure_that_is_missing_is_shown_as_missing() -> None:
+    """A rule that had nothing to measure says so."""
+    run = records.run(False)
+    rules = (replace(run.verdict.rules[1], value=None, passed=False),)
+    run = replace(run, verdict=replace(run.verdict, rules=rules))
+    assert "| test accuracy | missing | 0.9000 | FAIL |" in markdown(run, IMAGES)
+
+
+def test_the_report_has_all_ten_classes_and_the_averages() -> None:
+    """Each class and each average has its row of figures."""
+    run = records.run()
+    table = section(markdown(run, IMAGES), "Classes")
+    for scores in (*run.evaluation.classes, *run.evaluation.averages):
+        row = (
+            f"| {scores.name} | {scores.precision:.4f} | {scores.recall:.4f} | {scores.f1:.4f} "
+            f"| {scores.support:,} |"
+        )
+        assert row in table
+    assert len(run.evaluation.classes) == 10
+    assert len(table.strip().split("\n")) == 2 + 12
+
+
+def test_the_classification_table_has_equal_rows() -> None:
+    """Header and rows of the classification table have the same number of cells."""
+    header, rows = classification_table(records.evaluation())
+    assert {len(row) for row in rows} == {len(header)} == {5}
+    assert [row[0] for row in rows] == [*records.CLASS_NAMES, "macro average", "weighted average"]
+
+
+@pytest.mark.parametrize(
+    ("promoted", "had_champion", "before", "after"),
+    [
+        (True, True, "20260301T000000Z-ffffffff (0.9051)", records.RUN_ID),
+        (True, False, "none", records.RUN_ID),
+        (False, True, "20260301T000000Z-ffffffff (0.9051)", "20260301T000000Z-ffffffff"),
+        (False, False, "none", "none"),
+    ],
+)
+def test_the_report_tells_the_champion_before_and_after(
+    promoted: bool, had_champion: bool, before: str, after: str
+) -> None:
+    """The champion that the run met is shown, and the one in force after it."""
+    run = records.run(promoted, champion_before=records.champion() if had_champion else None)
+    report = markdown(run, IMAGES)
+    assert f"| champion before | {before} |" in report
+    assert f"| champion after | {after} |" in report
+
+
+def test_the_report_tells_how_the_model_came_about() -> None:
+    """Data, sizes, epochs, seed, code, machine and versions are in the report."""
+    table = section(markdown(records.run(), IMAGES), "How it was made")
+    for part in (
+        "mirrors, the official files", "48,000 training, 12,000 validation, 10,000 test",
+        "244,618 parameters", "150 of 150 epochs (ran to the end), epoch 131 kept", "seed 0",
+        "3c" * 20, "Imaginary Processor 9000, 2 cores", "TensorFlow 2.21.0", "Keras 3.15.1",
+        "2026-03-14 09:26:53 UTC", "1.083",
+    ):  # fmt: skip
+        assert part in table
+
+
+def test_the_report_warns_of_data_that_are_not_official() -> None:
+    """A run on other files than the published ones cannot be taken for one on those."""
+    run = records.run()
+    run = replace(run, data=replace(run.data, official=False))
+    assert "NOT the official files" in markdown(run, IMAGES)
+
+
+def test_the_report_tells_how_to_load_the_model() -> None:
+    """The model's location, its digest and the code that loads it safely are in the report."""
+    run = records.run()
+    text = section(markdown(run, IMAGES), "Use it")
+    assert f"{run.location}/model.keras" in text
+    assert run.training.model_sha256 in text
+    assert 'keras.models.load_model("model.keras", safe_mode=True)' in text
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code
+    compile(code[1], "report", "exec")
+
+
+def test_the_report_shows_its_figures_and_files() -> None:
+    """Each figure is shown by its address, and each file is listed with its place in the store."""
+    run = records.run()
+    report = markdown(run, IMAGES, ["report.md", "model.keras"])
+    for title, address in IMAGES.items():
+        assert f"![{title}]({address})" in report
+    listed = section(report, "Files")
+    assert listed == f"- `{run.location}/model.keras`\n- `{run.location}/report.md`\n"
+    assert "## Files" not in markdown(run, IMAGES)
+
+
+@pytest.mark.parametrize(
+    "against",
+    [
+        None,
+        records.comparison(),
+        records.comparison(0, 0),
+        ComparisonFailed("20260301T000000Z-ffffffff", "its | model is gone"),
+    ],
+    ids=["no champion", "usual champion", "the same model", "a damaged champion"],
+)
+@pytest.mark.parametrize(
+    "judged",
+    [
+        records.evaluation(),
+        records.evaluation(10_000),
+        records.evaluation(0),
+        records.evaluation(without_class=6),
+    ],
+    ids=["usual", "no mistake", "all wrong", "a class without images"],
+)
+def test_every_table_of_the_report_is_well_formed(
+    judged: Evaluation, against: Comparison | ComparisonFailed | None
+) -> None:
+    """All rows of each table have as many cells as its header, whatever was measured."""
+    report = markdown(records.run(judged=judged, against=against), IMAGES)
+    tables = re.findall(r"(?:^\|.*\|\n)+", report, re.MULTILINE)
+    assert len(tables) >= (6 if isinstance(against, Comparison) else 4)
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+        assert re.fullmatch(r"\| --- (\| ---:? )+\|", table.splitlines()[1])
+
+
+def test_a_class_name_with_a_bar_does_not_break_a_table() -> None:
+    """A class name of the user's own is shown as one cell, whatever signs it has."""
+    found = records.evaluation()
+    named = (replace(found.classes[0], name="top|shirt"), *found.classes[1:])
+    table = section(markdown(records.run(judged=replace(found, classes=named)), IMAGES), "Classes")
+    cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}
+    assert cells == {6}
+
+
+def test_a_perfect_model_has_no_confused_classes() -> None:
+    """Where nothing was confused the report says so instead of an empty table."""
+    report = markdown(records.run(judged=records.evaluation(10_000)), IMAGES)
+    assert section(report, "Most confused").startswith("None: every test image")
+
+
+def test_the_most_confused_classes_come_first() -> None:
+    """The pairs of confused classes are listed from the most to the fewest images."""
+    table = section(markdown(records.run(), IMAGES), "Most confused")
+    counts = [int(line.split("|")[3]) for line in table.strip().splitlines()[2:]]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 0
+
+
+def test_the_summary_is_one_line_of_the_documented_form() -> None:
+    """The summary has verdict, id, accuracy, interval, bound, time and report in one line."""
+    assert summary(records.run(), 71.4) == (
+        f"promoted  {records.RUN_ID}  test accuracy 0.9142 [0.9086, 0.9195], needs 0.9000  71 s  "
+        f"s3://models/team/runs/{records.RUN_ID}/report.md"
+    )
+    rejected = summary(records.run(False), 3599.6)
+    assert rejected.startswith(f"rejected  {records.RUN_ID}  test accuracy 0.8790 [")
+    assert "  3600 s  " in rejected and "\n" not in rejected
+
+
+@pytest.mark.parametrize(
+    ("against", "words"),
+    [
+        (
+            records.comparison(301, 210),
+            "0.91 points better than the champion's 0.9051 on the same images",
+        ),
+        (
+            records.comparison(10, 68),
+            "0.58 points worse than the champion's 0.9200 on the same images",
+        ),
+        (records.comparison(50, 50), "level with the champion's 0.9142 on the same images"),
+        (ComparisonFailed("20260301T000000Z-ffffffff", "gone"), "it could not be scored"),
+        (None, "there was none"),
+    ],
+    ids=["better", "worse", "level", "not scored", "none"],
+)
+def test_the_report_compares_with_the_champion(
+    against: Comparison | ComparisonFailed | None, words: str
+) -> None:
+    """The difference is that of the same images, in points, whatever accuracy was once recorded."""
+    before = records.champion(accuracy=0.1234) if against else None
+    report = markdown(records.run(champion_before=before, against=against), IMAGES)
+    assert f"| against the champion | {words} |" in report
+
+
+def test_the_report_names_the_weakest_classes() -> None:
+    """The three classes of the lowest F1 are named, the lowest first."""
+    run = records.run()
+    f1 = sorted((scores.f1, scores.name) for scores in run.evaluation.classes)[:3]
+    words = ", ".join(f"{name} (F1 {value:.4f})" for value, name in f1)
+    assert f"| weakest classes | {words} |" in markdown(run, IMAGES)
+
+
+def test_the_report_tells_the_settings_that_were_changed() -> None:
+    """What differs from the defaults is named with its value; else it says that nothing does."""
+    settings = Settings(gate=GateSettings(min_accuracy=0.85))
+    changed = section(markdown(records.run(settings=settings), IMAGES), "How it was made")
+    assert "| settings | 1 changed, the others by default;" in changed
+    assert "| `gate.min_accuracy` | 0.85 |" in changed
+    default = section(markdown(records.run(), IMAGES), "How it was made")
+    assert "| settings | all by default; in `settings.json` |" in default
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://models/fashion-mnist", "store", "/srv/team's models/fashion mnist"]
+)
+def test_the_report_tells_how_to_go_back(url: str) -> None:
+    """A promoted run names its predecessor and the command that makes it the champion again."""
+    run = challenger(settings=Settings(store=StoreSettings(url=url)))
+    text = section(markdown(run, IMAGES), "Go back")
+    assert f"{records.champion().run_id}, is still whole in the store" in text
+    command = re.search(r"```sh\n(.*)\n```", text)
+    assert command
+    assert shlex.split(command[1]) == [
+        "fmnist", "rollback", records.champion().run_id, "--store.url", url,
+    ]  # fmt: skip
+
+
+def test_the_report_does_not_call_a_champion_whole_that_could_not_be_scored() -> None:
+    """Before going back to such a one, a person is told to look at it."""
+    before = records.champion()
+    run = challenger(ComparisonFailed(before.run_id, "its model is gone"))
+    text = section(markdown(run, IMAGES), "Go back")
+    assert "is still whole" not in text
+    assert f"`fmnist verify {before.run_id}` tells whether it is whole" in text
+    assert f"fmnist rollback {before.run_id}" in text
+
+
+def test_a_run_that_moved_no_champion_tells_that_there_is_no_way_back() -> None:
+    """The first champion has none before it, and a rejected run changed nothing."""
+    first = section(markdown(records.run(), IMAGES), "Go back")
+    assert first.strip() == "There was no champion before this run."
+    rejected = section(markdown(challenger(promoted=False), IMAGES), "Go back")
+    assert rejected.strip() == "Nothing to go back from: this run changed no champion."
+
+
+# ---- notes, and the comparison with the champion ------------------------------------------------
+
+
+def test_the_notes_stand_right_under_the_rules() -> None:
+    """What a person should know beside the rules follows their table, each note as a sentence."""
+    run = records.run()
+    run = replace(run, verdict=replace(run.verdict, notes=("it rained", "the store is slow")))
+    report = markdown(run, IMAGES)
+    assert "| 0.9000 | pass |\n\n- It rained.\n- The store is slow.\n\n| figure | value |" in report
+    without = markdown(replace(run, verdict=replace(run.verdict, notes=())), IMAGES)
+    assert "| 0.9000 | pass |\n\n| figure | value |" in without
+
+
+def test_the_report_says_how_often_the_test_set_was_used() -> None:
+    """The gate's own note of the models that the test set has judged is in the report."""
+    assert "\n- This test set has judged 1 model in this store.\n" in markdown(
+        records.run(), IMAGES
+    )
+
+
+def test_a_rules_figures_are_shown_as_the_gate_words_them() -> None:
+    """A tiny p-value is not shown as 0.0000, nor a near miss as the bound itself."""
+    settings = Settings(gate=GateSettings(champion="not_worse", min_accuracy=0.91424))
+    report = markdown(challenger(records.comparison(10, 300), settings), IMAGES)
+    name = "not significantly worse than the champion, McNemar's one-sided p"
+    assert f"| {name} | below 0.0001 | 0.0250 | FAIL |" in report
+    assert "| test accuracy | 0.91420 | 0.91424 | FAIL |" in report
+
+
+def test_the_section_has_the_figures_of_the_comparison() -> None:
+    """Both accuracies, the difference with its interval, McNemar's p, and what changed sides."""
+    found = records.comparison()
+    text = section(markdown(challenger(found), IMAGES), CHAMPION_AND_CHALLENGER)
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    for row in (
+        "| accuracy of the champion | 0.9051 |",
+        "| accuracy of the challenger | 0.9142 |",
+        f"| difference | +0.91 points, 95% interval {low:+.2f} to {high:+.2f} |",
+        "| McNemar's exact test | p below 0.0001, two-sided |",
+        "| images that changed sides | 511, all in `comparison.json` |",
+        "| gained: only the challenger is right | 301 |",
+        "| lost: only the champion is right | 210 |",
+    ):
+        assert row in text
+    assert f"the champion {found.champion}, both scored on the same 10,000 test images" in text
+    p_value = records.comparison(120, 100).p_value
+    other = section(
+        markdown(challenger(records.comparison(120, 100)), IMAGES), CHAMPION_AND_CHALLENGER
+    )
+    assert f"| McNemar's exact test | p {p_value:.4f}, two-sided |" in other
+
+
+def test_the_section_has_the_recall_of_each_class() -> None:
+    """Every class has its recall under both, the difference in points, gains and losses."""
+    found = records.comparison(305, 210)
+    text = section(markdown(challenger(found), IMAGES), CHAMPION_AND_CHALLENGER)
+    for scores in found.classes:
+        row = (
+            f"| {scores.name} | {scores.champion:.4f} | {scores.challenger:.4f} | "
+            f"{100 * (scores.challenger - scores.champion):+.2f} | {scores.gained} | {scores.lost} |"
+        )
+        assert row in text
+    assert "| 31 | 21 |" in text and "| 30 | 21 |" in text
+
+
+def test_no_difference_has_no_minus_sign() -> None:
+    """Two models of the same answers differ by +0.00, in every class."""
+    text = section(markdown(challenger(records.comparison(0, 0)), IMAGES), CHAMPION_AND_CHALLENGER)
+    assert "-0.00" not in text
+    assert text.count("| +0.00 | 0 | 0 |") == 10
+
+
+POLICIES = {
+    "off": (GateSettings(), True, "`gate.champion` is `off`: this is shown and does not decide."),
+    "not_worse": (
+        GateSettings(champion="not_worse"),
+        True,
+        "`gate.champion` is `not_worse`: one that is significantly worse is rejected.",
+    ),
+    "better": (
+        GateSettings(champion="better"),
+        True,
+        "`gate.champion` is `better`: only one that is significantly better passes.",
+    ),
+    "a class": (
+        GateSettings(max_class_drop=0.02),
+        True,
+        "`gate.max_class_drop` is 0.02: one that loses more recall than that in any class is "
+        "rejected.",
+    ),
+    "other data": (
+        GateSettings(champion="better"),
+        False,
+        "under other class names, so that these images may be among those it was trained on: this "
+        "is shown and does not decide.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("gate", "same", "words"), POLICIES.values(), ids=POLICIES.keys())
+def test_the_section_says_what_the_comparison_decides(
+    gate: GateSettings, same: bool, words: str
+) -> None:
+    """The policy in force is stated beside the figures; `off` only where nothing is asked."""
+    run = challenger(records.comparison(same_test_set=same), Settings(gate=gate))
+    text = section(markdown(run, IMAGES), CHAMPION_AND_CHALLENGER)
+    assert words in text
+    assert ("does not decide" in text) is ("does not decide" in words)
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (GateSettings(), "No rule of the gate asks for a comparison"),
+        (
+            GateSettings(champion="not_worse"),
+            "`gate.champion` is `not_worse`: one that is significantly worse is rejected. Without a "
+            "comparison nothing of that is proved: this run is rejected.",
+        ),
+        (GateSettings(max_class_drop=0.1), "this run is rejected."),
+    ],
+    ids=["off", "not_worse", "a class"],
+)
+def test_the_section_says_why_a_champion_could_not_be_scored(
+    gate: GateSettings, words: str
+) -> None:
+    """The reason, what it means for this run, and how to look closer."""
+    run = challenger(
+        ComparisonFailed("20260301T000000Z-ffffffff", "its model is gone"), Settings(gate=gate)
+    )
+    text = section(markdown(run, IMAGES), CHAMPION_AND_CHALLENGER)
+    assert "The champion 20260301T000000Z-ffffffff could not be scored: its model is gone." in text
+    assert "`fmnist verify 20260301T000000Z-ffffffff`" in text
+    assert words in text
+    assert run.verdict.promoted is ("this run is rejected" not in text)
+
+
+def test_the_figure_of_the_comparison_stands_in_its_section() -> None:
+    """It is not shown a second time among the others, and not at all without a comparison."""
+    images = {CHAMPION_AND_CHALLENGER: "c.png", **IMAGES}
+    report = markdown(challenger(), images)
+    assert report.count("c.png") == 1
+    assert f"![{CHAMPION_AND_CHALLENGER}](c.png)" in section(report, CHAMPION_AND_CHALLENGER)
+    assert "c.png" not in markdown(records.run(), images)
+    assert CHAMPION_AND_CHALLENGER not in markdown(records.run(), IMAGES)
+
+
+def test_an_undecided_run_claims_nothing_about_a_champion() -> None:
+    """Where the store could not be asked, the report says so, and shows no rules and no champion."""
+    run = replace(records.run(), verdict=undecided("the store is away", 3))
+    report = markdown(run, IMAGES)
+    assert report.startswith(f"# Undecided: {run.run_id}\n\nNot decided yet: the store is away.\n")
+    assert "| champion | not asked about yet |" in report
+    assert "| rule |" not in report and "champion after" not in report
+    assert section(report, "Go back").strip() == "Nothing to go back from: nothing was decided yet."

@@ -1,0 +1,54 @@
+import getpass
+import importlib.metadata
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fmnist.environment import _commit, describe_environment
+from fmnist.registry.records import to_json
+from tests.support.processes import ROOT
+
+
+def test_the_versions_are_those_installed() -> None:
+    """Each package is recorded with the version that this process runs with."""
+    packages = describe_environment().packages
+    assert packages["tensorflow"] == importlib.metadata.version("tensorflow")
+    assert "not installed" not in packages.values()
+
+
+def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
+    """A checkout gives its commit, an edited one says so, and another folder gives none."""
+    path = tmp_path / "environment.py"
+    path.write_text("1")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    assert _commit(tmp_path) is None
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert _commit(tmp_path) is None
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "one"], check=True)
+    commit = _commit(tmp_path)
+    assert commit and len(commit) == 40
+    path.write_text("2")
+    assert _commit(tmp_path) == f"{commit}+changes"
+
+
+def test_where_there_is_no_git_the_commit_is_what_the_image_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`SOURCE_COMMIT` counts outside a checkout, and only there."""
+    monkeypatch.setenv("SOURCE_COMMIT", "")
+    assert _commit(tmp_path) is None
+    monkeypatch.setenv("SOURCE_COMMIT", "abc")
+    assert _commit(tmp_path) == "abc"
+    assert _commit(ROOT / "fmnist") != "abc"
+
+
+def test_nothing_personal_is_recorded() -> None:
+    """Neither the host's name nor the user's, nor the home folder, is in it."""
+    written = to_json(describe_environment()).decode()
+    assert socket.gethostname() not in written
+    assert str(Path.home()) + "/" not in written
+    if len(getpass.getuser()) > 4:
+        assert getpass.getuser() not in written
