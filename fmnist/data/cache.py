@@ -66,7 +66,7 @@ def local_copy(name: str, sha256: str, cache: Path) -> Path | None:
             if path.is_file():
                 if sha256_of(path) == sha256:
                     return path
-                logger.warning("skipping %s, which is not the expected file", path)
+                logger.info("skipping %s, which is not the expected file", path)
         except OSError as error:
             logger.warning("skipping %s, which cannot be read (%s)", path, error.strerror)
     return None

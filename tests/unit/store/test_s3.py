@@ -1,4 +1,4 @@
-"""A store in a bucket: the contract on a mock, and servers of our own that answer as we like."""
+"""A store in a bucket: the contract on a tiny server, and servers that answer as a test says."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -6,8 +6,6 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
-import boto3
-import moto
 import pytest
 
 from fmnist.errors import StoreError
@@ -15,16 +13,14 @@ from fmnist.store.base import Store, open_store
 from tests.support.processes import free_port
 from tests.support.store_contract import *  # noqa: F403
 from tests.support.store_contract import actions, every_verb, failure
-from tests.support.tiny_s3 import KEY, refusal
+from tests.support.tiny_s3 import KEY, refusal, tiny_s3
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """An empty store in a mocked bucket."""
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with moto.mock_aws():
-        boto3.session.Session().client("s3").create_bucket(Bucket="mocked")
-        yield open_store("s3://mocked/team/fmnist")
+    """An empty store in a bucket of the tiny server."""
+    with tiny_s3(monkeypatch):
+        yield open_store("s3://models/team/fmnist")
 
 
 # ---- configuration ------------------------------------------------------------------------------
