@@ -59,9 +59,9 @@ def main() -> None:
         tf.config.experimental.enable_op_determinism()
     settings = Settings()
     fetched = fetch_files(settings.data)
-    train, validation = split(
-        read_labelled_images(fetched.train_images, fetched.train_labels), settings.split
-    )
+    classes = len(settings.data.class_names)
+    everything = read_labelled_images(fetched.train_images, fetched.train_labels, classes)
+    train, validation = split(everything, settings.split)
     contenders = {
         "ours": ours(settings, train, validation),
         f"stock Keras fit, batch {STOCK_BATCH}": stock(settings, train, validation),

@@ -38,7 +38,7 @@ from fmnist.promotion.publish import publish_run, write_run
 from fmnist.promotion.workspace import finished_folder, model_file, workspace
 from fmnist.registry.records import MANIFEST
 from fmnist.report.run import Run
-from fmnist.settings import DataSettings, Settings, SplitSettings
+from fmnist.settings import DataSettings, Settings
 from fmnist.store.base import open_store
 from fmnist.tensorflow_import import quiet_tensorflow_import
 from fmnist.training.records import TrainingResult
@@ -56,7 +56,7 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
     with started_job(settings) as job:
         with workspace(job.settings.store, job.run_id) as folder:
             fetched = retrying(fetch, job.settings.data.retry_pauses)(job.settings.data)
-            prepared = preprocess(fetched, job.settings.split, folder)
+            prepared = preprocess(fetched, job.settings, folder)
             trained = train(prepared, job.settings, folder)
             decision = evaluate(job, fetched.origin, prepared, folder)
             run = describe_run(job, fetched.origin, prepared, trained, decision)
@@ -73,9 +73,9 @@ def fetch(settings: DataSettings) -> FetchedData:
 
 
 @task(cache_policy=NO_CACHE)
-def preprocess(fetched: FetchedData, settings: SplitSettings, folder: Path) -> PreparedData:
+def preprocess(fetched: FetchedData, settings: Settings, folder: Path) -> PreparedData:
     """Check the data and split them into training, validation and test."""
-    return prepare_sets(fetched, settings, folder)
+    return prepare_sets(fetched, settings.split, len(settings.data.class_names), folder)
 
 
 @task(cache_policy=NO_CACHE)

@@ -1,11 +1,11 @@
-"""Where data and stores may lie: the addresses that settings accept, and the kinds of store."""
+"""Where data and stores may be: the addresses that settings accept, and the kinds of store."""
 
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# The kinds of store by the scheme of their URL, "" being a folder. To add one, write its class
-# beside these and name it here. They are named, not imported, so that a folder needs no boto3.
+# The kinds of store by the scheme of their URL; "" is a folder. To add one, write its class in a
+# file beside these and name it here. Names, not imports, so that a folder does not load boto3.
 STORES = {
     "": "fmnist.store.folder:FolderStore",
     "s3": "fmnist.store.s3:S3Store",

@@ -1,47 +1,50 @@
-"""Verified files on this machine.
+"""Verified files on this machine, named by their digest."""
 
-The cache is addressed by digest. A download is written under a temporary name, and gets its real
-one only once it is complete, verified and flushed to disk.
-"""
-
-import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import IO
 
 import platformdirs
+import pooch
 
-from fmnist.errors import DataError
+from fmnist.errors import DataError, without_credentials
 from fmnist.settings import DataSettings
 
 logger = logging.getLogger(__name__)
 
+Chunks = Callable[[str], Generator[bytes, None, None]]
+_PARTIAL = ".download-"
 _LEFTOVER_AGE = 24 * 3600
+_RETRIES = 3
 
 
 class Unusable(Exception):
-    """A source, or one file of it, cannot be used; the message is the reason."""
+    """A source, or one of its files, cannot be used; the message is the reason."""
 
     def __init__(self, reason: str, *, retryable: bool = False) -> None:
-        super().__init__(reason)
+        super().__init__(without_credentials(reason))
         self.retryable = retryable
 
 
 class NotThere(Unusable):
-    """The source answered that it has no such file."""
+    """The source has no such file, or does not show it to us."""
 
 
-class Forbidden(Unusable):
-    """The source answered that this file is not for us."""
+class WrongDigest(Unusable):
+    """The file is not the expected one."""
 
 
-class Unreachable(Unusable):
-    """Nobody answers at this address: the next one is tried at once."""
+class Interrupted(Unusable, ValueError):
+    """Worth another attempt at once, which pooch makes after a `ValueError`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, retryable=True)
 
 
 def cache_folder(settings: DataSettings) -> Path:
@@ -55,87 +58,68 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-class WrongDigest(Unusable):
-    """The file is there, whole as far as one can tell, but is not the expected one."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(f"has SHA-256 {found}, expected {expected}")
-        self.found = found
-
-
-def cached_path(name: str, sha256: str, cache: Path) -> Path:
-    """Where the cache keeps the file of that digest."""
-    return cache / f"{sha256[:16]}-{name}"
-
-
 def local_copy(name: str, sha256: str, cache: Path) -> Path | None:
-    """A valid copy on this machine: in the cache, or in the one Keras keeps."""
+    """A valid copy on this machine: in the cache, or in the one that Keras keeps."""
     keras_home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    return valid_copy(cached_path(name, sha256, cache), sha256) or valid_copy(
-        keras_home / "datasets" / "fashion-mnist" / name, sha256
-    )
-
-
-def valid_copy(path: Path, sha256: str) -> Path | None:
-    """The path, if a file is there whose digest is the one expected."""
-    try:
-        if not path.is_file():
-            return None
-        if sha256_of(path) == sha256:
-            return path
-    except OSError as error:
-        logger.warning("%s cannot be read (%s): passed over", path, error.strerror)
-        return None
-    logger.warning("%s is damaged: passed over", path)
+    for path in (_cached(name, sha256, cache), keras_home / "datasets" / "fashion-mnist" / name):
+        try:
+            if path.is_file():
+                if sha256_of(path) == sha256:
+                    return path
+                logger.info("skipping %s, which is not the expected file", path)
+        except OSError as error:
+            logger.warning("skipping %s, which cannot be read (%s)", path, error.strerror)
     return None
 
 
-@contextlib.contextmanager
-def verified_in_cache(cache: Path, name: str, sha256: str) -> Iterator[IO[bytes]]:
-    """A file to fill; it appears in the cache only if what was written has that digest.
+def download_to_cache(base: str, name: str, sha256: str, cache: Path, chunks: Chunks) -> Path:
+    """Fill a file below `base` into the cache; it gets its name once it is verified and on disk.
 
     Raises:
-        _WrongDigest: what was written is something else.
+        Unusable: the source cannot supply the file; the message says why.
         DataError: the cache folder cannot be written.
     """
-    with _cache_errors(cache):
+
+    def write(url: str, output_file: str, _pooch: object) -> None:
+        try:
+            with closing(chunks(name)) as arriving, Path(output_file).open("wb") as stream:
+                stream.writelines(arriving)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except Interrupted as reason:
+            logger.info("%s: %s", url, reason)
+            raise
+
+    target = _cached(name, sha256, cache)
+    pooch.get_logger().setLevel(logging.WARNING)
+    try:
         cache.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(cache)
-        # Closed before it is renamed or removed, since Windows does neither to an open file.
-        partial = tempfile.NamedTemporaryFile(  # noqa: SIM115
-            dir=cache, suffix=".part", delete=False
-        )
-    path = Path(partial.name)
-    try:
-        # Around the closing too, which writes again what could not be flushed.
-        with _cache_errors(cache), partial:
-            yield partial
-            partial.flush()
-            os.fsync(partial.fileno())
-        found = sha256_of(path)
-        if found != sha256:
-            raise WrongDigest(found, sha256)
-        with _cache_errors(cache):
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=cache) as folder:
+            files = pooch.create(folder, base, registry={name: sha256}, retry_if_failed=_RETRIES)
+            path = Path(files.fetch(name, downloader=write))
             path.chmod(0o644)
-            path.replace(cached_path(name, sha256, cache))
-    finally:
-        path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _cache_errors(cache: Path) -> Iterator[None]:
-    try:
-        yield
+            path.replace(target)
+    except Unusable:
+        raise
+    except ValueError as error:
+        raise WrongDigest(str(error).partition(". ")[0]) from error
     except OSError as error:
         raise DataError(
             f"cannot write to the data cache {cache}: {error.strerror or error}; "
             "free some space, or set data.cache to another folder"
         ) from error
+    return target
+
+
+def _cached(name: str, sha256: str, cache: Path) -> Path:
+    return cache / f"{sha256[:16]}-{name}"
 
 
 def _remove_leftovers(cache: Path) -> None:
-    """Delete partial files whose writer was killed: none is still being written after a day."""
-    for path in cache.glob("*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
-                path.unlink()
+    """Delete what killed downloads left; nothing a day old is still being written."""
+    for folder in cache.glob(f"{_PARTIAL}*"):
+        with suppress(OSError):
+            written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - written > _LEFTOVER_AGE:
+                shutil.rmtree(folder)

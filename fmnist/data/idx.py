@@ -1,4 +1,4 @@
-"""Read the data set's files, and check that they are fit to train on.
+"""Read the data set's files and check that they are fit to train on.
 
 Format (IDX, http://yann.lecun.com/exdb/mnist): two zero bytes, the element type (8: unsigned
 byte), the number of dimensions, each dimension as a big-endian 32-bit integer, then the elements
@@ -12,58 +12,55 @@ from pathlib import Path
 
 import numpy as np
 
-from fmnist.data.records import CLASSES, IMAGE_SHAPE, Bytes, LabelledImages
+from fmnist.data.records import Bytes, LabelledImages
 from fmnist.errors import DataError
 
 _UNSIGNED_BYTE = 8
-_LARGEST_FILE = 2**31
+_MAX_ELEMENTS = 2**31
 _CHUNK = 2**24
+_MIN_SIDE, _MAX_SIDE = 8, 256
 
 
 def read_idx(path: Path, dimensions: int) -> Bytes:
     """Read a gzip-compressed IDX file of unsigned bytes with that many dimensions.
 
     Raises:
-        DataError: not whole, not gzip, not IDX, another type or number of dimensions, or more or
-            fewer elements than its header says.
+        DataError: the file is incomplete, not gzip, not IDX, of another type or number of
+            dimensions, or has more or fewer elements than its header says.
     """
     try:
         with gzip.open(path) as stream:
             header = stream.read(4)
             if len(header) < 4 or header[:2] != b"\0\0":
-                raise DataError(
-                    f"{path} is no IDX file: it starts with {header.hex() or 'nothing'}"
-                )
+                start = header.hex() or "nothing"
+                raise DataError(f"{path} is not an IDX file: it starts with {start}")
             if header[2] != _UNSIGNED_BYTE:
-                raise DataError(
-                    f"{path} holds elements of IDX type {header[2]:#04x}; "
-                    "unsigned bytes (0x08) are needed"
-                )
+                kind = f"{header[2]:#04x}"
+                raise DataError(f"{path} has elements of IDX type {kind}; it must be 0x08, a byte")
             if header[3] != dimensions:
-                raise DataError(f"{path} has {header[3]} dimensions; {dimensions} are needed")
+                raise DataError(f"{path} has {header[3]} dimensions; it must have {dimensions}")
             raw_shape = stream.read(4 * dimensions)
             if len(raw_shape) < 4 * dimensions:
                 raise DataError(f"{path} ends within its IDX header")
             shape = tuple(int(size) for size in np.frombuffer(raw_shape, ">u4"))
             size = math.prod(shape)
-            if size > _LARGEST_FILE:
-                raise DataError(f"{path} claims {size:,} bytes of elements: too many to be true")
+            if size > _MAX_ELEMENTS:
+                raise DataError(f"{path} claims to have {size:,} elements, more than is possible")
             elements = _read(stream, size)
             if len(elements) < size:
-                raise DataError(
-                    f"{path} holds {len(elements):,} elements; its header says {size:,}"
-                )
+                found = f"{len(elements):,}"
+                raise DataError(f"{path} has {found} elements; its header says {size:,}")
             if stream.read(1):
-                raise DataError(f"{path} goes on after the {size:,} elements its header says")
+                raise DataError(f"{path} has more than the {size:,} elements that its header says")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is no whole gzip file: {error}") from error
+        raise DataError(f"{path} is not a complete gzip file: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     return np.frombuffer(elements, np.uint8).reshape(shape)
 
 
 def _read(stream: gzip.GzipFile, size: int) -> bytes:
-    """Up to `size` bytes; what a lying header claims is not reserved before it is there."""
+    """Up to `size` bytes, in pieces, so that a false header cannot make us reserve memory."""
     parts = []
     while size and (part := stream.read(min(size, _CHUNK))):
         parts.append(part)
@@ -71,32 +68,43 @@ def _read(stream: gzip.GzipFile, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_labelled_images(images_path: Path, labels_path: Path) -> LabelledImages:
-    """Read an images file and its labels file, and check that they are fit to be used.
+def read_labelled_images(images_path: Path, labels_path: Path, classes: int) -> LabelledImages:
+    """Read an images file and its labels file, and check that they are fit to use.
 
     Raises:
-        DataError: as `read_idx`; or the images are not 28 x 28, none or all alike; or the labels
-            are not one for each image, not all 0..9, or lack a class.
+        DataError: as `read_idx`; or there are no images, or they have an unusable size or are all
+            identical; or there is not one label per image, or the labels are not exactly the
+            numbers below `classes`.
     """
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
-    if images.shape[1:] != IMAGE_SHAPE:
-        found = " x ".join(map(str, images.shape[1:]))
-        raise DataError(f"{images_path} has images of {found} pixels; 28 x 28 are needed")
+    if not all(_MIN_SIDE <= side <= _MAX_SIDE for side in images.shape[1:]):
+        raise DataError(
+            f"{images_path} has images of {size_text(images)} pixels; both sides must be "
+            f"{_MIN_SIDE} to {_MAX_SIDE} pixels long"
+        )
     if len(images) == 0:
         raise DataError(f"{images_path} has no images")
     if len(images) != len(labels):
         raise DataError(
             f"{images_path} has {len(images):,} images, but {labels_path} {len(labels):,} labels"
         )
-    if labels.max() >= CLASSES:
-        place = int(labels.argmax())
+    named = f"data.class_names has {classes} names"
+    if labels.max() >= classes:
+        index = int(labels.argmax())
         raise DataError(
-            f"{labels_path} has the label {labels[place]} at {place}; labels are 0 to {CLASSES - 1}"
+            f"{labels_path} has the label {labels[index]} at index {index}; labels must be "
+            f"0 to {classes - 1}, since {named}"
         )
-    missing = sorted(set(range(CLASSES)) - set(np.unique(labels).tolist()))
-    if missing:
-        names = ", ".join(map(str, missing))
-        raise DataError(f"{labels_path} has no image of class {names}; every class is needed")
+    if missing := sorted(set(range(classes)) - set(np.unique(labels).tolist())):
+        numbers = ", ".join(map(str, missing))
+        raise DataError(
+            f"{labels_path} has no image of class {numbers}; every class needs one, and {named}"
+        )
     if len(images) > 1 and (images == images[0]).all():
-        raise DataError(f"{images_path}: all {len(images):,} images are alike")
+        raise DataError(f"{images_path}: all {len(images):,} images are identical")
     return LabelledImages(images, labels)
+
+
+def size_text(images: Bytes) -> str:
+    """The height and width of images, in words."""
+    return " x ".join(map(str, images.shape[1:]))

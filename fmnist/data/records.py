@@ -26,7 +26,12 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images `(n, 28, 28)` of 0..255 and their labels `(n,)` of 0..9, both uint8."""
+    """Images with their labels.
+
+    Attributes:
+        images: uint8 `(n, height, width)`, 0 (background) to 255.
+        labels: uint8 `(n,)`, class numbers from 0.
+    """
 
     images: Bytes
     labels: Bytes
@@ -38,10 +43,12 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class DataOrigin:
-    """Where the data come from, and which they are.
+    """Which data they are, and where they came from.
 
-    `sha256` gives each file's digest by its standard name; `official` tells whether all four are
-    the files that Zalando Research publishes.
+    Attributes:
+        source: the folder or address they came from, or `cache`.
+        official: whether all four files are those that Zalando Research publishes.
+        sha256: each file's digest in hexadecimal, by its standard name.
     """
 
     source: str
@@ -57,7 +64,15 @@ class DataOrigin:
 
 @dataclass(frozen=True)
 class FetchedData:
-    """The four verified files on this machine."""
+    """The four verified files on this machine.
+
+    Attributes:
+        origin: which data they are.
+        train_images: IDX file, as the next three.
+        train_labels: one label per training image.
+        test_images: of the same height and width as the training images.
+        test_labels: one label per test image.
+    """
 
     origin: DataOrigin
     train_images: Path
@@ -68,9 +83,15 @@ class FetchedData:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Where the three sets lie (`.npz`, read with `load`), and how many images each has.
+    """The three sets on disk, read with `load_images`.
 
-    The test set is a file of its own, so that nothing before the evaluation opens it.
+    Attributes:
+        train: `.npz` file of the training set.
+        validation: `.npz` file of the validation set.
+        test: `.npz` file of the test set, apart so that nothing before the evaluation opens it.
+        train_images: number of images, as the next two.
+        validation_images: number of images in the validation set.
+        test_images: number of images in the test set.
     """
 
     train: Path

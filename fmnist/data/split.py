@@ -1,7 +1,7 @@
 """From the four files to three sets of arrays: training, validation and test.
 
-The images stay unsigned bytes here: scaling and flattening belong to the network, so that the
-published model carries them.
+The images stay unsigned bytes: scaling and flattening belong to the network, so that the published
+model includes them.
 """
 
 from pathlib import Path
@@ -9,55 +9,55 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from fmnist.data.idx import read_labelled_images
-from fmnist.data.records import CLASSES, FetchedData, LabelledImages, PreparedData
+from fmnist.data.idx import read_labelled_images, size_text
+from fmnist.data.records import FetchedData, LabelledImages, PreparedData
 from fmnist.errors import DataError, StoreError
 from fmnist.settings import SplitSettings
 
 
 def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages, LabelledImages]:
-    """Divide into training and validation, each with the classes in the same shares.
+    """Divide into training and validation, each class in the same proportions on both sides.
 
-    The same seed gives the same division.
+    The same seed gives the same split.
 
     Raises:
-        DataError: too few images of a class to have some on both sides.
+        DataError: a class has too few images to have some on both sides.
     """
+    shares = f"{1 - settings.validation:.0%} / {settings.validation:.0%}"
+    refusal = f"the training images cannot be split {shares} by class"
     try:
-        train, validation = train_test_split(
+        sides = train_test_split(
             np.arange(len(data)),
             test_size=settings.validation,
             stratify=data.labels,
             random_state=settings.seed,
         )
     except ValueError as error:
-        raise DataError(
-            f"the training images cannot be split {1 - settings.validation:.0%} / "
-            f"{settings.validation:.0%} by class: {error}"
-        ) from error
-    for side in (train, validation):
-        missing = sorted(set(range(CLASSES)) - set(data.labels[side].tolist()))
-        if missing:
-            raise DataError(
-                f"the training images cannot be split {1 - settings.validation:.0%} / "
-                f"{settings.validation:.0%} by class: too few of class "
-                + ", ".join(map(str, missing))
-            )
-    return (
-        LabelledImages(data.images[train], data.labels[train]),
-        LabelledImages(data.images[validation], data.labels[validation]),
-    )
+        raise DataError(f"{refusal}: {error}") from error
+    classes = set(data.labels.tolist())
+    for side in sides:
+        if missing := sorted(classes - set(data.labels[side].tolist())):
+            raise DataError(f"{refusal}: too few of class {', '.join(map(str, missing))}")
+    train, validation = (LabelledImages(data.images[side], data.labels[side]) for side in sides)
+    return train, validation
 
 
-def prepare_sets(fetched: FetchedData, settings: SplitSettings, folder: Path) -> PreparedData:
+def prepare_sets(
+    fetched: FetchedData, settings: SplitSettings, classes: int, folder: Path
+) -> PreparedData:
     """Read and check the fetched files, split them, and write the three sets into `folder`.
 
     Raises:
-        DataError: the data are not fit to be used.
+        DataError: the data are not fit to use, or the test images have another size.
         StoreError: the folder cannot be written.
     """
-    everything = read_labelled_images(fetched.train_images, fetched.train_labels)
-    test = read_labelled_images(fetched.test_images, fetched.test_labels)
+    everything = read_labelled_images(fetched.train_images, fetched.train_labels, classes)
+    test = read_labelled_images(fetched.test_images, fetched.test_labels, classes)
+    if test.images.shape[1:] != everything.images.shape[1:]:
+        raise DataError(
+            f"{fetched.test_images} has images of {size_text(test.images)} pixels, but "
+            f"{fetched.train_images} of {size_text(everything.images)}; they must be the same size"
+        )
     train, validation = split(everything, settings)
     return PreparedData(
         train=_save(train, folder / "train.npz"),
@@ -70,7 +70,7 @@ def prepare_sets(fetched: FetchedData, settings: SplitSettings, folder: Path) ->
 
 
 def load_images(path: Path) -> LabelledImages:
-    """Read one set that `preprocess` wrote."""
+    """Read one set that `prepare_sets` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return LabelledImages(arrays["images"], arrays["labels"])
 

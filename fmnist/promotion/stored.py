@@ -176,7 +176,8 @@ def fetch_test_data(settings: DataSettings) -> tuple[DataOrigin, LabelledImages]
         DataError: they cannot be fetched, or are not fit to be used.
     """
     fetched = fetch_files(settings)
-    return fetched.origin, read_labelled_images(fetched.test_images, fetched.test_labels)
+    classes = len(settings.class_names)
+    return fetched.origin, read_labelled_images(fetched.test_images, fetched.test_labels, classes)
 
 
 def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section]) -> Section:

@@ -1,9 +1,9 @@
 """An object store with a few verbs: a folder, or a bucket of an S3-compatible server.
 
 Keys are relative paths with `/`. An object comes into being by `put_if_absent`, which never
-overwrites, and changes by `compare_and_swap`, which writes only over the version that its caller has read; a reader sees
-the old content or the new, never a part. A write whose answer was lost is settled by reading: an
-object with the very content that was to be written is taken for one's own success.
+overwrites, and changes by `compare_and_swap`, which writes only over the version that its caller
+has read. A reader sees the complete old content or the complete new one. A write whose answer was
+lost is settled by reading: an object with the intended content counts as success.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,17 @@ from fmnist.locations import STORES
 
 
 class Conflict(StoreError):
-    """A write's condition does not hold: an object is there, or is no longer the one that was read."""
+    """A write's condition does not hold: an object exists, or is no longer the one that was read."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object's content, and the version that `compare_and_swap` compares."""
+    """An object as it was read.
+
+    Attributes:
+        content: its bytes.
+        version: what `compare_and_swap` compares.
+    """
 
     content: bytes
     version: str
@@ -30,41 +35,49 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Entry:
-    """An object in a listing: its size in bytes, and when it was written by the store's clock."""
+    """An object in a listing.
+
+    Attributes:
+        size: in bytes.
+        modified: when it was written, by the store's clock.
+    """
 
     size: int
     modified: datetime
 
 
 class Store(Protocol):
-    """What runs and the champion are kept in."""
+    """What runs and the champion are kept in.
+
+    Attributes:
+        url: the folder or address that the settings name.
+    """
 
     url: str
 
     def check(self) -> bool:
-        """Make sure that the store is there, can be read and written, and honours conditions.
+        """Check that the store exists, can be read and written, and honours conditions.
 
         Returns:
             Whether conditional writes are honoured; `False` only if `single_publisher` allows it.
 
         Raises:
-            StoreError: it is not, cannot be, or is full; or nothing there is safe from being
-                overwritten by another publisher.
+            StoreError: one of these fails, or the store is full.
         """
 
     def put_if_absent(self, key: str, content: bytes) -> None:
-        """Write an object that is not there yet.
+        """Write an object that does not exist yet.
 
         Raises:
-            Conflict: an object with other content is there.
+            Conflict: an object with other content exists.
             StoreError: the store cannot be written.
         """
 
     def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
-        """Write an object in place of that version of it, or as a new one if that is `None`.
+        """Replace that version of an object, or write a new one if `version` is `None`.
 
         Raises:
-            Conflict: the object is not (or no longer) of that version.
+            Conflict: the object does not have that version, or no longer.
             StoreError: the store cannot be written.
         """
 
@@ -83,7 +96,7 @@ class Store(Protocol):
         """
 
     def list_names(self, prefix: str) -> list[str]:
-        """What lies directly below a prefix that ends with `/`: objects, and `name/` for more keys.
+        """The objects directly below a prefix that ends with `/`, and `name/` for deeper ones.
 
         Names that start with a dot are left out.
 
@@ -94,21 +107,21 @@ class Store(Protocol):
     def list_entries(self, prefix: str) -> Mapping[str, Entry]:
         """Every object at any depth below a prefix that ends with `/`, by its key.
 
-        As in `names`, what starts with a dot is left out.
+        As in `list_names`, what starts with a dot is left out.
 
         Raises:
             StoreError: the store cannot be listed.
         """
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no failure.
+        """Remove an object, if it exists.
 
         Raises:
             StoreError: the store cannot be written.
         """
 
     def clock(self) -> datetime | None:
-        """What time it is by a server's own clock; `None` where there is none or it is not told.
+        """The time by the server's own clock; `None` if there is none or it is not stated.
 
         Raises:
             StoreError: the store cannot be listed.
@@ -119,10 +132,10 @@ class Store(Protocol):
 
 
 def open_store(url: str, *, single_publisher: bool = False) -> Store:
-    """The store at a folder's path or at `s3://bucket/prefix`. Nothing is contacted yet.
+    """The store at a folder's path or a URL of one of `STORES`. Nothing is contacted yet.
 
-    With `single_publisher`, a bucket whose server ignores conditions is accepted: it is looked at
-    before each write, which is safe as long as nobody else writes at that moment.
+    With `single_publisher`, a bucket whose server ignores conditions is accepted: each write reads
+    first, which is safe as long as nobody else writes at that moment.
 
     Raises:
         StoreError: the AWS configuration of this machine cannot be used.
@@ -134,8 +147,10 @@ def open_store(url: str, *, single_publisher: bool = False) -> Store:
 
 
 def already_there(where: str) -> Conflict:
+    """The refusal of `put_if_absent`."""
     return Conflict(f"{where} is already there with other content; nothing is overwritten")
 
 
 def changed(where: str) -> Conflict:
+    """The refusal of `compare_and_swap`."""
     return Conflict(f"{where} was changed by another publisher; nothing is overwritten")

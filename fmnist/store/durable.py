@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def make_folder(folder: Path, root: Path) -> None:
-    """Make a folder of a store and what is missing above it, so that it survives a power cut.
+    """Create a folder of a store and its parents, so that they survive a power cut.
 
-    What is there already is flushed too: who made it may have failed or died before that.
+    Existing ones are flushed too: whoever created them may have died before doing so.
     """
     doubtful = [
         path for path in (folder, *folder.parents) if root in path.parents or not path.exists()
@@ -23,9 +23,9 @@ def make_folder(folder: Path, root: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(target: Path, content: bytes) -> Iterator[Path]:
-    """A temporary file beside the target, flushed to disk, to be put in its place within the block.
+    """A temporary file beside the target, flushed to disk, to be moved into place in the block.
 
-    Afterwards its folder is flushed too. Whatever happens, no part of the file is left.
+    Afterwards its folder is flushed too. If an error interrupts this, no partial file is left.
 
     Raises:
         OSError: it cannot be written.
@@ -36,16 +36,16 @@ def whole_file(target: Path, content: bytes) -> Iterator[Path]:
         yield written
         flush_folder(target.parent)
     finally:
-        # What an error came before counts more than a file that is no object.
+        # The error that led here matters more than a file that is not an object.
         with contextlib.suppress(OSError):
             written.unlink(missing_ok=True)
 
 
 def write_flushed(path: Path, content: bytes) -> None:
-    """Write a new file that survives a power cut once its folder was flushed too.
+    """Write a new file that survives a power cut once its folder is flushed too.
 
     Raises:
-        OSError: it cannot be written, or there is one.
+        OSError: it cannot be written, or exists already.
     """
     with path.open("xb") as stream:
         stream.write(content)
@@ -55,13 +55,13 @@ def write_flushed(path: Path, content: bytes) -> None:
 
 def flush_folder(folder: Path) -> None:
     """Make a rename or link in the folder survive a power cut."""
-    if os.name == "nt":  # Windows opens no folders, and flushes their changes itself.
+    if os.name == "nt":  # Windows cannot open folders, and flushes their changes itself.
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
             raise
     finally:
         os.close(descriptor)

@@ -23,11 +23,11 @@ _LONGEST_WAIT_FOR_LOCK = 30
 
 
 class FolderStore:
-    """A store in a folder of this machine, which is made when it is first needed.
+    """A store in a folder of this machine, which is created when it is first needed.
 
-    A new object is linked into place, a changed one renamed into place under a lock that the
-    system releases when its process ends. Both are flushed to disk, file and folders, before they
-    count as done. What a killed process leaves is a file `.*.part`, which is no object.
+    A new object is linked into place; a changed one is renamed into place under a lock that the
+    system releases when its process ends. Both are flushed to disk, file and folders, before the
+    call returns. A killed process leaves at most a file `.*.part`, which does not count as an object.
     """
 
     def __init__(self, url: str, *, single_publisher: bool = False) -> None:
@@ -66,14 +66,14 @@ class FolderStore:
         return True
 
     def _check_links(self, probe: Path, link: Path) -> None:
-        """Nothing but a hard link puts a whole file into place without overwriting another."""
+        """Only a hard link puts a complete file into place without overwriting another."""
         try:
             os.link(probe, link)
         except OSError as error:
             raise StoreError(
                 f"store folder {self._root} is on a file system without hard links "
                 f"({error.strerror}), so nothing there is safe from being overwritten; "
-                "set store.url to a folder on another"
+                "set store.url to a folder on another file system"
             ) from error
 
     def put_if_absent(self, key: str, content: bytes) -> None:
@@ -153,7 +153,7 @@ class FolderStore:
                 return
             target.unlink(missing_ok=True)
             flush_folder(target.parent)
-            # A folder is no object: it goes with its last one, as it would in a bucket.
+            # An emptied folder goes with its last object, as it would in a bucket.
             for folder in target.parents:
                 if folder == self._root:
                     break
@@ -175,12 +175,14 @@ class FolderStore:
         """The file of a key, none of whose folders leads out of the store.
 
         Raises:
-            StoreError: there is a symbolic link or a `..` on the way, or it can be no file's name.
+            StoreError: a symbolic link or `..` is on the way, or it cannot be a file name.
         """
         path = self._root
         parts = key.rstrip("/").split("/")
         if ".." in parts or "\0" in key:
-            raise StoreError(f"{key[:100]!r} is no key of the store {self._root}; correct the name")
+            raise StoreError(
+                f"{key[:100]!r} is not a key of the store {self._root}; correct the name"
+            )
         for part in parts:
             path /= part
             if path.is_symlink():
@@ -192,20 +194,20 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        """Keep every other process from changing an object; no process leaves it locked."""
+        """Keep every other process from changing objects; the lock ends with its process."""
         lock = FileLock(self._root / _LOCK, timeout=_LONGEST_WAIT_FOR_LOCK, fallback_to_soft=False)
         try:
             lock.acquire()
         except Timeout as error:
             raise StoreError(
-                f"{self._root / _LOCK} is held by another process for more than "
-                f"{_LONGEST_WAIT_FOR_LOCK} s; see what hangs there, then try again",
+                f"{self._root / _LOCK} was held by another process for more than "
+                f"{_LONGEST_WAIT_FOR_LOCK} s; find out which process hangs there, then try again",
                 retryable=True,
             ) from error
         except NotImplementedError as error:
             raise StoreError(
                 f"store folder {self._root} is on a file system without locks, so nothing there "
-                "is safe from being overwritten; set store.url to a folder on another"
+                "is safe from being overwritten; set store.url to a folder on another file system"
             ) from error
         try:
             yield

@@ -58,10 +58,10 @@ class S3Store:
                 f"{self.location(_PROBE)} was written but does not read back the same; "
                 "this server cannot be trusted with a model"
             )
-        # Without the right to list the prefix, S3 answers 403 instead of 404 for an object that is
-        # not there, which would be found out only after training.
+        # Without the right to list the prefix, S3 answers 403 instead of 404 for a missing object,
+        # which would otherwise show only after training.
         self.read(f"{_PROBE}-absent")
-        # Written over by the same content alone, whatever is honoured.
+        # Whatever is honoured, the probe is only overwritten by the same content.
         honours = (
             not self._accepts(probe, IfNoneMatch="*")
             and not self._accepts(probe, IfMatch=_STALE)
@@ -109,9 +109,9 @@ class S3Store:
             raise changed(self.location(key)) from None
 
     def _put_on_condition(self, key: str, content: bytes, **condition: str) -> None:
-        """Write if the condition holds; what the answer leaves open is settled by reading.
+        """Write if the condition holds; an unclear answer is settled by reading.
 
-        A retried request is refused because its first try went through, and an answer may be lost
+        A retried request is refused if its first attempt went through, and an answer may be lost
         although the object was written: neither is a conflict or a failure.
         """
         try:
@@ -196,7 +196,7 @@ class S3Store:
         self._request(delete)
 
     def clock(self) -> datetime | None:
-        """See `Store.clock`. Each answer tells the time (RFC 9110, 6.6.1)."""
+        """See `Store.clock`. Each answer states the time (RFC 9110, 6.6.1)."""
         answer = self._request(
             lambda: self._client.list_objects_v2(
                 Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1
@@ -209,9 +209,9 @@ class S3Store:
         return date if date.tzinfo else date.replace(tzinfo=UTC)
 
     def _request(self, action: Callable[[], Answer]) -> Answer:
-        """Do it, and again after a pause where the server asks for that or its answer broke off.
+        """Do it, and repeat it after a pause if the server asks for that or its answer broke off.
 
-        Everything else that is worth another try has had it in boto3.
+        boto3 itself repeats everything else that is worth another attempt.
         """
         for pause in _PAUSES:
             try:
@@ -232,7 +232,7 @@ class S3Store:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what boto3 raises into one line that says what, where and what to do."""
+        """Turn what boto3 raises into one line that says what failed, where and what to do."""
         try:
             yield
         except boto.ClientError as error:
@@ -268,9 +268,9 @@ class S3Store:
         code = str(error.response["Error"].get("Code", ""))
         status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
         where = f"bucket '{self._bucket}' at {self._server}"
-        # 404 is the answer to a condition on an object that is not there.
+        # 404 is the answer to a condition on a missing object.
         if status == 412 or (code == "NoSuchKey" and error.operation_name == "PutObject"):
-            return Conflict(f"{where}: an object is there, or is another one")
+            return Conflict(f"{where}: the object exists, or is not the expected one")
         if code == "NoSuchBucket":
             return StoreError(f"{where} does not exist: create it, or set store.url to another")
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
@@ -305,7 +305,7 @@ class _Again(StoreError):
 
 
 class _NotSupported(StoreError):
-    """The server does not know what was asked of it."""
+    """The server does not know this kind of request."""
 
 
 def _one_line(error: Exception) -> str:

@@ -161,7 +161,7 @@ def test_the_stored_model_is_the_one_that_was_scored(ad_hoc: Finished, real_data
 
     run = ad_hoc.work.parent / "store" / "runs" / ad_hoc.run_id
     network = keras.models.load_model(run / "model.keras", safe_mode=True)
-    test = read_labelled_images(real_data.test_images, real_data.test_labels)
+    test = read_labelled_images(real_data.test_images, real_data.test_labels, 10)
     predicted = network.predict(test.images, batch_size=5000, verbose=0).argmax(axis=1)
     reported = json.loads((run / "evaluation.json").read_text())
     assert int((predicted == test.labels).sum()) == reported["correct"]

@@ -1,16 +1,19 @@
 """A tiny S3 server in memory, for what no real server can be brought to do."""
 
 import contextlib
+import functools
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import botocore.loaders
 import pytest
 
 
@@ -145,3 +148,48 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+# ---- servers that answer as a test says ---------------------------------------------------------
+
+KEY, SECRET = "NOBODYSKEY0123456789", "NobodysSecretValue0123456789abcdefghijkl"
+
+one_loader = functools.cache(botocore.loaders.create_loader)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are repeated without pauses, and boto3 reads its descriptions only once."""
+    monkeypatch.setattr("botocore.session.create_loader", one_loader)
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr("fmnist.store.s3.time", SimpleNamespace(sleep=lambda seconds: None))
+
+
+@pytest.fixture
+def some_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that are complete, if nobody's."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+def refusal(code: str) -> bytes:
+    """The body of a refusal as S3 gives it."""
+    return (
+        f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>told\nin lines</Message></Error>"
+    ).encode()
+
+
+@pytest.fixture
+def serve(
+    monkeypatch: pytest.MonkeyPatch, some_keys: None
+) -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
+    """Starts local servers and points the environment at them."""
+    with contextlib.ExitStack() as servers:
+
+        def start(handler: type[BaseHTTPRequestHandler]) -> str:
+            endpoint = servers.enter_context(serving(handler))
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+            return endpoint
+
+        yield start

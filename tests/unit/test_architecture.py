@@ -37,7 +37,8 @@ HOMES = {
     "matplotlib": {"report/figures"},
     "seaborn": {"report/figures"},
     "sklearn": {"data/split", "evaluation/metrics"},
-    "httpx": {"data/download", "cli/doctor", "orchestration"},
+    "pooch": {"data/cache"},
+    "httpx": {"data/sources", "cli/doctor", "orchestration"},
     "prefect": {"orchestration"},
 }
 

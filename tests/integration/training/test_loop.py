@@ -32,7 +32,7 @@ Sets = tuple[LabelledImages, LabelledImages]
 @pytest.fixture(scope="module")
 def sets(real_data: FetchedData) -> Sets:
     """5,000 real images: 4,000 to train on, 1,000 to validate."""
-    everything = read_labelled_images(real_data.train_images, real_data.train_labels)
+    everything = read_labelled_images(real_data.train_images, real_data.train_labels, 10)
     some = LabelledImages(everything.images[:5000], everything.labels[:5000])
     return split(some, SplitSettings())
 

@@ -225,7 +225,7 @@ def test_with_verified_copies_here_no_mirror_is_asked(tmp_path: Path) -> None:
     asked = settings(tmp_path, source="mirrors", mirrors=(dead,))
     assert "here already" in findings(asked)["data source"].text
     (tmp_path / "cache" / f"{SUMS[name][:16]}-{name}").write_bytes(b"damaged")
-    bad(asked, "data source", ExitCode.DATA, "the 1 files", dead)
+    bad(asked, "data source", ExitCode.DATA, name, dead)
 
 
 @real

@@ -1,13 +1,10 @@
 """The split into training and validation, and the arrays that the stages hand on."""
 
-import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fmnist.data.idx import read_labelled_images
 from fmnist.data.records import (
     TEST_IMAGES,
     TEST_LABELS,
@@ -20,6 +17,7 @@ from fmnist.data.records import (
 from fmnist.data.split import load_images, prepare_sets, split
 from fmnist.errors import DataError, ExitCode, StoreError
 from fmnist.settings import SplitSettings
+from tests.support.mirrors import idx
 from tests.support.processes import no_file_larger_than
 
 EACH_CLASS = 50
@@ -46,8 +44,7 @@ def shares(data: LabelledImages) -> list[float]:
 
 def write_idx(array: np.ndarray, path: Path) -> Path:
     """Write an array of unsigned bytes as a compressed IDX file."""
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes(), 1))
+    path.write_bytes(idx(array))
     return path
 
 
@@ -88,7 +85,7 @@ def test_a_fifth_is_kept_for_validation_by_default(everything: LabelledImages) -
 def test_classes_have_the_same_shares_on_both_sides(
     everything: LabelledImages, share: float
 ) -> None:
-    """Each class is as frequent in training and in validation as it was in the whole."""
+    """Each class is as frequent in training and in validation as it was before."""
     train, validation = split(everything, SplitSettings(validation=share))
     assert len(validation) == round(share * len(everything))
     assert shares(train) == shares(validation) == [0.1] * 10
@@ -110,6 +107,13 @@ def test_the_two_sides_are_disjoint_and_complete(everything: LabelledImages) -> 
     for side in (train, validation):
         np.testing.assert_array_equal(side.images, everything.images[numbers(side)])
         np.testing.assert_array_equal(side.labels, everything.labels[numbers(side)])
+
+
+def test_any_number_of_classes_is_split() -> None:
+    """The classes are those of the labels."""
+    train, validation = split(numbered(np.repeat(np.arange(3), 10)), SplitSettings())
+    assert np.bincount(train.labels).tolist() == [8] * 3
+    assert np.bincount(validation.labels).tolist() == [2] * 3
 
 
 def test_the_same_seed_gives_the_same_split(everything: LabelledImages) -> None:
@@ -144,19 +148,11 @@ def test_the_largest_seed_is_accepted(everything: LabelledImages) -> None:
     ],
 )
 def test_too_few_images_of_a_class_are_refused(counts: list[int]) -> None:
-    """A class that cannot have images on both sides ends in a DataError that tells the split."""
+    """A class that cannot have images on both sides ends in a DataError that gives the split."""
     data = numbered(np.repeat(np.arange(10), counts))
     with pytest.raises(DataError, match="cannot be split 80% / 20% by class") as caught:
         split(data, SplitSettings())
     assert not caught.value.retryable
-
-
-def test_the_real_data_are_split_48000_to_12000(real_data: FetchedData) -> None:
-    """Of the real 60,000 images, 4,800 of each class are for training and 1,200 for validation."""
-    data = read_labelled_images(real_data.train_images, real_data.train_labels)
-    train, validation = split(data, SplitSettings())
-    assert np.bincount(train.labels).tolist() == [4_800] * 10
-    assert np.bincount(validation.labels).tolist() == [1_200] * 10
 
 
 # ---- the files ----------------------------------------------------------------------------------
@@ -166,7 +162,7 @@ def test_the_three_sets_survive_saving_and_loading(
     fetched: FetchedData, everything: LabelledImages, tmp_path: Path
 ) -> None:
     """What is loaded is what was split, as unsigned bytes of 28 x 28, and counted right."""
-    prepared = prepare_sets(fetched, SplitSettings(seed=3), tmp_path)
+    prepared = prepare_sets(fetched, SplitSettings(seed=3), 10, tmp_path)
     expected = split(everything, SplitSettings(seed=3))
     for path, count, data in zip(
         (prepared.train, prepared.validation),
@@ -186,7 +182,7 @@ def test_the_test_set_is_left_as_it_is(
     fetched: FetchedData, test_set: LabelledImages, tmp_path: Path
 ) -> None:
     """The test set keeps every image in its order and shares none with the other two sets."""
-    prepared = prepare_sets(fetched, SplitSettings(), tmp_path)
+    prepared = prepare_sets(fetched, SplitSettings(), 10, tmp_path)
     test = load_images(prepared.test)
     assert prepared.test_images == TEST_SIZE
     assert test.images.dtype == test.labels.dtype == np.uint8
@@ -195,22 +191,22 @@ def test_the_test_set_is_left_as_it_is(
 
 
 def test_the_seed_does_not_touch_the_test_set(fetched: FetchedData, tmp_path: Path) -> None:
-    """Whatever the split, the test set's file is the same to the byte of its arrays."""
+    """Whatever the split, the test set's file has the same arrays."""
     tests = []
     for seed in (0, 1):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        prepared = prepare_sets(fetched, SplitSettings(seed=seed, validation=0.3), folder)
+        prepared = prepare_sets(fetched, SplitSettings(seed=seed, validation=0.3), 10, folder)
         tests.append(load_images(prepared.test))
     np.testing.assert_array_equal(tests[0].images, tests[1].images)
     np.testing.assert_array_equal(tests[0].labels, tests[1].labels)
 
 
 def test_each_set_is_a_file_of_its_own(fetched: FetchedData, tmp_path: Path) -> None:
-    """The three sets lie in three files in the folder given, and nothing else does."""
+    """The three sets are three files in the given folder, and the only ones there."""
     folder = tmp_path / "work"
     folder.mkdir()
-    prepared = prepare_sets(fetched, SplitSettings(), folder)
+    prepared = prepare_sets(fetched, SplitSettings(), 10, folder)
     assert sorted(folder.iterdir()) == sorted([prepared.train, prepared.validation, prepared.test])
     assert len(list(folder.iterdir())) == 3
 
@@ -223,8 +219,15 @@ def test_bad_data_are_refused_before_anything_is_written(
     folder = tmp_path / "work"
     folder.mkdir()
     with pytest.raises(DataError, match=TEST_LABELS):
-        prepare_sets(fetched, SplitSettings(), folder)
+        prepare_sets(fetched, SplitSettings(), 10, folder)
     assert not list(folder.iterdir())
+
+
+def test_test_images_of_another_size_are_refused(fetched: FetchedData, tmp_path: Path) -> None:
+    """Test images must have the size of the training images; the message gives both sizes."""
+    write_idx(np.random.default_rng(0).integers(0, 256, (TEST_SIZE, 28, 30)), fetched.test_images)
+    with pytest.raises(DataError, match=f"{TEST_IMAGES} .*28 x 30.*{TRAIN_IMAGES} .*28 x 28"):
+        prepare_sets(fetched, SplitSettings(), 10, tmp_path)
 
 
 @pytest.mark.parametrize("obstacle", ["a file in its place", "not there"])
@@ -236,7 +239,7 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(
     if obstacle == "a file in its place":
         folder.write_text("in the way")
     with pytest.raises(StoreError, match=r"store\.work") as caught:
-        prepare_sets(fetched, SplitSettings(), folder)
+        prepare_sets(fetched, SplitSettings(), 10, folder)
     assert str(folder) in str(caught.value)
     assert caught.value.exit_code == ExitCode.STORE
 
@@ -247,4 +250,4 @@ def test_a_full_disk_is_a_store_error(fetched: FetchedData, tmp_path: Path) -> N
         no_file_larger_than(10_000),
         pytest.raises(StoreError, match=r"train\.npz.*free some space"),
     ):
-        prepare_sets(fetched, SplitSettings(), tmp_path)
+        prepare_sets(fetched, SplitSettings(), 10, tmp_path)

@@ -1,0 +1,448 @@
+"""A store in a bucket of real servers: the contract, refusals, and a network that fails."""
+
+import http.client
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import boto3
+import pytest
+
+from fmnist.store.base import Conflict, Store, StoredObject, open_store
+from fmnist.store.s3 import S3Store
+from tests.support.processes import S3Server, new_bucket
+from tests.support.store_contract import *  # noqa: F403
+from tests.support.store_contract import (
+    actions,
+    conditional,
+    every_verb,
+    failure,
+    only_one_wins,
+    refuse_what_they_see,
+    replace,
+    writes,
+)
+from tests.support.tiny_s3 import SECRET, refusal
+
+pytestmark = pytest.mark.minio
+
+
+@pytest.fixture(params=["minio", "versitygw"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty store on each real server."""
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    return open_store(f"s3://{new_bucket(server)}/team/fmnist")
+
+
+def test_only_one_of_many_writers_wins(bucket: str) -> None:
+    """Of several threads that write one object at the same time, exactly one succeeds."""
+    only_one_wins(open_store(f"s3://{bucket}"))
+
+
+def test_the_folders_of_a_bucket_browser_are_no_objects(bucket: str) -> None:
+    """The empty objects that browsers make for folders, whose keys end in a slash, are left out."""
+    store = open_store(f"s3://{bucket}/x")
+    store.put_if_absent("runs/a/1", b"1")
+    client = boto3.session.Session().client("s3")
+    for key in ("x/runs/", "x/runs/a/", "x/runs/b/"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"")
+    assert store.list_entries("runs/").keys() == {"runs/a/1"}
+    assert store.list_names("runs/a/") == ["1"]
+    assert store.list_names("") == ["runs/"]
+
+
+def test_more_objects_than_a_page_are_listed(bucket: str) -> None:
+    """A listing that the server splits over several answers is complete."""
+    client = boto3.session.Session().client("s3")
+    with ThreadPoolExecutor(16) as pool:
+        list(
+            pool.map(
+                lambda number: client.put_object(
+                    Bucket=bucket, Key=f"x/runs/{number:04d}/a", Body=b"1"
+                ),
+                range(1005),
+            )
+        )
+    store = open_store(f"s3://{bucket}/x")
+    assert store.list_names("runs/") == [f"{number:04d}/" for number in range(1005)]
+    assert len(store.list_entries("runs/")) == 1005
+
+
+def test_a_bucket_without_a_prefix_is_a_store(bucket: str) -> None:
+    """A store may be a whole bucket."""
+    store = open_store(f"s3://{bucket}")
+    store.check()
+    store.put_if_absent("a/b", b"1")
+    assert store.location("a/b") == f"s3://{bucket}/a/b"
+    assert boto3.session.Session().client("s3").get_object(Bucket=bucket, Key="a/b")
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+@every_verb
+def test_a_missing_bucket_is_reported(minio: S3Server, verb: int) -> None:
+    """A bucket that does not exist is named with its server, and what to do about it."""
+    store = open_store("s3://not-there-at-all/runs")
+    failure(
+        actions(store)[verb], "'not-there-at-all'", minio.endpoint, "create it", "store.url",
+        retryable=False,
+    )  # fmt: skip
+
+
+@every_verb
+@pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_a_wrong_key_is_reported_without_showing_it(
+    bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch, variable: str, verb: int
+) -> None:
+    """An unknown key or a wrong secret is reported as such, and neither is shown."""
+    monkeypatch.setenv(variable, SECRET)
+    store = open_store(f"s3://{bucket}")
+    message = failure(
+        actions(store)[verb], bucket, minio.endpoint, "check the AWS credentials", retryable=False
+    )
+    assert minio.access_key not in message and minio.secret_key not in message
+
+
+def test_a_key_without_the_right_to_write_is_reported(
+    bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that may read but not write fails the check, with the rights it needs."""
+    policy = (
+        '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject",'
+        f'"s3:ListBucket"],"Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}]}}'
+    )
+    service = boto3.session.Session().client("sts", endpoint_url=minio.endpoint)
+    role = service.assume_role(
+        RoleArn="arn:xxx:xxx:xxx:xxxx", RoleSessionName="reader", Policy=policy
+    )["Credentials"]
+    open_store(f"s3://{bucket}").put_if_absent("there", b"1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", role["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", role["SecretAccessKey"])
+    monkeypatch.setenv("AWS_SESSION_TOKEN", role["SessionToken"])
+    store = open_store(f"s3://{bucket}")
+    assert store.read("there") == b"1"
+    for action in actions(store)[:3]:
+        failure(action, bucket, minio.endpoint, "PutObject", "AccessDenied", "right to list, read "
+                "and write", retryable=False)  # fmt: skip
+
+
+# ---- a network that fails -----------------------------------------------------------------------
+
+
+@dataclass
+class Proxy:
+    """Passes every request to a real server, except where `meddle` says otherwise.
+
+    It is called with the command and how many of that command came before. It returns a status to
+    answer instead of passing the request on, or one of the constants below.
+    """
+
+    meddle: Callable[[str, int], int | str] = lambda command, before: ""
+    answers: list[tuple[str, int]] = field(default_factory=list)
+
+    def commands(self, command: str) -> int:
+        """How many requests of a kind were made."""
+        return sum(made == command for made, _ in self.answers)
+
+
+UNASKED = "the request is dropped"
+
+UNANSWERED = "the answer is dropped"
+
+CUT = "the answer breaks off"
+
+NOTHING = ""
+
+
+@pytest.fixture
+def proxy(
+    bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., str]
+) -> Proxy:
+    """A proxy in front of the real MinIO, which this process takes for the server."""
+    proxy = Proxy()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _pass(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            meddling = proxy.meddle(self.command, proxy.commands(self.command))
+            if meddling == UNASKED:
+                proxy.answers.append((self.command, 0))
+                self._hang_up()
+                return
+            status, headers, content = (
+                (meddling, {}, refusal("ConditionalRequestConflict"))
+                if isinstance(meddling, int)
+                else self._forward(body)
+            )
+            proxy.answers.append((self.command, status))
+            if meddling == UNANSWERED:
+                self._hang_up()
+                return
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() in ("etag", "last-modified", "content-type"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if meddling == CUT:
+                self.wfile.write(content[: len(content) // 2])
+                self.wfile.flush()
+                self._hang_up()
+                return
+            self.wfile.write(content)
+
+        def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+            server = http.client.HTTPConnection(minio.endpoint.removeprefix("http://"))
+            server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() != "expect":
+                    server.putheader(name, value)
+            server.endheaders(body)
+            answer = server.getresponse()
+            content = answer.read()
+            server.close()
+            return answer.status, dict(answer.getheaders()), content
+
+        def _hang_up(self) -> None:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+
+        do_GET = do_HEAD = do_PUT = do_DELETE = _pass  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing."""
+
+    serve(Handler)
+    for name, value in minio.environment().items():
+        if name != "AWS_ENDPOINT_URL_S3":
+            monkeypatch.setenv(name, value)
+    return proxy
+
+
+def first(count: int, command: str, meddling: int | str) -> Callable[[str, int], int | str]:
+    """Meddle with the first so many requests of a kind."""
+    return lambda asked, before: meddling if asked == command and before < count else NOTHING
+
+
+def test_a_retried_creation_that_went_through_is_success(bucket: str, proxy: Proxy) -> None:
+    """A creation whose answer was lost, and whose retry finds its own object, succeeds."""
+    store = S3Store(f"s3://{bucket}/runs")
+    proxy.meddle = first(1, "PUT", UNANSWERED)
+    store.put_if_absent("a", b"content")
+    assert proxy.answers == [("PUT", 200), ("PUT", 412), ("GET", 200)]
+    failure(lambda: store.put_if_absent("a", b"other"), "other content", retryable=False)
+    assert store.read("a") == b"content"
+
+
+@pytest.mark.parametrize("old", [None, b"old"], ids=["new", "over an old one"])
+def test_a_retried_swap_that_went_through_is_success(
+    old: bytes | None, bucket: str, proxy: Proxy
+) -> None:
+    """A swap whose answer was lost, and whose retry finds its own object, succeeds."""
+    store = S3Store(f"s3://{bucket}/runs")
+    found = None
+    if old is not None:
+        store.put_if_absent("head", old)
+        found = store.get("head")
+    proxy.answers.clear()
+    proxy.meddle = first(1, "PUT", UNANSWERED)
+    store.compare_and_swap("head", found.version if found else None, b"mine")
+    assert proxy.answers == [("PUT", 200), ("PUT", 412), ("GET", 200)]
+    assert store.read("head") == b"mine"
+
+
+def test_a_retried_swap_that_others_wrote_over_is_a_conflict(bucket: str, proxy: Proxy) -> None:
+    """If another's content is there when a lost answer is settled, the swap has failed."""
+    store, other = S3Store(f"s3://{bucket}/runs"), S3Store(f"s3://{bucket}/runs")
+
+    def meddle(command: str, before: int) -> str:
+        if (command, before) == ("PUT", 1):
+            proxy.meddle = lambda command, before: NOTHING
+            replace(other, "head", b"theirs")
+        return UNANSWERED if (command, before) == ("PUT", 0) else NOTHING
+
+    proxy.meddle = meddle
+    conflict_once = pytest.raises(Conflict, match="changed by another publisher")
+    with conflict_once:
+        store.compare_and_swap("head", None, b"mine")
+    assert store.read("head") == b"theirs"
+
+
+@conditional
+def test_a_write_whose_answers_were_all_lost_is_settled_by_reading(
+    verb: int, bucket: str, proxy: Proxy
+) -> None:
+    """If the object is there, it was written, even if no answer arrived."""
+    store = S3Store(f"s3://{bucket}/runs")
+    proxy.meddle = first(100, "PUT", UNANSWERED)
+    writes(store)[verb]()
+    assert proxy.answers == [("PUT", 200), *[("PUT", 412)] * 3, ("GET", 200)]
+    assert store.read("a") == b"content"
+
+
+@conditional
+@pytest.mark.parametrize("there", [None, b"other"], ids=["nothing there", "another there"])
+def test_a_write_that_never_arrived_is_a_retryable_failure(
+    there: bytes | None, verb: int, bucket: str, proxy: Proxy
+) -> None:
+    """If the content is not there it was not written, and may be tried again."""
+    store = S3Store(f"s3://{bucket}/runs")
+    if there is not None:
+        store.put_if_absent("a", there)
+    proxy.meddle = lambda command, before: UNASKED if command == "PUT" else NOTHING
+    failure(writes(store)[verb], "cannot reach", retryable=True)
+    assert store.read("a") == there
+
+
+@conditional
+def test_a_write_that_cannot_be_settled_either_is_a_retryable_failure(
+    verb: int, bucket: str, proxy: Proxy
+) -> None:
+    """A server that no longer answers is reported as the cause of the failed write."""
+    proxy.meddle = lambda command, before: UNANSWERED
+    failure(writes(S3Store(f"s3://{bucket}/runs"))[verb], "cannot reach", retryable=True)
+
+
+@conditional
+def test_a_write_refused_with_409_is_repeated(verb: int, bucket: str, proxy: Proxy) -> None:
+    """409 means that another request was in progress, so the same one is made again."""
+    store = S3Store(f"s3://{bucket}/runs")
+    proxy.meddle = first(3, "PUT", 409)
+    writes(store)[verb]()
+    assert proxy.answers == [*[("PUT", 409)] * 3, ("PUT", 200)]
+    assert store.read("a") == b"content"
+
+
+@conditional
+def test_a_write_that_is_always_refused_with_409_is_a_retryable_failure(
+    verb: int, bucket: str, proxy: Proxy
+) -> None:
+    """After a few attempts it is reported, and nothing was written."""
+    store = S3Store(f"s3://{bucket}/runs")
+    proxy.meddle = first(100, "PUT", 409)
+    failure(writes(store)[verb], bucket, "409", "try again later", retryable=True)
+    assert proxy.answers == [*[("PUT", 409)] * 4, ("GET", 404)]
+    assert store.read("a") is None
+
+
+READS: dict[str, Callable[[Store], object]] = {
+    "read": lambda store: store.read("runs/a"),
+    "get": lambda store: store.get("runs/a"),
+    "list_names": lambda store: store.list_names("runs/"),
+    "list_entries": lambda store: store.list_entries("runs/").keys(),
+}
+
+
+@pytest.mark.parametrize("verb", READS)
+def test_an_answer_that_broke_off_is_requested_again(verb: str, bucket: str, proxy: Proxy) -> None:
+    """A read or a listing that arrived in part is repeated, a few times."""
+    store = S3Store(f"s3://{bucket}/x")
+    store.put_if_absent("runs/a", b"content" * 1000)
+    proxy.meddle = first(2, "GET", CUT)
+    found = store.get("runs/a")
+    assert proxy.commands("GET") == 3
+    assert found == StoredObject(b"content" * 1000, found.version if found else "")
+    expected = {
+        "read": b"content" * 1000,
+        "get": found,
+        "list_names": ["a"],
+        "list_entries": {"runs/a"},
+    }
+    proxy.answers.clear()
+    proxy.meddle = first(2, "GET", CUT)
+    assert READS[verb](store) == expected[verb]
+    assert proxy.commands("GET") == 3
+    proxy.meddle = first(100, "GET", CUT)
+    failure(lambda: READS[verb](store), retryable=True)
+
+
+# ---- a server that ignores conditions -----------------------------------------------------------
+
+
+def ignore(store: S3Store, monkeypatch: pytest.MonkeyPatch, *conditions: str) -> None:
+    """Hide these conditions from the real server."""
+    put = store._client.put_object
+
+    def put_without(**request: Any) -> Any:
+        return put(**{name: value for name, value in request.items() if name not in conditions})
+
+    monkeypatch.setattr(store._client, "put_object", put_without)
+
+
+ignorance = pytest.mark.parametrize(
+    "conditions",
+    [("IfNoneMatch",), ("IfMatch",), ("IfNoneMatch", "IfMatch")],
+    ids=lambda conditions: "+".join(conditions),
+)
+
+
+@ignorance
+def test_a_server_that_ignores_conditions_is_found_before_training(
+    conditions: tuple[str, ...], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store in which a conditional write goes through that should not is refused."""
+    store = S3Store(f"s3://{bucket}/x")
+    ignore(store, monkeypatch, *conditions)
+    for _ in range(2):
+        failure(
+            store.check, bucket, "does not honour conditional writes", "store.single_publisher",
+            retryable=False,
+        )  # fmt: skip
+
+
+@ignorance
+def test_a_server_that_ignores_conditions_may_serve_a_single_publisher(
+    conditions: tuple[str, ...], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the user allows it, it is accepted and reported; visible conflicts are still refused."""
+    store = open_store(f"s3://{bucket}/x", single_publisher=True)
+    assert isinstance(store, S3Store)
+    ignore(store, monkeypatch, *conditions)
+    assert store.check() is False
+    refuse_what_they_see(store)
+
+
+def test_a_single_publisher_is_as_safe_as_any_where_conditions_are_honoured(bucket: str) -> None:
+    """The setting costs nothing where the server honours conditions."""
+    store = open_store(f"s3://{bucket}/x", single_publisher=True)
+    assert store.check() is True
+    refuse_what_they_see(store)
+
+
+def test_a_server_that_knows_no_conditions_serves_only_a_single_publisher(
+    bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that answers 501 to a condition is treated like one that ignores it."""
+    unknown = []
+
+    def know_none(command: str, before: int) -> int | str:
+        return 501 if unknown and unknown[-1] else NOTHING
+
+    proxy.meddle = know_none
+    store = S3Store(f"s3://{bucket}/x")
+    single = S3Store(f"s3://{bucket}/x", single_publisher=True)
+    for one in (store, single):
+        put = one._client.put_object
+
+        def put_watched(put: Any = put, **request: Any) -> Any:
+            unknown.append(bool(request.keys() & {"IfMatch", "IfNoneMatch"}))
+            try:
+                return put(**request)
+            finally:
+                unknown.append(False)
+
+        monkeypatch.setattr(one._client, "put_object", put_watched)
+    failure(store.check, "does not honour conditional writes", retryable=False)
+    for write in writes(store):
+        failure(write, bucket, "501", retryable=False)
+    assert store.read("a") is None
+    assert single.check() is False
+    refuse_what_they_see(single)

@@ -1,0 +1,268 @@
+"""A store in a bucket: the contract on a tiny server, and servers that answer as a test says."""
+
+import socket
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from fmnist.errors import StoreError
+from fmnist.store.base import Store, open_store
+from tests.support.processes import free_port
+from tests.support.store_contract import *  # noqa: F403
+from tests.support.store_contract import actions, every_verb, failure
+from tests.support.tiny_s3 import KEY, refusal, tiny_s3
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """An empty store in a bucket of the tiny server."""
+    with tiny_s3(monkeypatch):
+        yield open_store("s3://models/team/fmnist")
+
+
+# ---- configuration ------------------------------------------------------------------------------
+
+
+@every_verb
+def test_no_credentials_at_all_are_reported(monkeypatch: pytest.MonkeyPatch, verb: int) -> None:
+    """Without any credentials the variables to set are named."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
+    store = open_store("s3://bucket/runs")
+    failure(
+        actions(store)[verb], "no complete credentials", "s3://bucket/runs", "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", retryable=False,
+    )  # fmt: skip
+
+
+def test_half_the_credentials_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key without its secret is reported as incomplete."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    failure(lambda: open_store("s3://bucket").check(), "no complete credentials", retryable=False)
+
+
+@pytest.mark.usefixtures("some_keys")
+@every_verb
+def test_a_server_that_is_not_up_is_reported(monkeypatch: pytest.MonkeyPatch, verb: int) -> None:
+    """A refused connection is retryable, and names the server and its variable."""
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    store = open_store("s3://bucket/runs")
+    failure(
+        actions(store)[verb], endpoint, "s3://bucket/runs", "AWS_ENDPOINT_URL_S3", retryable=True
+    )
+
+
+@pytest.mark.usefixtures("some_keys")
+@pytest.mark.parametrize("address", ["not an address", "127.0.0.1:9000", "http://", "ftp//x"])
+def test_an_invalid_server_address_is_reported(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """An invalid server address is reported before anything is contacted."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+    failure(
+        lambda: open_store("s3://bucket").check(), "s3://bucket", "AWS_ENDPOINT_URL_S3",
+        retryable=False,
+    )  # fmt: skip
+
+
+def test_an_unknown_profile_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile that no configuration file has is named, with the variable that selects it."""
+    monkeypatch.setenv("AWS_PROFILE", "nobodys-profile")
+    failure(lambda: open_store("s3://bucket"), "nobodys-profile", "AWS_PROFILE", retryable=False)
+
+
+@pytest.mark.usefixtures("some_keys")
+@pytest.mark.parametrize("name", ["a b", "UPPER_case!"])
+def test_an_impossible_bucket_name_is_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket's name that S3 does not allow is refused without a call."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
+    failure(
+        lambda: open_store(f"s3://{name}/a").check(), name, "not a valid location", retryable=False
+    )
+
+
+def test_an_aws_configuration_that_names_a_missing_program_is_a_clear_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing credential program is reported by its path."""
+    (tmp_path / "aws").write_text("[default]\ncredential_process = /nowhere/program\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="/nowhere/program"):
+        open_store("s3://models/x").check()
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://me:hush-hush@[bad", "me://x:hush-hush@y z", "http://me:hush-hush@127.0.0.1:9"],
+)
+def test_a_password_in_the_endpoint_is_never_repeated(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the address is invalid or unreachable, its password is not in the message."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(StoreError) as caught:
+        open_store("s3://models/x").check()
+    assert "hush-hush" not in str(caught.value)
+
+
+# ---- a server of our own that answers as we like ------------------------------------------------
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers PUT, or everything, with one status and body; else as an empty bucket."""
+
+    protocol_version = "HTTP/1.1"
+    status: ClassVar[int] = 500
+    body: ClassVar[bytes] = b""
+    refused: ClassVar[tuple[str, ...]] = ("HEAD", "GET", "PUT", "DELETE")
+    requests: ClassVar[list[str]] = []
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.requests.append(self.command)
+        if self.command in self.refused:
+            self._send(self.status, self.body)
+        else:
+            self._send(200, b"")
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_DELETE = _answer  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+ANSWERS = {
+    "internal error": (500, refusal("InternalError"), "500 InternalError", True),
+    "bad gateway": (502, b"<html><body>Bad Gateway</body></html>", "502", True),
+    "unavailable": (503, refusal("SlowDown"), "503 SlowDown", True),
+    "empty answer": (503, b"", "503", True),
+    "too many requests": (429, refusal("TooManyRequests"), "429", True),
+    "conflict": (409, refusal("ConditionalRequestConflict"), "409", True),
+    "not implemented": (400, refusal("InvalidRequest"), "400 InvalidRequest", False),
+    "unknown condition": (501, refusal("Unknown"), "501 Unknown", False),
+    "no bucket": (404, refusal("NoSuchBucket"), "does not exist: create it", False),
+    "no room, by status": (507, refusal("NoRoom"), "is full (NoRoom)", False),
+    "no room, by name": (400, refusal("XMinioStorageFull"), "is full (XMinioStorageFull)", False),
+    "quota": (403, refusal("QuotaExceeded"), "is full (QuotaExceeded)", False),
+    "admin quota": (400, refusal("XMinioAdminBucketQuotaExceeded"), "is full", False),
+    "forbidden": (403, refusal("AccessDenied"), "refuses PutObject (AccessDenied)", False),
+    "unauthorized": (401, refusal("Unauthorized"), "right to list, read and write there", False),
+    "wrong clock": (403, refusal("RequestTimeTooSkewed"), "by NTP", False),
+    "wrong signature": (403, refusal("SignatureDoesNotMatch"), "refuses the key (Sig", False),
+    "wrong token": (400, refusal("InvalidToken"), "refuses the key (InvalidToken)", False),
+    "expired": (400, refusal("ExpiredToken"), "refuses the key (ExpiredToken)", False),
+    "unknown key": (403, refusal("InvalidAccessKeyId"), "refuses the key (Inv", False),
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told", "retryable"), ANSWERS.values(), ids=ANSWERS.keys()
+)
+def test_a_refused_write_is_reported(
+    serve: Callable[..., str], status: int, body: bytes, told: str, retryable: bool
+) -> None:
+    """A server's refusal names bucket, server and reason, and whether waiting can help."""
+    handler = type("H", (Answering,), {"status": status, "body": body, "requests": []})
+    endpoint = serve(handler)
+    store = open_store("s3://bucket/runs")
+    failure(lambda: store.put_if_absent("a", b"1"), "'bucket'", endpoint, told, retryable=retryable)
+    assert handler.requests.count("PUT") == (4 if retryable else 1)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+@every_verb
+def test_a_failing_server_is_a_retryable_failure(
+    serve: Callable[..., str], verb: int, status: int
+) -> None:
+    """A server error is worth another attempt, whatever the request."""
+    endpoint = serve(type("H", (Answering,), {"status": status, "requests": []}))
+    store = open_store("s3://bucket/runs")
+    failure(actions(store)[verb], endpoint, str(status), "try again later", retryable=True)
+
+
+def test_a_server_that_forgets_is_not_trusted(serve: Callable[..., str]) -> None:
+    """A server that takes an object but gives back another fails the check."""
+    serve(type("H", (Answering,), {"refused": (), "requests": []}))
+    failure(
+        open_store("s3://bucket/runs").check, "s3://bucket/runs/", "does not read back",
+        retryable=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "Unknown"), (400, "NotImplemented")])
+def test_a_single_publisher_leaves_out_a_condition_that_is_unknown(
+    serve: Callable[..., str], status: int, code: str
+) -> None:
+    """Whether the server says so by status or by code, the object is then written without it."""
+    written = []
+
+    class Unknowing(Answering):
+        def do_PUT(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            known = "If-None-Match" not in self.headers
+            if known:
+                written.append((self.path, content))
+                self._send(200, b"")
+            else:
+                self._send(status, refusal(code))
+
+        def do_GET(self) -> None:
+            self._send(404, refusal("NoSuchKey"))
+
+    serve(Unknowing)
+    open_store("s3://bucket/runs", single_publisher=True).put_if_absent("a", b"1")
+    assert written == [("/bucket/runs/a", b"1")]
+
+
+def test_nothing_is_sent_that_older_servers_refuse(
+    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checksum beyond S3's first, sent or asked for, and the bucket in the path, not the name."""
+    seen = []
+
+    class Watching(Answering):
+        refused = ()
+
+        def parse_request(self) -> bool:
+            parsed = super().parse_request()
+            seen.append((self.path, " ".join(self.headers).lower()))
+            return parsed
+
+    endpoint = serve(Watching)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint.replace("127.0.0.1", "localhost"))
+    store = open_store("s3://bucket/runs")
+    store.put_if_absent("a", b"1")
+    store.read("a")
+    assert [path for path, _ in seen] == ["/bucket/runs/a"] * 2
+    for _, headers in seen:
+        assert "checksum" not in headers and "trailer" not in headers
+
+
+def test_a_connection_cut_while_reading_is_retryable(serve: Callable[..., str]) -> None:
+    """An answer that ends before its announced length is no content."""
+
+    class Cut(Answering):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"part")
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+
+    endpoint = serve(Cut)
+    failure(lambda: open_store("s3://bucket/runs").read("a"), endpoint, retryable=True)
