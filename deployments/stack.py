@@ -124,16 +124,15 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
     """
 
     def value(found: re.Match[str]) -> str:
-        if found[0] == "$$":
+        name, kind, rest = found.groups()
+        if name is None:
             return "$"
-        given = variables.get(found["name"], "")
-        if given or found["kind"] is None:
-            return given
-        if found["kind"] == "-":
-            return found["rest"]
-        raise StackError(f"{found['name']} is not set: {found['rest']}")
+        given = variables.get(name, "")
+        if kind == "?" and not given:
+            raise StackError(f"{name} is not set: {rest}")
+        return given or (rest or "")
 
-    return re.sub(r"\$\$|\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}", value, text)
+    return re.sub(r"\$\$|\$\{(\w+)(?::([-?])([^}]*))?\}", value, text)
 
 
 def read_services(variables: Mapping[str, str], state: Path) -> dict[str, Service]:
@@ -213,9 +212,7 @@ def program_environment(service: Service, state: Path) -> dict[str, str]:
     As in a container, it inherits nothing else from the caller.
     """
     home = next(iter(service.folders), state / "volumes" / service.name)
-    kept = {
-        name: os.environ[name] for name in ("LANG", "TZ", "SSL_CERT_FILE") if name in os.environ
-    }
+    kept = {n: os.environ[n] for n in ("LANG", "TZ", "SSL_CERT_FILE") if n in os.environ}
     return kept | {"PATH": search_path(), "HOME": str(home), **service.environment}
 
 
@@ -394,14 +391,12 @@ class Stack:
     def status(self) -> bool:
         """Print a line for each service; returns whether all are healthy."""
         supervisor, all_good = self.supervisor(), True
-        for service in self.services.values():
-            info = {"statename": "STOPPED"}
-            if supervisor:
-                info = supervisor.getProcessInfo(service.name)
+        for name, service in self.services.items():
+            info = supervisor.getProcessInfo(name) if supervisor else {"statename": "STOPPED"}
             good = self._is_good(service, info)
             all_good = all_good and good
-            words = f"{info['statename'].lower():9} {'healthy' if good else 'NOT HEALTHY'}"
-            print(f"{service.name:14} {words}")
+            state = info["statename"].lower()
+            print(f"{name:14} {state:9} {'healthy' if good else 'NOT HEALTHY'}")
         return all_good
 
 
