@@ -140,6 +140,8 @@ def background(
     (folders["full"] / "store").mkdir()
     (folders["full"] / "store" / "runs").write_text("")
     diverging = ["--training.learning_rate", "1", "--training.weight_decay", "10"]
+    # On few images it takes many steps.
+    diverging += ["--training.batch_size", "50"]
     mirrors = ",".join(f"http://127.0.0.1:{free_port()}" for _ in range(2))
     commands: dict[str, tuple[Path, list[str], dict[str, str]]] = {
         # With nothing set up, and the default network.
