@@ -1,15 +1,15 @@
-# The training job, and the Prefect server and worker beside it, as one image: what runs together
-# has the versions that were locked and tested together.
+# One image for the training job, the Prefect server and the worker, so that what runs together has
+# the versions that were locked and tested together.
 #
 #     docker build --build-arg SOURCE_COMMIT=$(git rev-parse HEAD) --tag fmnist-training .
 #     docker run --rm --init --read-only --volume fmnist:/var/lib/fmnist fmnist-training
 #
-# What it needs of whoever runs it: the one volume, writable by 10001:10001. Nothing else is ever
-# written, so the root file system may be read-only. A new named volume gets its owner from the
-# image; a folder must be given to that user first, and Kubernetes wants `fsGroup: 10001`.
+# It writes only to its one volume, so the root file system may be read-only. The volume must be
+# writable by 10001:10001: a new named volume gets its owner from the image, a folder must be given
+# to that user first, and Kubernetes wants `fsGroup: 10001`.
 #
-# Without --init, or another parent that hands signals on, the kernel keeps a SIGTERM from the job
-# during its first seconds, while Python is still importing; after that it ends within seconds.
+# Without --init, or another parent that forwards signals, the job does not see a SIGTERM during its
+# first seconds, while Python is still importing; after that it ends within seconds.
 #
 # 2.5 GB unpacked on Debian's own Python (`.ci/image` prints it): 0.1 GB of base, 1.5 GB of
 # TensorFlow, most of it one library, and 0.8 GB of the other packages.
@@ -22,17 +22,17 @@ ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS packages
 
-# pip stays behind in this stage: nothing in the image installs anything.
+# pip stays in this stage: nothing in the image installs anything.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
 
 COPY requirements.txt /build/
 
-# Behind a closed network, give pip its index and its certificates for this step alone, so that no
-# layer keeps them: --secret id=pip.conf,src=/etc/pip.conf --secret id=ca.crt,src=bundle.crt
+# Behind a closed network, give pip its index and certificates for this step only, so that no layer
+# keeps them: --secret id=pip.conf,src=/etc/pip.conf --secret id=ca.crt,src=bundle.crt
 #
-# - The headers, a fifth of TensorFlow, are only for compiling extensions to it.
-# - Bytecode that is trusted without a look at its source's time stamp cannot go stale by the way
-#   files are copied, and nobody edits the code in an image.
+# - The headers, a fifth of TensorFlow, are only needed to compile extensions to it.
+# - Bytecode that is not checked against its source's time stamp cannot go stale when files are
+#   copied, and nobody edits the code in an image.
 RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.crt \
     export PIP_CONFIG_FILE=/run/secrets/pip.conf PIP_DISABLE_PIP_VERSION_CHECK=1; \
     if [ -e /run/secrets/ca.crt ]; then export PIP_CERT=/run/secrets/ca.crt; fi; \
@@ -53,8 +53,8 @@ COPY fmnist fmnist
 COPY flows /app/flows
 COPY deployments /app/deployments
 
-# Built with the locked setuptools: no network is needed. It goes into a tree of its own, so that
-# a change of the code does not become a new copy of the packages.
+# Built with the locked setuptools, so no network is needed. It goes into a separate tree, so that a
+# change of the code does not copy the packages again.
 RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-index \
         --no-deps --no-build-isolation --no-compile --prefix /project . \
     && python3 -m compileall -q -f --invalidation-mode unchecked-hash \
@@ -66,7 +66,7 @@ RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-cache-di
 
 FROM ${BASE}
 
-# By number, since Kubernetes can only tell from a number that a user is not root.
+# By number, because only from a number can Kubernetes tell that a user is not root.
 RUN groupadd --gid 10001 fmnist \
     && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home \
         --home-dir /var/lib/fmnist --shell /usr/sbin/nologin fmnist \
@@ -76,9 +76,9 @@ COPY --from=packages /opt/venv /opt/venv
 COPY --from=project /project /opt/venv
 COPY --from=project /app /app
 
-# All that any of the programs writes goes into the volume. TMPDIR is the volume itself, since a
-# folder in it is not there when the volume starts empty. The Prefect server makes a copy of its
-# UI's files when it starts, by default beside its code.
+# Everything that any program writes goes into the volume. TMPDIR is the volume itself, because a
+# folder in it does not exist while the volume is empty. The Prefect server copies its UI's files
+# when it starts, by default to a place beside its code.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -96,11 +96,11 @@ WORKDIR /app
 USER 10001:10001
 STOPSIGNAL SIGTERM
 
-# No entry point, since Prefect's workers give a command of their own; and no shell around this
-# one, so that signals reach the job.
+# No entry point, because Prefect's workers give their own command; and no shell around this one, so
+# that signals reach the job.
 CMD ["python", "flows/train.py"]
 
-# Last, since it changes with every commit.
+# Last, because it changes with every commit.
 ARG SOURCE_COMMIT=
 ENV SOURCE_COMMIT=${SOURCE_COMMIT}
 LABEL org.opencontainers.image.title="fmnist-training" \

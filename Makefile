@@ -1,4 +1,4 @@
-# `make` alone lists what can be done. Everything runs in the project's own .venv.
+# `make` alone lists the targets. Everything runs in the project's own .venv.
 
 PYTHON ?=
 VENV := .venv
@@ -6,26 +6,29 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults e2e check format lock benchmarks clean
+.PHONY: help setup train unit test faults e2e check format lock benchmarks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY) ## make the environment in .venv (again only when the lock changed)
+setup: $(READY) ## create the environment in .venv (again only when the lock has changed)
 
-train: $(READY) ## fetch, preprocess, train, evaluate, publish: one run, with the settings in force
+train: $(READY) ## one run with the current settings: fetch, preprocess, train, evaluate, publish
 	@$(BIN)/python flows/train.py $(ARGS)
 
-test: $(READY) ## run the quick tests (9 min)
+unit: $(READY) ## run the unit tests (1 min)
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test: $(READY) ## run the unit and the integration tests (7 min)
 	@$(BIN)/python -m pytest $(ARGS)
 
-faults: $(READY) ## run every fault at every step of every publication, on three stores (8 min)
+faults: $(READY) ## interrupt every publication at every step, on three stores (8 min)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
-e2e: $(READY) ## run the end-to-end tests: the real stack, a browser, the image (17 min)
+e2e: $(READY) ## run the end-to-end tests on the real stack, in a browser, in the image (17 min)
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
-check: $(READY) ## lint, format and types
+check: $(READY) ## check style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -34,12 +37,12 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-benchmarks: $(READY) ## measure the epoch (4 min) and the seeds (30 min); keep the tables
+benchmarks: $(READY) ## measure the epoch (4 min) and the seeds (30 min), and store the tables
 	{ $(BIN)/python benchmarks/epoch.py; $(BIN)/python benchmarks/epoch.py --without-determinism; } \
 	  > $(VENV)/epoch.md && mv $(VENV)/epoch.md benchmarks/results/
 	$(BIN)/python benchmarks/seeds.py > $(VENV)/seeds.md && mv $(VENV)/seeds.md benchmarks/results/
 
-lock: ## renew the hash-locked requirements from pyproject.toml (needs uv)
+lock: ## update the hash-locked requirements from pyproject.toml (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  pyproject.toml -o requirements.txt
@@ -47,22 +50,22 @@ lock: ## renew the hash-locked requirements from pyproject.toml (needs uv)
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 
-clean: ## remove the environment and what tools left behind
+clean: ## remove the environment and the tools' leftovers
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-# The first Python that is new enough and not too new; PYTHON=... names another.
+# Uses the first supported Python it finds; PYTHON=... names another.
 $(READY): requirements-dev.txt
 	@set -e; for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python); do \
 	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	    2>/dev/null; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "make: Python 3.11, 3.12 or 3.13 is needed and none was found;" \
+	  echo "make: Python 3.11, 3.12 or 3.13 is needed, and none was found;" \
 	    "install one, or name it with PYTHON=..." >&2; exit 1; fi; \
 	if ! $$found -c 'import ensurepip, venv' 2>/dev/null; then \
 	  echo "make: $$found has no venv; install it (Debian, Ubuntu: apt install python3-venv)" \
 	    >&2; exit 1; fi; \
-	echo "Making the environment in $(VENV) with $$($$found --version) ..." >&2; \
+	echo "Creating the environment in $(VENV) with $$($$found --version) ..." >&2; \
 	rm -rf $(VENV); $$found -m venv $(VENV); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
 	  --compile -r requirements-dev.txt; \

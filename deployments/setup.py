@@ -2,9 +2,9 @@
 
     python deployments/setup.py
 
-The server is the one that PREFECT_API_URL and PREFECT_API_AUTH_STRING name. With
-ALERT_WEBHOOK_URL set, alerts are posted there as JSON; without it, automations that would post are
-left out. ALERT_SILENCE_HOURS (26) says how long no run may be judged before that is an alert.
+PREFECT_API_URL and PREFECT_API_AUTH_STRING name the server. Alerts are posted as JSON to
+ALERT_WEBHOOK_URL; without it, the automations that post are left out. An alert is due when no run
+was judged for ALERT_SILENCE_HOURS (26).
 """
 
 import json
@@ -32,7 +32,7 @@ POOLS = {"training": "process", "docker": "docker", "kubernetes": "kubernetes"}
 
 
 def base_job_template(kind: str) -> dict[str, Any]:
-    """What a work pool of that type starts: ours for containers, Prefect's for processes."""
+    """The job template of a work pool: ours for containers, Prefect's for processes."""
     if kind == "process":
         return ProcessWorker.get_default_base_job_template()
     template: dict[str, Any] = json.loads((HERE / "pools" / f"{kind}.json").read_text())
@@ -40,7 +40,7 @@ def base_job_template(kind: str) -> dict[str, Any]:
 
 
 def set_up_pools(client: SyncPrefectClient) -> None:
-    """Create the work pools, or renew their job templates; a paused pool stays paused."""
+    """Create the work pools, or update their job templates; a paused pool stays paused."""
     for name, kind in POOLS.items():
         template = base_job_template(kind)
         try:
@@ -56,7 +56,7 @@ def set_up_pools(client: SyncPrefectClient) -> None:
 
 
 def declared_automations(hours: float) -> list[dict[str, Any]]:
-    """The automations of automations.yaml, for an alert after so many hours of silence."""
+    """The automations of automations.yaml, with an alert after that many hours of silence."""
     values = {
         "ALERT_SILENCE_HOURS": f"{hours:g}",
         "ALERT_SILENCE_SECONDS": f"{hours * 3600:g}",
@@ -68,19 +68,19 @@ def declared_automations(hours: float) -> list[dict[str, Any]]:
 
 
 def set_up_automations(client: SyncPrefectClient, url: str, hours: float) -> None:
-    """Create or update every automation; those that post somewhere only where `url` is given."""
+    """Create or update every automation; those that post to a webhook only if `url` is given."""
     block = str(Webhook(url=url).save(WEBHOOK, overwrite=True)) if url else None
     for declared in declared_automations(hours):
         name = declared["name"]
         posts = [action for action in declared["actions"] if action["type"] == "call-webhook"]
         if posts and not block:
-            print(f"automation '{name}': left out, as ALERT_WEBHOOK_URL is not set")
+            print(f"automation '{name}': left out, because ALERT_WEBHOOK_URL is not set")
             continue
         for action in posts:
             action["block_document_id"] = block
         wanted = AutomationCore.model_validate(declared)
         if there := client.read_automations_by_name(name):
-            # A person may have switched it off.
+            # Somebody may have switched it off.
             wanted.enabled = there[0].enabled
             client.update_automation(there[0].id, wanted)
             print(f"automation '{name}': updated")
@@ -90,7 +90,7 @@ def set_up_automations(client: SyncPrefectClient, url: str, hours: float) -> Non
 
 
 def main(environment: Mapping[str, str]) -> int:
-    """Set the server up; the exit code is 0, or 1 after a line that says why not."""
+    """Set the server up; returns the exit code, 1 after a line that says why it failed."""
     try:
         hours = float(environment.get("ALERT_SILENCE_HOURS") or 26)
         with get_client(sync_client=True) as client:

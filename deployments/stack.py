@@ -1,12 +1,12 @@
-"""Run the stack of compose.yaml on one machine without containers.
+"""Run the stack of compose.yaml on one machine, without containers.
 
-    python deployments/stack.py secrets   make deployments/.env with random passwords, once
-    python deployments/stack.py start     start what is not running; wait until all of it is well
+    python deployments/stack.py secrets   create deployments/.env with random passwords, once
+    python deployments/stack.py start     start what is not running, and wait until all is healthy
     python deployments/stack.py status    show each service and its state
     python deployments/stack.py stop      stop everything, the worker first
 
-compose.yaml stays the one source of truth: each service's own command and environment are used,
-with a service's name as 127.0.0.1 and each volume as a folder. supervisord (https://supervisord.org)
+compose.yaml remains the single source: its commands and environments are used as they are, except
+that a service's name becomes 127.0.0.1 and a volume a folder. supervisord (http://supervisord.org)
 keeps the services running. Format: https://github.com/compose-spec/compose-spec/blob/main/spec.md
 """
 
@@ -21,18 +21,20 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import yaml
+from dotenv import dotenv_values
 from supervisor.xmlrpc import SupervisorTransport
 
 HERE = Path(__file__).resolve().parent
 COMPOSE = HERE / "compose.yaml"
-# No secret of the stack has a default. Hexadecimal: safe in a URL, a shell and an env file.
+# No secret of the stack has a default. Hexadecimal is safe in a URL, a shell and an env file.
 SECRETS = {
     "POSTGRES_PASSWORD": "{}",
     "PREFECT_API_AUTH_STRING": "admin:{}",
@@ -48,26 +50,58 @@ HOW_TO_GET = {
     "prefect": "make setup",
 }
 _LONGEST_START = 180.0
-_LOG_BYTES = "20MB"
+_SUPERVISORD = """\
+[unix_http_server]
+file={state}/supervisor.sock
+[supervisorctl]
+serverurl=unix://{state}/supervisor.sock
+[supervisord]
+logfile={state}/log/supervisord.log
+pidfile={state}/supervisord.pid
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+_PROGRAM = """\
+[program:{service.name}]
+command={command}
+autostart=false
+autorestart={service.lasting}
+startsecs={startsecs}
+startretries=1000
+stopsignal={service.stop_signal}
+stopwaitsecs={service.grace}
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={log}
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=1
+"""
 
 
 class StackError(Exception):
-    """The stack cannot be started, with what to do about it."""
+    """Why the stack cannot be started, with what to do about it."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One service of compose.yaml, made ready to run as a plain program of this machine.
+    """One service of compose.yaml, as a plain program of this machine.
 
-    `health` is a command that succeeds once the service is well; `keep` says to start the program
-    again when it ends; `grace` is the time in seconds that it is given to stop.
+    Attributes:
+        name: its name in compose.yaml.
+        command: program and arguments.
+        environment: its own variables.
+        health: a command that succeeds when the service is healthy; `None` if it has no check.
+        lasting: whether it keeps running; otherwise it does its work and ends.
+        stop_signal: the signal that stops it, without "SIG".
+        grace: seconds it has to stop before it is killed.
+        folders: its volumes.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     health: tuple[str, ...] | None
-    keep: bool
+    lasting: bool
     stop_signal: str
     grace: int
     folders: tuple[Path, ...]
@@ -77,95 +111,79 @@ class Service:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The variables of an env file: lines of `NAME=value`; comments and empty lines are skipped."""
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
-    return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
+    """The variables of an env file, taken literally."""
+    with path.open() as stream:
+        return {n: v or "" for n, v in dotenv_values(stream=stream, interpolate=False).items()}
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
     """Replace `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$`, as compose does.
 
     Raises:
-        StackError: a variable without a default is not set, or empty.
+        StackError: a variable with a message is unset or empty.
     """
 
     def value(found: re.Match[str]) -> str:
-        if found[0] == "$$":
+        name, kind, rest = found.groups()
+        if name is None:
             return "$"
-        given = variables.get(found["name"], "")
-        if given or found["kind"] is None:
-            return given
-        if found["kind"] == "-":
-            return found["rest"]
-        raise StackError(f"{found['name']} is not set: {found['rest']}")
+        given = variables.get(name, "")
+        if kind == "?" and not given:
+            raise StackError(f"{name} is not set: {rest}")
+        return given or (rest or "")
 
-    return re.sub(r"\$\$|\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}", value, text)
+    return re.sub(r"\$\$|\$\{(\w+)(?::([-?])([^}]*))?\}", value, text)
 
 
 def read_services(variables: Mapping[str, str], state: Path) -> dict[str, Service]:
-    """The services of compose.yaml by name, each after those that it needs.
+    """The services of compose.yaml by name, each after those it depends on.
 
     Raises:
-        StackError: a variable that compose.yaml asks for is not set.
+        StackError: a required variable is not set.
     """
-    services = yaml.safe_load(COMPOSE.read_text())["services"]
-    ordered: dict[str, Service] = {}
+    specs = yaml.safe_load(COMPOSE.read_text())["services"]
+    needs = {name: spec.get("depends_on", {}) for name, spec in specs.items()}
+    host = re.compile(rf"(?<=//|.@)({'|'.join(specs)})(?=:\d+(?![\w@]))")
 
-    def add(name: str) -> None:
-        if name not in ordered:
-            for needed in services[name].get("depends_on", {}):
-                add(needed)
-            ordered[name] = _service(name, services[name], list(services), variables, state)
+    def service(name: str, spec: Mapping[str, Any]) -> Service:
+        folders: dict[str, Path] = {}
+        for volume in spec.get("volumes", []):
+            source, target, *_ = volume.split(":")
+            ours = source.startswith(".")
+            folders[target] = HERE / source if ours else state / "volumes" / source
 
-    for name in services:
-        add(name)
-    return ordered
+        def native(value: object) -> str:
+            text = host.sub("127.0.0.1", interpolate(str(value), variables))
+            for target, folder in folders.items():
+                text = text.replace(target, str(folder))
+            return text.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - what is replaced
 
+        environment: dict[str, str] = {}
+        for file in spec.get("env_file", []):
+            path = HERE / interpolate(file["path"], variables)
+            if path.exists() or file["required"]:
+                environment |= read_env_file(path)
+        environment |= {key: native(value) for key, value in spec.get("environment", {}).items()}
+        test = spec.get("healthcheck", {}).get("test")
+        return Service(
+            name=name,
+            command=tuple(map(native, spec["command"])),
+            environment=environment,
+            health=tuple(map(native, test[1:])) if test else None,
+            lasting=spec["restart"] != "no",
+            stop_signal=spec.get("stop_signal", "SIGTERM").removeprefix("SIG"),
+            grace=int(spec.get("stop_grace_period", "10s").removesuffix("s")),
+            folders=tuple(f for f in folders.values() if f.is_relative_to(state)),
+        )
 
-def _service(
-    name: str,
-    spec: Mapping[str, Any],
-    names: Sequence[str],
-    variables: Mapping[str, str],
-    state: Path,
-) -> Service:
-    folders: dict[str, Path] = {}
-    for volume in spec.get("volumes", []):
-        source, target, *_ = volume.split(":")
-        folders[target] = HERE / source if source.startswith(".") else state / "volumes" / source
-
-    def native(value: object) -> str:
-        text = interpolate(str(value), variables)
-        text = re.sub(rf"(?<=//|.@)({'|'.join(names)})(?=:\d+(?![\w@]))", "127.0.0.1", text)
-        for target, folder in folders.items():
-            text = text.replace(target, str(folder))
-        return text.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - what is replaced
-
-    environment: dict[str, str] = {}
-    for file in spec.get("env_file", []):
-        path = HERE / interpolate(file["path"], variables)
-        if path.exists() or file["required"]:
-            environment |= read_env_file(path)
-    environment |= {key: native(value) for key, value in spec.get("environment", {}).items()}
-    test = spec.get("healthcheck", {}).get("test")
-    return Service(
-        name=name,
-        command=tuple(map(native, spec["command"])),
-        environment=environment,
-        health=tuple(map(native, test[1:])) if test else None,
-        keep=spec["restart"] != "no",
-        stop_signal=spec.get("stop_signal", "SIGTERM").removeprefix("SIG"),
-        grace=int(spec.get("stop_grace_period", "10s").removesuffix("s")),
-        folders=tuple(f for f in folders.values() if f.is_relative_to(state)),
-    )
+    return {name: service(name, specs[name]) for name in TopologicalSorter(needs).static_order()}
 
 
 # ---- programs of this machine -------------------------------------------------------------------
 
 
 def search_path() -> str:
-    """Where programs are looked for: this Python's own, the `PATH`, and Debian's PostgreSQL."""
+    """Where to look for programs: beside this Python, on the `PATH`, and in Debian's PostgreSQL."""
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), *map(str, debian)]
@@ -173,18 +191,13 @@ def search_path() -> str:
 
 
 def program_file(name: str) -> str:
-    """Where a program is; just its name if it is nowhere."""
+    """The path of a program, or just its name if it is not installed."""
     return shutil.which(name, path=search_path()) or name
 
 
 def missing_programs(services: Mapping[str, Service]) -> list[str]:
-    """A line for each program that the stack needs and that is not here: which, and how to get it."""
-    compose = COMPOSE.read_text()
-    versions = {
-        name: found[1]
-        for name in ("minio", "mc")
-        if (found := re.search(rf"github.com/minio/{name}@(\S+)", compose))
-    }
+    """A line for each program that the stack needs and this machine lacks, with how to get it."""
+    versions = dict(re.findall(r"github.com/minio/(minio|mc)@(\S+)", COMPOSE.read_text()))
     needed = {service.command[0] for service in services.values()} | {"mc"}
     return [
         f"{program} is not installed ({HOW_TO_GET.get(program, '').format(**versions)})"
@@ -194,36 +207,34 @@ def missing_programs(services: Mapping[str, Service]) -> list[str]:
 
 
 def program_environment(service: Service, state: Path) -> dict[str, str]:
-    """The whole environment of a service: its own, and where to find programs and to keep files.
+    """The complete environment of a service: its own, plus where programs and its files are.
 
-    Nothing of the caller's environment reaches it, as nothing would reach a container.
+    As in a container, it inherits nothing else from the caller.
     """
     home = next(iter(service.folders), state / "volumes" / service.name)
-    kept = {
-        name: os.environ[name] for name in ("LANG", "TZ", "SSL_CERT_FILE") if name in os.environ
-    }
+    kept = {n: os.environ[n] for n in ("LANG", "TZ", "SSL_CERT_FILE") if n in os.environ}
     return kept | {"PATH": search_path(), "HOME": str(home), **service.environment}
 
 
 def execute(service: Service, state: Path) -> None:
-    """Become the service's program. Does not return."""
+    """Replace this process by the service's program. Does not return."""
     environment = program_environment(service, state)
     for folder in service.folders:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = list(service.command)
     if command[0] == "postgres":
         _become_postgres(service, environment)
-        # The default folder of its socket belongs to the system; nobody here connects by it.
+        # Its socket's default folder belongs to the system, and nobody here connects through it.
         command += ["-D", str(service.folders[0]), "-c", "unix_socket_directories="]
     os.chdir(HERE.parent)
     os.execve(program_file(command[0]), command, environment)  # noqa: S606 - the commands of compose.yaml
 
 
 def _become_postgres(service: Service, environment: Mapping[str, str]) -> None:
-    """Do what the entry point of PostgreSQL's image does: its user, a new cluster, the database."""
+    """Do what PostgreSQL's image does first: switch user, create the cluster and the database."""
     data = service.folders[0]
     if os.geteuid() == 0:
-        # It refuses to run as root.
+        # PostgreSQL refuses to run as root.
         user = pwd.getpwnam("postgres")
         os.chown(data, user.pw_uid, user.pw_gid)
         os.initgroups(user.pw_name, user.pw_gid)
@@ -253,55 +264,46 @@ def _become_postgres(service: Service, environment: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Stack:
-    """The services, the folder that holds all of their files, and where their secrets stand."""
+    """The running or stopped stack.
+
+    Attributes:
+        services: by name, each after those it depends on.
+        state: the folder for everything that the services write.
+        env_file: the file with their secrets.
+    """
 
     services: Mapping[str, Service]
     state: Path
     env_file: Path
-
-    @property
-    def _configuration(self) -> Path:
-        return self.state / "supervisord.conf"
 
     def log(self, name: str) -> Path:
         """Where a service's output goes."""
         return self.state / "log" / f"{name}.log"
 
     def configure(self) -> None:
-        """Write the configuration of supervisord. No secret stands in it: see `execute`."""
+        """Write the configuration of supervisord. It contains no secret: `execute` reads them."""
         for folder in (self.state, self.state / "volumes", self.state / "log"):
             folder.mkdir(parents=True, exist_ok=True)
-            # Passable for PostgreSQL's own user, and no more.
+            # PostgreSQL's own user must be able to pass through, and no more.
             folder.chmod(0o711)
-        options = ["--state", self.state, "--env-file", self.env_file]
-        parts = [
-            f"[unix_http_server]\nfile={self.state}/supervisor.sock\nchmod=0700\n"
-            f"[supervisorctl]\nserverurl=unix://{self.state}/supervisor.sock\n"
-            "[supervisord]\n"
-            f"logfile={self.log('supervisord')}\npidfile={self.state}/supervisord.pid\n"
-            f"childlogdir={self.state}/log\n" + ("user=root\n" if os.geteuid() == 0 else ""),
-            "[rpcinterface:supervisor]\n"
-            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
-        ]
+        parts = [_SUPERVISORD.format(state=self.state)]
         for service in self.services.values():
-            command = [sys.executable, __file__, *options, "exec", service.name]
+            options = ["--state", str(self.state), "--env-file", str(self.env_file)]
+            command = shlex.join([sys.executable, __file__, *options, "exec", service.name])
             parts.append(
-                f"[program:{service.name}]\n"
-                f"command={shlex.join(map(str, command)).replace('%', '%%')}\n"
-                f"autostart=false\nautorestart={str(service.keep).lower()}\n"
-                f"startsecs={3 if service.keep else 0}\nstartretries=1000\n"
-                f"stopsignal={service.stop_signal}\nstopwaitsecs={service.grace}\nkillasgroup=true\n"
-                f"redirect_stderr=true\nstdout_logfile={self.log(service.name)}\n"
-                f"stdout_logfile_maxbytes={_LOG_BYTES}\nstdout_logfile_backups=1\n"
+                _PROGRAM.format(
+                    service=service,
+                    command=command.replace("%", "%%"),
+                    startsecs=3 if service.lasting else 0,
+                    log=self.log(service.name),
+                )
             )
-        self._configuration.write_text("".join(parts))
+        (self.state / "supervisord.conf").write_text("".join(parts))
 
     def supervisor(self) -> Any:
-        """The running supervisord; `None` if there is none."""
-        server = xmlrpc.client.ServerProxy(
-            "http://127.0.0.1",
-            SupervisorTransport(serverurl=f"unix://{self.state}/supervisor.sock"),
-        )
+        """The interface of the running supervisord; `None` if it is not running."""
+        transport = SupervisorTransport(serverurl=f"unix://{self.state}/supervisor.sock")
+        server = xmlrpc.client.ServerProxy("http://127.0.0.1", transport)
         try:
             server.supervisor.getState()
         except (OSError, xmlrpc.client.Error):
@@ -309,34 +311,28 @@ class Stack:
         return server.supervisor
 
     def start(self) -> None:
-        """Start what is not running, in order, each when what it needs is well.
+        """Start what is not running, each service when those it depends on are healthy.
 
         Raises:
-            StackError: a program is missing, or a service does not become well.
+            StackError: a program is missing, or a service does not become healthy.
         """
         if missing := missing_programs(self.services):
             raise StackError("\n".join(missing))
-        supervisor = self.supervisor()
+        running = self.supervisor()
         self.configure()
-        if supervisor:
-            added, changed, removed = supervisor.reloadConfig()[0]
-            for name in (*changed, *removed):
-                supervisor.stopProcessGroup(name)
-                supervisor.removeProcessGroup(name)
-            for name in (*added, *changed):
-                supervisor.addProcessGroup(name)
-        else:
-            begun = subprocess.run(  # noqa: S603 - its own program and file
-                [program_file("supervisord"), "-c", self._configuration],
-                cwd=self.state,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if begun.returncode:
-                reason = (begun.stderr.strip() or begun.stdout.strip()).splitlines()[0]
-                raise StackError(f"supervisord did not start: {reason}")
-            supervisor = _until(self.supervisor, 30, "supervisord does not answer")
+        # An already running supervisord only has to take over what has changed.
+        program, *rest = ["supervisorctl", "update"] if running else ["supervisord"]
+        done = subprocess.run(  # noqa: S603 - its own program and file
+            [program_file(program), "-c", "supervisord.conf", *rest],
+            cwd=self.state,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[0]
+            raise StackError(f"{program} failed: {reason}")
+        supervisor = _wait_for(self.supervisor, 30, "supervisord does not answer")
         for service in self.services.values():
             self._bring_up(service, supervisor)
 
@@ -348,23 +344,26 @@ class Stack:
         if state not in ("RUNNING", "STARTING"):
             supervisor.startProcess(service.name, False)
 
-        def well() -> bool:
-            state = supervisor.getProcessInfo(service.name)
-            if not service.keep and state["statename"] == "EXITED" and state["exitstatus"] == 0:
-                return True
-            if state["statename"] in ("FATAL", "EXITED", "BACKOFF"):
-                raise StackError(
-                    f"{service.name} ended at once: {_last_line(self.log(service.name))}; "
-                    f"its whole log: {self.log(service.name)}"
-                )
-            return service.keep and state["statename"] == "RUNNING" and self.is_well(service)
+        def is_up() -> bool:
+            info = supervisor.getProcessInfo(service.name)
+            good = self._is_good(service, info)
+            if not good and info["statename"] in ("FATAL", "EXITED", "BACKOFF"):
+                log = self.log(service.name)
+                raise StackError(f"{service.name} failed: {_last_line(log)}; its log: {log}")
+            return good
 
-        late = f"{service.name} is not well; its log: {self.log(service.name)}"
-        _until(well, _LONGEST_START, late)
-        done = "running" if service.keep else "done"
+        late = f"{service.name} does not become healthy; its log: {self.log(service.name)}"
+        _wait_for(is_up, _LONGEST_START, late)
+        done = "running" if service.lasting else "done"
         print(f"{service.name:14} {done:8} {time.monotonic() - started:5.1f} s", flush=True)
 
-    def is_well(self, service: Service) -> bool:
+    def _is_good(self, service: Service, info: Mapping[str, Any]) -> bool:
+        """Whether a service is running and healthy, or has done its work."""
+        if service.lasting:
+            return bool(info["statename"] == "RUNNING" and self.is_healthy(service))
+        return bool(info["statename"] == "EXITED" and info["exitstatus"] == 0)
+
+    def is_healthy(self, service: Service) -> bool:
         """Whether the service's health check succeeds."""
         if not service.health:
             return True
@@ -378,7 +377,7 @@ class Stack:
         return check.returncode == 0
 
     def stop(self) -> None:
-        """Stop everything, in the opposite order: a worker whose server is gone stops slowly."""
+        """Stop everything in reverse order, because a worker without its server stops slowly."""
         supervisor = self.supervisor()
         if not supervisor:
             return
@@ -387,29 +386,25 @@ class Stack:
                 supervisor.stopProcess(name)
                 print(f"{name:14} stopped", flush=True)
         supervisor.shutdown()
-        _until(lambda: not self.supervisor(), 30, "supervisord does not end")
+        _wait_for(lambda: not self.supervisor(), 30, "supervisord does not end")
 
     def status(self) -> bool:
-        """Print a line for each service; whether all of it is well."""
-        supervisor = self.supervisor()
-        well = True
-        for service in self.services.values():
-            state = (
-                supervisor.getProcessInfo(service.name)["statename"] if supervisor else "STOPPED"
-            )
-            good = (
-                state == "RUNNING" and self.is_well(service) if service.keep else state == "EXITED"
-            )
-            well = well and good
-            print(f"{service.name:14} {state.lower():9} {'well' if good else 'NOT WELL'}")
-        return well
+        """Print a line for each service; returns whether all are healthy."""
+        supervisor, all_good = self.supervisor(), True
+        for name, service in self.services.items():
+            info = supervisor.getProcessInfo(name) if supervisor else {"statename": "STOPPED"}
+            good = self._is_good(service, info)
+            all_good = all_good and good
+            state = info["statename"].lower()
+            print(f"{name:14} {state:9} {'healthy' if good else 'NOT HEALTHY'}")
+        return all_good
 
 
-def _until(condition: Any, seconds: float, late: str) -> Any:
-    """Ask until the answer is yes, and return that answer.
+def _wait_for(condition: Callable[[], Any], seconds: float, late: str) -> Any:
+    """Repeat a question until its answer is true, and return that answer.
 
     Raises:
-        StackError: `seconds` went by; the message is `late`.
+        StackError: it was not true within that many seconds; `late` is the message.
     """
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -421,36 +416,36 @@ def _until(condition: Any, seconds: float, late: str) -> Any:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote no log")
 
 
 # ---- commands -----------------------------------------------------------------------------------
 
 
 def make_secrets(path: Path) -> None:
-    """Write an env file with a random value for each secret, readable by its owner alone.
+    """Write an env file with a random value for each secret, readable by its owner only.
 
     Raises:
-        StackError: the file is already there; nothing is overwritten.
+        StackError: the file already exists; nothing is overwritten.
     """
     lines = [f"{name}={form.format(secrets.token_hex(24))}" for name, form in SECRETS.items()]
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise StackError(f"{path} is already there, and was left as it is") from None
+        raise StackError(f"{path} already exists, and was not changed") from None
     with os.fdopen(descriptor, "w") as file:
         file.write(
-            "# The stack's passwords: for this machine alone, never for git.\n"
+            "# The stack's passwords: only for this machine, never for git.\n"
             "# `set -a; . deployments/.env; set +a` sets them for the prefect command too.\n"
             "PREFECT_API_URL=http://127.0.0.1:4200/api\n" + "\n".join(lines) + "\n"
         )
-    print(f"made {path}")
+    print(f"created {path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; the exit code is 0, or 1 after a line that says why."""
+    """Run the command; returns its exit code, 1 after a line that says what is wrong."""
     parser = argparse.ArgumentParser(
-        description="Run the stack of compose.yaml on one machine without containers."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--state",
@@ -462,31 +457,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--env-file",
         type=Path,
         default=HERE / ".env",
-        help="the stack's variables (default: %(default)s); the environment goes before it",
+        help="the stack's variables (default: %(default)s); the environment takes precedence",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("secrets", help="make the env file with random passwords")
-    commands.add_parser("start", help="start what is not running; wait until all of it is well")
-    commands.add_parser("stop", help="stop everything, the worker first")
-    commands.add_parser("status", help="show each service and its state")
-    commands.add_parser("exec", help="become one service's program").add_argument("service")
-    given = parser.parse_args(arguments)
-    state, env_file = given.state.resolve(), given.env_file.resolve()
+    parser.add_argument("command", choices=["secrets", "start", "status", "stop", "exec"])
+    parser.add_argument("service", nargs="?", help="for exec, which becomes a service's program")
+    options = parser.parse_args(arguments)
+    state, env_file = options.state.resolve(), options.env_file.resolve()
     try:
-        if given.command == "secrets":
+        if options.command == "secrets":
             make_secrets(env_file)
             return 0
         variables = {**(read_env_file(env_file) if env_file.exists() else {}), **os.environ}
-        services = read_services(variables, state)
-        stack = Stack(services, state, env_file)
-        if given.command == "exec":
-            execute(services[given.service], state)
-        if given.command == "status":
+        stack = Stack(read_services(variables, state), state, env_file)
+        if options.command == "status":
             return 0 if stack.status() else 1
-        if given.command == "start":
+        if options.command == "start":
             stack.start()
-        else:
+        elif options.command == "stop":
             stack.stop()
+        else:
+            execute(stack.services[options.service], state)
     except StackError as error:
         print(f"stack: {error}", file=sys.stderr)
         return 1

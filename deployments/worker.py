@@ -1,10 +1,10 @@
-"""Run a Prefect worker that, asked to stop, first lets its running jobs end in good order.
+"""Run a Prefect worker that lets its jobs end in good order before it stops.
 
     python deployments/worker.py prefect worker start --pool training --type process
 
-A worker of Prefect's kills its jobs the moment it is stopped: their runs stay `Running` until a
-heartbeat is missed, and their files stay behind. Here SIGTERM and SIGINT reach the jobs first,
-which mark their runs and clean up, while the worker is held still so that it takes no new run.
+Prefect's worker kills its jobs the moment it is stopped: their runs stay `Running` until heartbeats
+are missing, and their files stay behind. Here SIGTERM and SIGINT reach the jobs first, which mark
+their runs and clean up, while the worker is suspended so that it takes no new run.
 """
 
 import signal
@@ -16,13 +16,13 @@ from types import FrameType
 
 import psutil
 
-# Together below the stack's stop_grace_period of 60 s, after which everything is killed.
-_FOR_JOBS = 40
-_FOR_WORKER = 15
+# Seconds; together less than the stop_grace_period of 60 s, after which everything is killed.
+_LONGEST_JOB_END = 40
+_LONGEST_WORKER_END = 15
 
 
 class _Stopped(BaseException):
-    """Somebody asked this process to end."""
+    """This process was asked to end."""
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
@@ -30,7 +30,7 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _running(job: psutil.Process) -> bool:
-    # Ended jobs stay as zombies, since the worker that would reap them is held still.
+    # Ended jobs remain as zombies, because the worker that would reap them is suspended.
     try:
         return bool(job.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -38,17 +38,17 @@ def _running(job: psutil.Process) -> bool:
 
 
 def end_jobs(worker: psutil.Process) -> None:
-    """Ask the jobs of a worker, its child processes, to end, and wait for a while until they have."""
+    """Ask a worker's jobs, its child processes, to end, and wait for them, but not forever."""
     jobs = worker.children()
     for job in jobs:
         job.terminate()
-    deadline = time.monotonic() + _FOR_JOBS
+    deadline = time.monotonic() + _LONGEST_JOB_END
     while any(map(_running, jobs)) and time.monotonic() < deadline:
         time.sleep(0.2)
 
 
 def main(command: Sequence[str]) -> int:
-    """Run the worker's command to its end; the exit code is the command's, or 0 if it was stopped."""
+    """Run the worker's command; returns its exit code, or 0 if it was asked to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     worker = psutil.Popen(command)
@@ -62,7 +62,7 @@ def main(command: Sequence[str]) -> int:
         worker.terminate()
         worker.resume()
     try:
-        worker.wait(_FOR_WORKER)
+        worker.wait(_LONGEST_WORKER_END)
     except subprocess.TimeoutExpired:
         worker.kill()
         worker.wait()

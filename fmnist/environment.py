@@ -1,4 +1,4 @@
-"""What a run was computed with: code, machine, and the versions of what it stands on."""
+"""What a run was computed with: the code, the machine and the versions of its main packages."""
 
 import importlib.metadata
 import os
@@ -27,7 +27,17 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Environment:
-    """`commit` is the git commit of the code, with `+changes` if it was edited since."""
+    """What a run was computed with.
+
+    Attributes:
+        commit: the git commit of the code, with `+changes` if files differ from it; `None` if
+            unknown.
+        python: the version of Python.
+        platform: operating system, its version and the machine type.
+        processor: the processor's model.
+        cores: number of logical processors.
+        packages: version of each main package, or "not installed".
+    """
 
     commit: str | None
     python: str
@@ -38,7 +48,7 @@ class Environment:
 
 
 def describe_environment() -> Environment:
-    """Describe this process's environment. No host name, user or path is among it."""
+    """Describe this process's environment, without host name, user name or paths."""
     return Environment(
         commit=_commit(Path(__file__).parent),
         python=platform.python_version(),
@@ -50,9 +60,9 @@ def describe_environment() -> Environment:
 
 
 def _commit(folder: Path) -> str | None:
-    """The commit of the checkout that holds `folder`; elsewhere, what `SOURCE_COMMIT` says.
+    """The commit of the checkout that contains `folder`; without one, the value of `SOURCE_COMMIT`.
 
-    An image has no git: there the commit that it was built from stands in that variable.
+    An image has no git: that variable holds the commit it was built from.
     """
 
     def git(*arguments: str) -> str:
@@ -68,7 +78,7 @@ def _commit(folder: Path) -> str | None:
     built_from = os.environ.get("SOURCE_COMMIT") or None
     try:
         commit = git("rev-parse", "HEAD")
-        # An installed package may lie inside somebody else's repository: that one says nothing.
+        # An installed package may lie inside another project's repository, whose commit is not ours.
         if not git("ls-files", Path(__file__).name):
             return built_from
         return f"{commit}+changes" if git("status", "--porcelain", "-uno") else commit

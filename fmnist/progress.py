@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, sparse log lines anywhere else."""
+"""Progress of long work: a live bar on a terminal, occasional log lines anywhere else."""
 
 import logging
 import sys
@@ -19,9 +19,10 @@ _LONGEST_SILENCE = 60.0
 
 @contextmanager
 def track(label: str, total: float) -> Iterator[Advance]:
-    """Show how far work of `total` units is; yields `advance(done, note)` to call as it goes on.
+    """Show the progress of `total` units of work; yields `advance(done, note)`, to call as it goes.
 
-    `done` is the absolute amount so far and `note` a few words on the present state.
+    `done` is the number of units finished so far, `note` a few words about the current state. A
+    total of 0 means that it is unknown.
     """
     if sys.stderr.isatty():
         columns = (
@@ -34,13 +35,13 @@ def track(label: str, total: float) -> Iterator[Advance]:
             task = bar.add_task(label, total=total, note="")
             yield lambda done, note: bar.update(task, completed=done, note=note)
     else:
-        yield _sparse_lines(label, total)
+        yield _occasional_lines(label, total)
 
 
-def _sparse_lines(label: str, total: float) -> Advance:
-    """Log a line at each tenth of the work and each minute, never two within two seconds.
+def _occasional_lines(label: str, total: float) -> Advance:
+    """Log at every tenth of the work and every minute, but at most every two seconds.
 
-    The last is always logged.
+    The end is always logged.
     """
     start = time.monotonic()
     last_share, last_time = 0.0, start

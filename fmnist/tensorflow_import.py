@@ -8,22 +8,22 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_tensorflow_import() -> Iterator[None]:
-    """Import modules that need TensorFlow inside this block, as late as possible.
+    """Silence standard error for an import of modules that need TensorFlow.
 
-    The import takes seconds, which help texts and rejected settings should not cost. TensorFlow's
-    native code notes missing GPUs on the standard error stream as it loads, whatever log level is
-    set, so that stream is silenced for the duration.
+    Use it as late as possible: the import takes seconds, for which nobody who asks for help or
+    misspells a setting should wait. As TensorFlow loads, its native code complains of missing GPUs,
+    whatever log level is set; so the stream itself is redirected.
     """
-    # TensorFlow and Keras read these as they are imported.
+    # TensorFlow and Keras read these when they are imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)

@@ -1,5 +1,6 @@
-"""What several test modules need: the real data, a real MinIO, an environment of one's own."""
+"""What several test modules need: data, real S3 servers, and a clean environment."""
 
+import gzip
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fmnist.data.cache import sha256_of
 from fmnist.data.fetch import fetch_files
+from fmnist.data.idx import read_idx
 from fmnist.data.records import FetchedData
 from fmnist.errors import DataError
 from fmnist.settings import MIRRORS, DataSettings, Settings
@@ -17,17 +20,16 @@ if TYPE_CHECKING:
     from tests.faults.enumeration import Laboratory
     from tests.faults.scenarios import Place
 
-# Read before any test changes the environment or the folder: where the user keeps the data.
+# Read before any test changes the environment or the folder: where the user has the data.
 _DATA = Settings().data
 
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each test starts without settings or keys of the user's, in a folder of its own."""
+    """Start each test in an empty folder, without the user's settings and keys."""
     for name in list(os.environ):
         if name.startswith(("FMNIST_", "AWS_", "KERAS_")):
             monkeypatch.delenv(name)
-    # No test may find keys or settings of the person who runs it.
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
@@ -49,15 +51,35 @@ def real_data() -> FetchedData:
 
 @pytest.fixture(scope="session")
 def data_source(real_data: FetchedData) -> str:
-    """The `data.source` that gives the real data to a command started by a test."""
+    """The `data.source` with which a command started by a test finds the real data."""
     if _DATA.source != MIRRORS and "://" not in _DATA.source:
         return str(Path(_DATA.source).resolve())
     return _DATA.source
 
 
 @pytest.fixture(scope="session")
+def small_data(real_data: FetchedData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first 5,000 training and 1,000 test images, where few are enough."""
+    folder, sums = tmp_path_factory.mktemp("small-data"), ""
+    for name, path, count, dimensions in (
+        ("train-images-idx3", real_data.train_images, 5_000, 3),
+        ("train-labels-idx1", real_data.train_labels, 5_000, 1),
+        ("t10k-images-idx3", real_data.test_images, 1_000, 3),
+        ("t10k-labels-idx1", real_data.test_labels, 1_000, 1),
+    ):
+        elements = read_idx(path, dimensions)[:count]
+        sizes = b"".join(size.to_bytes(4, "big") for size in elements.shape)
+        content = gzip.compress(bytes([0, 0, 8, dimensions]) + sizes + elements.tobytes(), 1)
+        file = folder / f"{name}-ubyte.gz"
+        file.write_bytes(content)
+        sums += f"{sha256_of(file)}  {file.name}\n"
+    (folder / "SHA256SUMS").write_text(sums)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real MinIO server on a folder of its own; ended with the session."""
+    """A real MinIO server in its own folder, for the whole session."""
     folder, address = tmp_path_factory.mktemp("minio"), f"127.0.0.1:{free_port()}"
     command = [program("minio"), "server", str(folder / "objects"), "--address", address]
     keys = ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
@@ -67,7 +89,7 @@ def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]
 
 @pytest.fixture(scope="session")
 def versitygw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A second real server, versitygw, on a folder of its own; ended with the session."""
+    """A second real server, versitygw, in its own folder, for the whole session."""
     folder, address = tmp_path_factory.mktemp("versitygw"), f"127.0.0.1:{free_port()}"
     (folder / "objects").mkdir()
     command = [
@@ -81,7 +103,7 @@ def versitygw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Ser
 
 @pytest.fixture
 def minio(minio_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The real MinIO server, with this process's environment set up to reach it."""
+    """The real MinIO server, which this process's environment points to."""
     for name, value in minio_server.environment().items():
         monkeypatch.setenv(name, value)
     return minio_server
@@ -105,7 +127,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Laboratory
 
 @pytest.fixture(params=["folder", "minio", "versitygw"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
-    """An empty store of each kind, for processes to find."""
+    """An empty store of each kind, which other processes can open."""
     from tests.faults.scenarios import Place, environment_of
 
     if request.param == "folder":

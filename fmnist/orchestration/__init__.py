@@ -1,1 +1,1 @@
-"""What only the orchestrator knows: alone in importing Prefect."""
+"""What only the orchestrator needs to know; no other part of the package imports Prefect."""

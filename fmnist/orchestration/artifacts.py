@@ -1,4 +1,4 @@
-"""What a run shows on its page in the Prefect UI: progress, report and classification table."""
+"""What a run's page in the Prefect UI shows: progress, report and classification table."""
 
 import base64
 import time
@@ -27,20 +27,20 @@ _SECONDS_BETWEEN_UPDATES = 2.0
 
 @contextmanager
 def training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
-    """Report epochs on the terminal or in the log, and in a progress artifact."""
-    artifact: UUID | None = None
+    """Show progress on the terminal or in the log, and in an artifact.
+
+    Yields the function to call after each epoch.
+    """
+    artifact = None
     with best_effort("progress is not shown in Prefect"):
-        artifact = cast(
-            UUID,
-            create_progress_artifact(
-                0.0, key="training-progress", description="Epochs trained, in percent"
-            ),
+        artifact = create_progress_artifact(
+            0.0, key="training-progress", description="Epochs trained, in percent"
         )
 
     def show(percent: float) -> None:
         if artifact:
             with best_effort("progress was not updated"):
-                update_progress_artifact(artifact, percent)
+                update_progress_artifact(cast(UUID, artifact), percent)
 
     with track("training", epochs) as advance:
         shown_at = time.monotonic()
@@ -62,9 +62,9 @@ def training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
 
 
 def show_report(run: Run, folder: Path) -> None:
-    """Put the report, with its figures inside, and the classification table on the run's page.
+    """Put the report, with its figures embedded, and the classification table on the run's page.
 
-    Called by the flow and not by a task, so that they stand first among the run's artifacts.
+    Call it from the flow, not from a task: only then do they come first among the run's artifacts.
     """
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     figures = {
@@ -72,7 +72,7 @@ def show_report(run: Run, folder: Path) -> None:
         for title, name in figure_titles(files).items()
     }
     header, rows = classification_table(run.evaluation)
-    with best_effort("the report was not shown in Prefect; it is in the store"):
+    with best_effort("the report is not shown in Prefect, but it is in the store"):
         create_markdown_artifact(
             markdown(run, figures, files), key="report", description=f"Report of {run.run_id}"
         )

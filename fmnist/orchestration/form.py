@@ -1,4 +1,4 @@
-"""The form that Prefect's UI shows for the settings of a run."""
+"""The form for a run's settings in Prefect's UI."""
 
 from pydantic import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -9,10 +9,10 @@ from fmnist.settings import Settings
 
 
 class SettingsForm:
-    """Gives a flow's parameter the settings' schema, as a form whose fields may all stay empty.
+    """Annotates a flow's parameter with the settings' schema, as a form whose fields are optional.
 
-    Prefect's UI fills fields in with their defaults and sends all of them, which would override the
-    worker's environment. So the defaults go into the descriptions, and the bounds with them.
+    Prefect's UI fills each field in with its default and sends them all, which would override the
+    worker's environment. So defaults, and bounds with them, are given in the descriptions instead.
     """
 
     @classmethod
@@ -26,7 +26,7 @@ class SettingsForm:
             for name, field in handler.resolve_ref_schema(part)["properties"].items():
                 field.pop("default", None)
                 if field.get("type") == "boolean":
-                    # As a switch it could not be left alone, and would be sent as off.
+                    # A switch cannot be left empty: it would be sent as off.
                     del field["type"]
                     field["enum"] = [True, False]
                 setting = settings[f"{section}.{name}"]

@@ -1,7 +1,6 @@
-"""A flow run from its first line to its final state: its name, settings, events and tags."""
+"""The flow run around the stages: its name, settings, retries, events, tags and final state."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,14 +34,14 @@ logger = logging.getLogger("fmnist.flow")
 
 @dataclass(frozen=True)
 class Job:
-    """What all stages know of their run, settled before it trains.
+    """What is known about a run before it trains.
 
     Attributes:
-        run_id: the run's id, and the flow run's name.
-        started_at: when the flow began.
-        settings: all settings of the run.
+        run_id: the run's id, which is also the flow run's name.
+        started_at: when the flow started, in UTC.
+        settings: the run's complete settings.
         conditional_writes: whether the store honours conditional writes.
-        seen_generation: the generation of the champion before training; 0 if there was none.
+        seen_generation: the champion's generation before training; 0 if there was no champion.
         environment: code, machine and versions.
     """
 
@@ -56,24 +55,24 @@ class Job:
 
 @contextmanager
 def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
-    """Name this flow run, complete its settings and check its store; report how it failed.
+    """Name this flow run, complete its settings and check its store; announce a failure.
 
-    Ctrl-C ends the block quietly: what follows it marks the run as cancelled.
+    Ctrl-C leaves the block without an exception: the code after it marks the run as cancelled.
 
     Raises:
         SettingsError: a setting has a wrong name, type or range.
         StoreError: the store cannot be used.
     """
-    _prepare_process()
+    _set_up_logging()
     started_at = datetime.now(UTC)
     run_id = new_run_id(started_at)
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, name=run_id)
     try:
-        settings = _complete(parameters)
+        settings = complete_settings(parameters)
         store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
         conditional_writes = store.check()
-        # Read now, so that a damaged champion is noticed before training.
+        # Read now, to notice a damaged champion before training.
         seen_generation = generation_of(current_champion(store))
         yield Job(
             run_id,
@@ -102,7 +101,7 @@ def describe_run(
     trained: TrainingResult,
     decision: Decision,
 ) -> Run:
-    """Everything a report says about the run, put together from what the stages returned."""
+    """Combine the results of the stages into the record that reports are made from."""
     store = open_store(job.settings.store.url)
     return Run(
         run_id=job.run_id,
@@ -121,7 +120,7 @@ def describe_run(
 
 
 def final_state(run: Run) -> State[Any]:
-    """The state of a judged run; its event is emitted and its tags are set."""
+    """Announce and tag a judged run; returns its state, `Promoted` or `Rejected`."""
     verdict = run.verdict
     _announce(verdict.word, run.run_id, verdict.reason, run)
     with best_effort("the run was not tagged"), get_client(sync_client=True) as client:
@@ -132,30 +131,33 @@ def final_state(run: Run) -> State[Any]:
 
 
 def is_retryable(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try: only after a fault that time can heal."""
+    """Whether a failed task is worth another try: only after a failure that may pass by itself."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, JobError) and error.retryable
 
 
 def retrying(stage: Any, delays: Sequence[float]) -> Any:
-    """A task that is tried again after each of these delays, in seconds."""
+    """The task with one retry for each of these delays, in seconds."""
     return stage.with_options(retries=len(delays), retry_delay_seconds=list(delays) or None)
 
 
 @contextmanager
-def best_effort(otherwise: str) -> Iterator[None]:
-    """Tell Prefect something a run can do without: if that fails, `otherwise` is logged."""
+def best_effort(warning: str) -> Iterator[None]:
+    """Make a call to Prefect that the run can do without; if it fails, log the warning."""
     try:
         yield
     except (httpx.HTTPError, PrefectException) as error:
-        logger.warning("%s (%s)", otherwise, error)
+        logger.warning("%s (%s)", warning, error)
 
 
-def _complete(parameters: Settings | Mapping[str, Any]) -> Settings:
-    """All settings of the run: its parameters, the deployment's, the environment's, the defaults.
+def complete_settings(parameters: Settings | Mapping[str, Any]) -> Settings:
+    """Fill in what the run's parameters leave out: deployment first, environment, then defaults.
 
-    Prefect replaces a deployment's parameter as a whole: a run started by hand with one setting
-    would silently lose the deployment's others, its gate among them.
+    Prefect would let the run's parameters replace all of the deployment's: a run started by hand
+    with one setting would silently lose the others, the gate among them.
+
+    Raises:
+        SettingsError: a setting has a wrong name, type or range.
     """
     if isinstance(parameters, Settings):
         return parameters
@@ -169,7 +171,7 @@ def _complete(parameters: Settings | Mapping[str, Any]) -> Settings:
 
 
 def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> None:
-    """Emit the event `fmnist.run.<what>`, for automations and whoever else listens."""
+    """Emit the event `fmnist.run.<what>`, for automations and anyone else who listens."""
     before = run.champion_before if run else None
     with best_effort("the event was not emitted"):
         emit_event(
@@ -188,7 +190,7 @@ def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> No
 
 
 class _ForeseenErrors(logging.Filter):
-    """Drops Prefect's tracebacks of foreseeable errors, which the flow reports in a line."""
+    """Drops Prefect's tracebacks of foreseeable errors, which the flow logs in one line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], JobError))
@@ -197,11 +199,8 @@ class _ForeseenErrors(logging.Filter):
 _foreseen_errors = _ForeseenErrors()
 
 
-def _prepare_process() -> None:
-    """Set up what this process needs to run the flow, wherever it was started; safe to repeat."""
-    # TensorFlow and Keras read these as they are imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+def _set_up_logging() -> None:
+    """Send the package's log lines where Prefect sends its own; safe to repeat."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_foreseen_errors)
     library = logging.getLogger("fmnist")

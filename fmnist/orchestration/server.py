@@ -1,4 +1,4 @@
-"""The Prefect server that a run reports to: the configured one, or a temporary one."""
+"""The Prefect server a run reports to: the configured one, or a temporary one."""
 
 import signal
 import warnings
@@ -35,12 +35,13 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
     """Run the flow in this process, on the configured Prefect server or a temporary one.
 
     Raises:
-        JobError: a foreseeable failure.
+        JobError: the run failed for a foreseeable reason.
+        PrefectError: no server answers, or it was lost during the run.
         KeyboardInterrupt: the run was interrupted.
     """
-    with temporary_settings(_settings_of_a_run()):
-        _check_server()
+    with temporary_settings(run_settings()):
         try:
+            _check_server()
             state = flow(settings, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
@@ -55,7 +56,7 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
 
 
 def api_address_and_login() -> tuple[str, str | None]:
-    """Address and login of the Prefect API: the environment's, or those of Prefect's profile.
+    """Address and login of the Prefect API, from the environment or from Prefect's profile.
 
     The address is empty if a run would start a temporary server.
 
@@ -64,10 +65,10 @@ def api_address_and_login() -> tuple[str, str | None]:
     """
     try:
         with warnings.catch_warnings():
-            # Such a file ends a run, while it is only passed over here.
+            # A run would fail over such a file, while here Prefect only warns and ignores it.
             warnings.filterwarnings("error", "Failed to load profiles")
             api = PrefectSettings().api
-    # Not everything that can be wrong in Prefect's files is an error of its own.
+    # Prefect has no error of its own for some of what can be wrong in its files.
     except (OSError, ValueError, UserWarning) as error:
         reason = str(error)
         if isinstance(error, ValidationError):
@@ -81,24 +82,25 @@ def api_address_and_login() -> tuple[str, str | None]:
     return (api.url or "").rstrip("/"), login
 
 
-def _settings_of_a_run() -> dict[Any, Any]:
-    # Else a server that misses the heartbeat of a deployment's runs would miss this run's too.
+def run_settings() -> dict[Any, Any]:
+    """The Prefect settings that a run started by hand needs."""
+    # Where an automation marks runs without a heartbeat as crashed, this run must send one too.
     settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS}
     if not PREFECT_API_URL.value():
         settings |= {
             PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
             PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _LONGEST_SERVER_START,
-            # Its telemetry prints a traceback when it meets a locked database at the start.
+            # Its telemetry prints a traceback if the database is locked when it starts.
             PREFECT_SERVER_ANALYTICS_ENABLED: False,
         }
     return settings
 
 
 def _check_server() -> None:
-    """Make a first request to the configured Prefect server, or start the temporary one.
+    """Send the configured Prefect server a first request, or start the temporary one.
 
     Raises:
-        PrefectError: no server answers as it should.
+        PrefectError: no server gives a proper answer.
     """
     patience = {
         PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER,
@@ -121,19 +123,20 @@ def _check_server() -> None:
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Start no process that a terminal's Ctrl-C reaches.
+    """Protect processes started in this block from the terminal's Ctrl-C.
 
-    It goes to every process of the command. The temporary server, started in here, inherits the
-    block and stays to record that the run was cancelled; its parent ends it after that.
+    Ctrl-C reaches every process of the command. The temporary server, which is started in here,
+    inherits the blocked signal and so survives to record that the run was cancelled; its parent
+    then ends it.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _address() -> str:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from prefect.client.schemas.objects import FlowRun
 
 from fmnist.settings import sections
-from tests.e2e.conftest import DEPLOYMENT, Operator
+from tests.e2e.conftest import DEPLOYMENT, DEPLOYMENTS, Operator
 from tests.support.processes import ROOT, unavailable
 from tests.support.records import COMPARISON_FILES, FILES
 
@@ -205,40 +205,42 @@ def test_nobody_sees_anything_without_the_password(
 def test_the_deployments_are_listed_with_their_schedule(
     visit: Callable[[str], Page], picture: Callable[..., None]
 ) -> None:
-    """One for each kind of work pool; the schedule stands there in words."""
+    """Each has a row that says in words when it runs."""
     page = visit("/deployments")
-    for name in ("process", "docker", "kubernetes"):
+    for name, deployment in DEPLOYMENTS.items():
         link = page.get_by_role("link", name=name, exact=True)
         row = page.get_by_role("row").filter(has=link)
-        expect(row).to_contain_text("At 03:00 AM every day")
+        if deployment["schedules"]:
+            expect(row).to_contain_text(re.compile(r"\b(At|Every)\b", re.IGNORECASE))
         expect(row.get_by_role("link", name="fashion-mnist")).to_be_visible()
     process = page.get_by_role("row").filter(has_text="process")
     expect(process.get_by_text("Ready", exact=True)).to_be_visible()
     picture(page, "deployments")
 
 
-def test_only_the_process_deployment_is_switched_on(
+def test_a_deployments_page_shows_which_schedules_are_on(
     operator: Operator, visit: Callable[[str], Page], picture: Callable[..., None]
 ) -> None:
-    """Its page shows the schedule, the commit that was deployed, and what it is for."""
+    """And the commit that was deployed, and what the deployment is for."""
+    for name, deployment in DEPLOYMENTS.items():
+        with operator.client() as client:
+            deployed = client.read_deployment_by_name(f"fashion-mnist/{name}")
+        page = visit(f"/deployments/deployment/{deployed.id}")
+        for schedule in deployment["schedules"]:
+            card = page.locator(".deployment-schedule-card").filter(has_text=schedule["slug"])
+            switch = card.get_by_role("switch")
+            expect(switch).to_be_checked(checked=schedule.get("active", True))
+    page = visit(f"/deployments/deployment/{operator.deployment_id()}")
     with operator.client() as client:
-        ids = {
-            name: client.read_deployment_by_name(f"fashion-mnist/{name}").id
-            for name in ("docker", "kubernetes", "process")
-        }
         version = client.read_deployment_by_name(DEPLOYMENT).version
-    for name, deployment_id in ids.items():
-        page = visit(f"/deployments/deployment/{deployment_id}")
-        card = page.locator(".deployment-schedule-card").filter(has_text="nightly")
-        expect(card.get_by_role("switch")).to_be_checked(checked=name == "process")
     commit = version.removesuffix("-dirty")
     git = ["git", "-C", str(ROOT), "cat-file", "-t", commit]
     assert subprocess.check_output(git, text=True).strip() == "commit"
     expect(page.get_by_text(version, exact=True)).to_be_visible()
-    expect(page.get_by_text("Scheduled for")).to_be_visible()
     picture(page, "deployment")
     page.locator(".p-tab").get_by_text("Description", exact=True).click()
-    expect(page.get_by_text("Retrains every night on a machine of your own")).to_be_visible()
+    words = DEPLOYMENTS["process"]["description"].split(".")[0]
+    expect(page.get_by_text(words).first).to_be_visible()
 
 
 # ---- runs ---------------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ def test_a_runs_page_shows_its_verdict_and_the_reason(
     heading = page.locator(".page-heading-flow-run")
     expect(heading.locator(".state-badge")).to_have_text(word.capitalize())
     expect(heading).to_contain_text(run.name)
-    for tag in ("fashion-mnist", "nightly", "official-data", word):
+    for tag in (*DEPLOYMENTS["process"]["tags"], "official-data", word):
         expect(heading.get_by_text(tag, exact=True).first).to_be_visible()
     log = page.locator(".logs")
     expect(log.get_by_text(f"{word}: {run.state.message}")).to_be_visible()
@@ -386,6 +388,17 @@ def test_the_report_answers(
 # ---- a run by hand ------------------------------------------------------------------------------
 
 
+def meaning(section: str, name: str) -> str:
+    """A setting's description."""
+    return str(sections()[section].model_fields[name].description)
+
+
+def deployed(section: str, name: str) -> str:
+    """The value that the deployment gives a setting, as the form shows it."""
+    value = DEPLOYMENTS["process"]["parameters"]["settings"].get(section, {}).get(name, "")
+    return str(value)
+
+
 @pytest.fixture
 def form(operator: Operator, visit: Callable[[str], Page]) -> Page:
     """The form of a custom run, reached as a person does."""
@@ -393,7 +406,9 @@ def form(operator: Operator, visit: Callable[[str], Page]) -> Page:
     page.locator("header").get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run", exact=True).click()
     expect(page.get_by_role("button", name="Submit")).to_be_visible()
-    expect(setting(page, "Most epochs to train.").locator("input")).to_have_value("150")
+    expect(setting(page, meaning("training", "epochs")).locator("input")).to_have_value(
+        deployed("training", "epochs")
+    )
     return page
 
 
@@ -404,10 +419,10 @@ def test_the_form_of_a_run_describes_every_setting(
     for section in sections().values():
         for field in section.model_fields.values():
             expect(form.get_by_text(str(field.description)).first).to_be_visible()
-    bar = setting(form, "Test accuracy a model must reach to be promoted.")
+    bar = setting(form, meaning("gate", "min_accuracy"))
     expect(bar).to_contain_text("number from 0 to 1; default: 0.9")
-    expect(bar.locator("input")).to_have_value("0.9")
-    url = setting(form, "Where runs are published: a folder, or s3://bucket/prefix.")
+    expect(bar.locator("input")).to_have_value(deployed("gate", "min_accuracy"))
+    url = setting(form, meaning("store", "url"))
     expect(url).to_contain_text("default: store")
     expect(url.locator("input, textarea")).to_have_value("")
     picture(form, "form", whole=True)
@@ -417,11 +432,11 @@ def test_the_form_sends_what_was_given_and_no_more(operator: Operator, form: Pag
     """What nobody touched stays with the deployment, the worker's environment and the defaults."""
     with operator.client() as client:
         expected = client.read_deployment_by_name(DEPLOYMENT).parameters
-    expected["settings"]["training"] |= {"epochs": 7, "deterministic": False}
+    expected["settings"].setdefault("training", {}).update(epochs=7, deterministic=False)
     # The request is looked at, and goes nowhere.
     form.route("**/create_flow_run", lambda route: route.abort())
-    setting(form, "Most epochs to train.").locator("input").fill("7")
-    setting(form, "Make the same seed give the same weights").locator("button").last.focus()
+    setting(form, meaning("training", "epochs")).locator("input").fill("7")
+    setting(form, meaning("training", "deterministic")).locator("button").last.focus()
     form.keyboard.press("Space")
     form.locator(".p-select-option").get_by_text("false", exact=True).click()
     with form.expect_request("**/create_flow_run") as sent:
@@ -448,7 +463,7 @@ def test_a_value_out_of_range_is_refused_before_there_is_a_run(
     """The form names the setting and what is wrong, and no run is created."""
     before = operator.runs_by_hand()
     section, _, key = name.partition(".")
-    described = setting(form, str(sections()[section].model_fields[key].description))
+    described = setting(form, meaning(section, key))
     described.locator("input").fill(value)
     form.get_by_role("button", name="Submit").click()
     said = form.get_by_text(refusal).first

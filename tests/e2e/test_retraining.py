@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import FlowRun
 from deployments import stack as stack_command
 from tests.e2e.conftest import (
     DEPLOYMENT,
+    DEPLOYMENTS,
     ENDLESS,
     LONG,
     MEDIUM,
@@ -90,7 +91,7 @@ def test_deploying_again_and_setting_up_again_change_nothing(operator: Operator)
     operator.deploy()
     operator.stack("start")
     assert seen() == before
-    assert before[0] == 3
+    assert before[0] == len(DEPLOYMENTS)
 
 
 def test_a_partial_parameter_keeps_what_deployment_and_worker_set(
@@ -280,7 +281,7 @@ def test_a_store_that_comes_back_while_publishing_costs_nothing(operator: Operat
 
 
 def test_a_worse_model_does_not_replace_the_champion(operator: Operator) -> None:
-    """The deployments ask a model not to be significantly worse, and its state says that it is."""
+    """A gate that asks it not to be significantly worse rejects it, and its state says why."""
     champion = operator.champion()
     run = operator.wait(operator.start_run(WORSE))
     assert run.state_name == "Rejected", operator.log(run.id)
@@ -292,8 +293,8 @@ def test_a_worse_model_does_not_replace_the_champion(operator: Operator) -> None
     assert comparison["lost"] > comparison["gained"]
 
 
-def test_an_operator_goes_back_to_the_champion_before(operator: Operator) -> None:
-    """One command with the job's own rights; the history has it, and every run is still whole."""
+def test_an_operator_goes_back_to_the_previous_champion(operator: Operator) -> None:
+    """One command with the job's own rights does it, records it, and leaves the run intact."""
     before = operator.champion()
     done = operator.fmnist("rollback", "--reason", "it was slow")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -435,6 +436,6 @@ def test_no_key_was_recorded_anywhere(operator: Operator) -> None:
         assert not [place for place, content in recorded.items() if secret.encode() in content]
 
 
-def test_every_service_is_well_at_the_end(operator: Operator) -> None:
+def test_every_service_is_healthy_at_the_end(operator: Operator) -> None:
     """After all of that, the command that shows the services finds nothing wrong."""
-    assert "NOT WELL" not in operator.stack("status")
+    assert "NOT HEALTHY" not in operator.stack("status")

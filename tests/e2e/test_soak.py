@@ -1,4 +1,4 @@
-"""Scheduled runs in a row: `SOAK_RUNS=20 make e2e ARGS=tests/e2e/test_soak.py` for the long one."""
+"""Scheduled runs in a row: `SOAK_RUNS=20 make e2e ARGS="-k soak"` for the long one."""
 
 import itertools
 import json

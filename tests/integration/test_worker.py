@@ -1,4 +1,4 @@
-"""The worker's command: what it does when it is asked to stop."""
+"""What the worker's command does when it is asked to stop."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import ROOT
 
-# Stands for a worker with one job, and writes down what happens to each of them.
+# A stand-in for a worker with one job, which records what happens to each.
 WORKER = """
 import pathlib, signal, subprocess, sys, time
 happened = pathlib.Path("happened")
@@ -46,10 +46,10 @@ def start(folder: Path, program: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_jobs_end_before_the_worker_and_it_takes_no_other_meanwhile(
+def test_jobs_end_before_the_worker_which_takes_no_new_one_meanwhile(
     tmp_path: Path, number: int
 ) -> None:
-    """The signal reaches the job first; the worker is held still until the job has ended."""
+    """The signal reaches the job first, and the worker is suspended until the job has ended."""
     process = start(tmp_path, WORKER)
     deadline = time.monotonic() + 30
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
@@ -61,5 +61,5 @@ def test_jobs_end_before_the_worker_and_it_takes_no_other_meanwhile(
 
 
 def test_a_worker_that_ends_by_itself_gives_its_exit_code(tmp_path: Path) -> None:
-    """So that whoever keeps it running can tell."""
+    """Whatever keeps it running can tell how it ended."""
     assert start(tmp_path, "raise SystemExit(7)").wait(30) == 7

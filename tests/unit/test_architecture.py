@@ -1,8 +1,6 @@
-"""The rules that keep the structure readable, held by reading the imports."""
+"""The rules that keep the structure readable, checked by reading the imports."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fmnist"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__"))
 
-# Each layer may import itself and those before it, so imports point one way. What everybody may
-# use is the first; `training` and `evaluation` stand side by side.
+# Each layer may import itself and those before it, so imports point one way. The first is what
+# every module may use; `training` and `evaluation` do not import each other.
 LAYERS = (
     "",
     "store",
@@ -25,10 +23,10 @@ LAYERS = (
     "orchestration",
     "cli",
 )
-# Only its records reach beyond `training`, and what loads a published model.
+# Outside `training`, only its records are used, and what loads a published model.
 PUBLIC_IN_TRAINING = {"records", "model_file"}
 
-# Where a large package may be imported, below `fmnist`; nowhere else.
+# The only places below `fmnist` that may import a large package.
 HOMES = {
     "keras": {"training"},
     "tensorflow": {"training"},
@@ -41,6 +39,10 @@ HOMES = {
     "httpx": {"data/sources", "cli/doctor", "orchestration"},
     "prefect": {"orchestration"},
 }
+
+UNIT_TESTS = sorted((ROOT / "tests" / "unit").rglob("test_*.py"))
+# Helpers and fixtures of the tests that start a program.
+STARTS_A_PROCESS = {"run_program", "s3_server", "minio", "minio_server", "bucket", "laboratory"}
 
 
 def name_of(path: Path) -> str:
@@ -62,6 +64,12 @@ def imported(path: Path, *, by_functions: bool = True) -> set[str]:
     return names
 
 
+def parameters(path: Path) -> set[str]:
+    """The names of all parameters of a module's functions; those of tests are fixtures."""
+    tree = ast.walk(ast.parse(path.read_text()))
+    return {node.arg for node in tree if isinstance(node, ast.arg)}
+
+
 def used_modules(path: Path) -> set[str]:
     """The modules of the package that a module imports, by their names below it."""
     known = {name_of(module) for module in MODULES}
@@ -78,7 +86,7 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 def test_training_and_evaluation_stand_side_by_side() -> None:
-    """Neither knows the other, and nothing else of training is used outside it but the flow's call."""
+    """Neither imports the other, and only two modules of `training` are used by other layers."""
     for path in MODULES:
         used = {name for name in used_modules(path) if layer_of(name) == "training"}
         if layer_of(name_of(path)) == "evaluation":
@@ -89,27 +97,27 @@ def test_training_and_evaluation_stand_side_by_side() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_two_modules_import_each_other(path: Path) -> None:
-    """Inside a layer imports point one way too."""
+    """Within a layer, imports point one way too."""
     for name in used_modules(path):
         assert name_of(path) not in used_modules(PACKAGE / f"{name}.py")
 
 
 def test_a_folder_is_described_in_its_init_file_which_has_no_code() -> None:
-    """One sentence about the folder, and nothing that an import would run."""
+    """It has one sentence about the folder, and nothing that an import would run."""
     for layer in LAYERS[1:]:
         (docstring,) = ast.parse((PACKAGE / layer / "__init__.py").read_text()).body
         assert isinstance(docstring, ast.Expr)
 
 
 def test_the_package_itself_imports_nothing_but_types() -> None:
-    """What it offers is imported when it is called."""
+    """What its functions need is imported when they are called."""
     used = imported(PACKAGE / "__init__.py", by_functions=False)
     assert {name.partition(".")[0] for name in used} <= {"typing"}
 
 
 @pytest.mark.parametrize("package", HOMES)
 def test_large_packages_are_imported_only_where_they_belong(package: str) -> None:
-    """Each stays in its place, so that it can be replaced there."""
+    """Each can be replaced in one place."""
     users = {
         name_of(path)
         for path in MODULES
@@ -119,46 +127,16 @@ def test_large_packages_are_imported_only_where_they_belong(package: str) -> Non
 
 
 def test_the_benchmarks_do_not_import_prefect() -> None:
-    """Only flows/, deployments/ and the orchestration layer know the orchestrator."""
+    """Only flows, deployments and the orchestration layer know the orchestrator."""
     for path in (ROOT / "benchmarks").glob("*.py"):
         assert not any(name.startswith("prefect") for name in imported(path))
 
 
-def run_python(program: str, folder: Path) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout.strip()
-
-
-def test_importing_the_package_imports_neither_tensorflow_nor_prefect(tmp_path: Path) -> None:
-    """`import fmnist` is light."""
-    program = "import sys, fmnist; print([n for n in ('tensorflow', 'keras', 'prefect') if n in sys.modules])"
-    assert run_python(program, tmp_path) == "[]"
-
-
-def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
-    """No environment, folder, logger, thread or seed is touched by importing every module."""
-    heavy = HOMES["keras"] | HOMES["prefect"]
-    names = ", ".join(
-        f"fmnist.{name_of(path).replace('/', '.')}"
-        for path in MODULES
-        if layer_of(name_of(path)) not in heavy
-    )
-    program = f"""
-import logging, os, random, threading
-import numpy
-import pydantic_settings, platformdirs, rich.progress, boto3, httpx, sklearn.metrics
-import scipy.stats, seaborn, matplotlib.figure, sklearn.model_selection
-def state():
-    return (dict(os.environ), random.getstate(), str(numpy.random.get_state()),
-            threading.active_count(), logging.getLogger().handlers, os.listdir())
-before = state()
-import {names}
-print(state() == before)
-"""
-    assert run_python(program, tmp_path) == "True"
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_unit_tests_need_neither_tensorflow_nor_a_process(path: Path) -> None:
+    """They stay quick: what starts a program or trains a network is an integration test."""
+    names = imported(path)
+    packages = {name.partition(".")[0] for name in names}
+    assert not packages & {"keras", "tensorflow", "subprocess"}
+    assert not {name.rpartition(".")[2] for name in names} & STARTS_A_PROCESS
+    assert not parameters(path) & STARTS_A_PROCESS

@@ -1,4 +1,4 @@
-"""The work pools: what their templates make of a run, rendered by the workers' own code."""
+"""The work pools: what their templates turn a run into, rendered by the workers' own code."""
 
 import asyncio
 import copy
@@ -25,15 +25,16 @@ from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 from pydantic import SecretStr
 
+from deployments import setup
 from tests.support.processes import ROOT
 
 FOLDER = ROOT / "deployments"
 TEMPLATES = {path.stem: json.loads(path.read_text()) for path in (FOLDER / "pools").glob("*.json")}
-DEPLOYMENTS = {
-    deployment["name"]: deployment
+DEPLOYMENTS = [
+    deployment
     for deployment in yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"]
     if deployment["work_pool"]["name"] in TEMPLATES
-}
+]
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 CLUSTER = list(yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text()))
 NEWEST = kubernetes_validate.latest_version()
@@ -46,7 +47,7 @@ SERVER = "http://worker-sees.example:4200/api"
 
 
 def secret_settings(model: type[PrefectBaseSettings] = Settings) -> Iterator[str]:
-    """The names of all of Prefect's settings that it says are secret itself."""
+    """The names of all settings that Prefect itself declares secret."""
     for name, field in model.model_fields.items():
         kinds = [field.annotation, *get_args(field.annotation)]
         if SecretStr in kinds:
@@ -67,7 +68,7 @@ STORE_KEYS = {"AWS_ACCESS_KEY_ID": "NobodysKey", "AWS_SECRET_ACCESS_KEY": "Nobod
 
 @pytest.fixture(autouse=True)
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A worker whose settings and environment hold every secret there is, and a home of its own."""
+    """A worker whose settings and environment contain every secret, and with its own home."""
     for name, value in STORE_KEYS.items():
         monkeypatch.setenv(name, value)
     settings = SECRET_SETTINGS | {"PREFECT_API_URL": SERVER, "PREFECT_HOME": "/home/of/the/worker"}
@@ -76,17 +77,15 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def rendered(kind: type, pool: str, **variables: object) -> Any:
-    """What a worker makes of a run of the deployment on that pool, before it starts the job."""
-    deployment = DEPLOYMENTS[pool]
+    """What a worker makes of a run on that pool, before it starts the job."""
     configuration: Any = asyncio.run(
         kind.from_template_and_values(  # type: ignore[attr-defined]
-            copy.deepcopy(TEMPLATES[pool]),
-            deployment["work_pool"].get("job_variables", {}) | variables,
+            copy.deepcopy(TEMPLATES[pool]), variables
         )
     )
     configuration.prepare_for_flow_run(
         FlowRun(flow_id=uuid4(), name="nobodys-run"),
-        deployment=DeploymentResponse(flow_id=uuid4(), name=deployment["name"]),
+        deployment=DeploymentResponse(flow_id=uuid4(), name="weekly"),
     )
     return configuration
 
@@ -133,29 +132,35 @@ def environment_of(pool: str, **variables: object) -> dict[str, str]:
 # ---- both ---------------------------------------------------------------------------------------
 
 
-def test_each_deployment_in_containers_has_a_template() -> None:
-    """The pools that prefect.yaml names are those that have a file here."""
-    assert set(DEPLOYMENTS) == set(TEMPLATES) == {"docker", "kubernetes"}
+def test_each_pool_of_containers_has_a_template() -> None:
+    """Those that setup.py creates, and no other."""
+    assert set(TEMPLATES) == set(setup.POOLS.values()) - {"process"}
 
 
 @pytest.mark.parametrize("pool", TEMPLATES)
 def test_the_template_is_accepted_by_prefect(pool: str) -> None:
-    """The server's own checks pass: the schema, each default, and the deployment's variables."""
+    """The server's own checks accept the schema and each default."""
     validate_base_job_template(TEMPLATES[pool])
     schema = TEMPLATES[pool]["variables"]
     is_valid_schema(schema, preprocess=False)
     defaults = {n: p["default"] for n, p in schema["properties"].items() if "default" in p}
     validate(defaults, schema, raise_on_error=True, preprocess=False)
-    chosen = DEPLOYMENTS[pool]["work_pool"].get("job_variables", {})
-    validate(defaults | chosen, schema, raise_on_error=True)
-    assert chosen.keys() <= schema["properties"].keys()
     with pytest.raises(ValidationError):
         validate({"image": 1}, schema, raise_on_error=True)
 
 
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+def test_what_a_deployment_chooses_is_known_to_its_pool(deployment: Any) -> None:
+    """Each variable has the name and the type that the template asks for."""
+    schema = TEMPLATES[deployment["work_pool"]["name"]]["variables"]
+    chosen = deployment["work_pool"].get("job_variables", {})
+    validate(chosen, schema, raise_on_error=True)
+    assert chosen.keys() <= schema["properties"].keys()
+
+
 @pytest.mark.parametrize("pool", TEMPLATES)
 def test_each_variable_is_described_and_has_an_effect(pool: str) -> None:
-    """A form shows what a field means, and no field is without use."""
+    """A form shows what each field means, and no field is useless."""
     variables = TEMPLATES[pool]["variables"]["properties"]
     used = find_placeholders(json.dumps(TEMPLATES[pool]["job_configuration"]))
     assert {placeholder.name for placeholder in used} | {"env"} == variables.keys()
@@ -166,13 +171,13 @@ def test_each_variable_is_described_and_has_an_effect(pool: str) -> None:
 @pytest.mark.parametrize("pool", TEMPLATES)
 @pytest.mark.parametrize("name", ["image", "store_url", "s3_region", "command", "name"])
 def test_a_variable_of_the_run_replaces_the_default(pool: str, name: str) -> None:
-    """What is chosen for one run reaches its job."""
+    """A variable chosen for one run reaches its job."""
     render = manifest if pool == "kubernetes" else docker_request
     assert "chosen" in json.dumps(render(**{name: "chosen"}))
 
 
 @pytest.mark.parametrize("pool", TEMPLATES)
-def test_the_job_knows_its_store_and_tells_that_it_lives(pool: str) -> None:
+def test_the_job_knows_its_store_and_sends_heartbeats(pool: str) -> None:
     """Plain variables name the store; heartbeats are on, so that a killed job is noticed."""
     expected = {
         "AWS_ENDPOINT_URL_S3": "http://minio:9000",
@@ -182,12 +187,12 @@ def test_the_job_knows_its_store_and_tells_that_it_lives(pool: str) -> None:
     }
     environment = environment_of(pool)
     assert environment.items() >= expected.items()
-    # The worker's folder is not there in the image, which has a home of its own.
+    # The worker's folder does not exist in the image, which has its own.
     assert "PREFECT_HOME" not in environment
 
 
 @pytest.mark.parametrize("pool", TEMPLATES)
-def test_more_variables_leave_those_of_the_template(pool: str) -> None:
+def test_extra_variables_keep_those_of_the_template(pool: str) -> None:
     """A run may have more environment; AWS itself needs no address."""
     environment = environment_of(pool, s3_endpoint=None, env={"FMNIST_TRAINING__EPOCHS": "3"})
     assert environment["FMNIST_TRAINING__EPOCHS"] == "3"
@@ -247,8 +252,8 @@ def test_the_job_is_valid_for_kubernetes() -> None:
         (["spec", "template", "spec", "containers", 0, "securityContext"], "readOnlyRoot", True),
     ],
 )
-def test_a_mistake_in_the_job_would_be_found(where: list[Any], name: str, value: object) -> None:
-    """The check above is a check: it refuses a misspelt field and a value of another type."""
+def test_the_check_finds_mistakes_in_the_job(where: list[Any], name: str, value: object) -> None:
+    """It refuses a misspelt field and a value of the wrong type."""
     job = of_kubernetes(manifest())
     place = job
     for step in where:
@@ -265,7 +270,7 @@ def test_what_is_made_in_the_cluster_beforehand_is_valid(resource: Any) -> None:
 
 
 def test_the_job_runs_once_and_is_cleaned_up() -> None:
-    """Retries are left to Prefect; a finished job stays for a while; a stopped one has time."""
+    """Prefect alone retries; a finished job stays for a week; a stopped one gets a minute to end."""
     spec = manifest()["spec"]
     assert spec["backoffLimit"] == 0
     assert spec["ttlSecondsAfterFinished"] == 7 * 24 * 3600
@@ -282,7 +287,7 @@ def test_the_job_and_its_pod_run_the_flow_and_say_so() -> None:
     run = variables_of(container)["PREFECT__FLOW_RUN_ID"]
     for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
         assert labels["prefect.io/flow-run-id"] == run
-        assert labels["prefect.io/deployment-name"] == "kubernetes"
+        assert labels["prefect.io/deployment-name"] == "weekly"
         assert labels["team"] == "a"
     assert job["metadata"]["generateName"] == "nobodys-run-"
     assert container["image"] == "fmnist-training:latest"
@@ -290,7 +295,7 @@ def test_the_job_and_its_pod_run_the_flow_and_say_so() -> None:
 
 
 def test_the_job_in_kubernetes_has_what_it_needs_and_no_more() -> None:
-    """Cores and memory are asked for and bounded, above the job's peak of 1.2 GB."""
+    """Cores and memory are requested and limited, above the job's peak of 1.2 GB."""
     assert job_container()["resources"] == {
         "requests": {"cpu": "2", "memory": "1536Mi"},
         "limits": {"cpu": "2", "memory": "3Gi"},
@@ -299,7 +304,7 @@ def test_the_job_in_kubernetes_has_what_it_needs_and_no_more() -> None:
 
 
 def test_the_job_in_kubernetes_has_no_rights() -> None:
-    """It is what the 'restricted' standard asks, on a read-only root, as the image's own user."""
+    """It meets the 'restricted' standard, on a read-only root, as the image's own user."""
     assert pod()["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": 10001,
@@ -313,7 +318,7 @@ def test_the_job_in_kubernetes_has_no_rights() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert pod()["automountServiceAccountToken"] is False
-    # Else each service of the namespace adds variables, and one called fmnist would add settings.
+    # Otherwise each service of the namespace adds variables, and one called fmnist adds settings.
     assert pod()["enableServiceLinks"] is False
     (namespace,) = (resource for resource in CLUSTER if resource["kind"] == "Namespace")
     assert namespace["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -347,19 +352,19 @@ def test_secrets_reach_the_job_by_reference() -> None:
         {"secretRef": {"name": "fmnist-store", "optional": True}},
         {"secretRef": {"name": "fmnist-prefect", "optional": True}},
     ]
-    # What stands in `env` would win over the secret.
+    # `env` would take precedence over the secret.
     assert not variables_of(job_container()).keys() & (SECRET_SETTINGS.keys() | STORE_KEYS.keys())
 
 
 def test_no_secret_of_the_worker_is_in_the_manifest() -> None:
-    """Whatever the worker knows, without a setting of its own that would hide it."""
+    """None of the secrets the worker knows."""
     assert len(SECRET_SETTINGS) > len(LOGIN)
     text = json.dumps(manifest())
     assert "Nobodys" not in text
 
 
-def test_the_server_of_the_worker_is_that_of_the_job_unless_said() -> None:
-    """In the cluster the address is the same; from outside it may be another."""
+def test_the_job_uses_the_workers_server_unless_told_otherwise() -> None:
+    """Inside the cluster the address is the same; a worker outside may use a different one."""
     assert variables_of(job_container())["PREFECT_API_URL"] == SERVER
     other = "http://prefect:4200/api"
     assert variables_of(job_container(prefect_api_url=other))["PREFECT_API_URL"] == other
@@ -382,7 +387,7 @@ def test_the_container_runs_the_flow() -> None:
 
 
 def test_the_keys_of_the_store_are_a_file_mounted_read_only() -> None:
-    """boto3 is told where it is; no key is in the container's environment or labels."""
+    """boto3 finds it by a variable; no key is in the container's environment or labels."""
     request = docker_request()
     (file,) = (bind for bind in request["host_config"]["Binds"] if bind.endswith(":ro"))
     assert file == "/etc/fmnist/aws-credentials:/run/secrets/aws-credentials:ro"
@@ -410,19 +415,19 @@ def test_the_container_can_write_where_it_must_and_nowhere_else() -> None:
 
 
 def test_the_container_has_no_rights_and_bounded_memory() -> None:
-    """No capability, none to be gained, no swap; a first process that ends the others."""
+    """No capability and no way to gain one, no swap, and an init process that ends the others."""
     host = docker_request()["host_config"]
     assert host["CapDrop"] == ["ALL"]
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
     assert not host.get("Privileged")
     assert host["Init"] is True
     assert host["Memory"] == host["MemorySwap"] == 3 * 1024**3
-    # Else the worker never learns how the container ended.
+    # Otherwise the worker cannot learn how the container ended.
     assert not host.get("AutoRemove")
 
 
 def test_the_container_is_in_the_network_of_the_compose_file() -> None:
-    """There it reaches server and store by name; the worker's own address is not handed on."""
+    """There it reaches server and store by name, not by the address that the worker uses."""
     request = docker_request()
     assert request["host_config"]["NetworkMode"] == "fmnist_default"
     assert list(request["networking_config"]) == ["fmnist_default"]
@@ -434,7 +439,7 @@ def test_the_container_is_in_the_network_of_the_compose_file() -> None:
 
 @pytest.mark.parametrize("pool", TEMPLATES)
 def test_no_template_holds_a_secret(pool: str) -> None:
-    """Where a secret has a variable, the template gives it no value."""
+    """No template gives a secret variable a value."""
     environment = TEMPLATES[pool]["job_configuration"]["env"]
     for name in (*SECRET_SETTINGS, *STORE_KEYS):
         assert environment.get(name) is None

@@ -9,7 +9,6 @@ import yaml
 
 from deployments import stack
 from deployments.stack import StackError, interpolate
-from tests.support.processes import run_program
 
 VARIABLES = {name: form.format("5ec" * 16) for name, form in stack.SECRETS.items()}
 
@@ -39,20 +38,20 @@ def services(tmp_path: Path) -> dict[str, stack.Service]:
     ],
 )
 def test_variables_are_replaced_as_compose_does(text: str, value: str) -> None:
-    """Given values count, then defaults; an empty one counts as not given."""
+    """A value that is set wins over the default; an empty one counts as not set."""
     assert interpolate(text, {"GIVEN": "one", "EMPTY": ""}) == value
 
 
 @pytest.mark.parametrize("secret", stack.SECRETS)
 def test_a_missing_secret_stops_with_a_message(secret: str, tmp_path: Path) -> None:
-    """It names the variable, and the command that makes it."""
+    """It names the variable, and the command that creates it."""
     variables = {**VARIABLES, secret: ""}
-    with pytest.raises(StackError, match=rf"{secret} is not set: make .*stack\.py secrets"):
+    with pytest.raises(StackError, match=rf"{secret} is not set: create .*stack\.py secrets"):
         stack.read_services(variables, tmp_path)
 
 
-def test_secrets_are_random_and_for_their_owner_alone(tmp_path: Path) -> None:
-    """Two files have nothing in common, and nobody else can read them."""
+def test_secrets_are_random_and_readable_by_their_owner_only(tmp_path: Path) -> None:
+    """Two files share no value, and nobody else can read them."""
     for name in ("one", "two"):
         stack.make_secrets(tmp_path / name)
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
@@ -62,16 +61,16 @@ def test_secrets_are_random_and_for_their_owner_alone(tmp_path: Path) -> None:
     stack.read_services(one, tmp_path)
 
 
-def test_secrets_that_are_there_are_not_replaced(tmp_path: Path) -> None:
-    """A second call says so, and changes nothing."""
+def test_existing_secrets_are_not_replaced(tmp_path: Path) -> None:
+    """A second call says that they exist, and changes nothing."""
     (tmp_path / "env").write_text("mine")
-    with pytest.raises(StackError, match="already there"):
+    with pytest.raises(StackError, match="already exists"):
         stack.make_secrets(tmp_path / "env")
     assert (tmp_path / "env").read_text() == "mine"
 
 
 def test_an_env_file_has_comments_and_quotes(tmp_path: Path) -> None:
-    """Comments and empty lines are skipped, quotes around a value dropped."""
+    """Comments and empty lines are skipped, quotes around a value removed."""
     (tmp_path / "env").write_text("# mine\n\nA=1\nB = 'x=y'\n")
     assert stack.read_env_file(tmp_path / "env") == {"A": "1", "B": "x=y"}
 
@@ -80,7 +79,7 @@ def test_an_env_file_has_comments_and_quotes(tmp_path: Path) -> None:
 
 
 def test_services_come_after_what_they_need(services: dict[str, stack.Service]) -> None:
-    """So they can be started in this order, and stopped in the other."""
+    """They can be started in this order and stopped in reverse."""
     names = list(services)
     for name, spec in yaml.safe_load(stack.COMPOSE.read_text())["services"].items():
         for needed in spec.get("depends_on", {}):
@@ -91,7 +90,7 @@ def test_services_come_after_what_they_need(services: dict[str, stack.Service]) 
 def test_services_listen_to_and_reach_this_machine_only(
     services: dict[str, stack.Service],
 ) -> None:
-    """No address but the loopback one is left in a command or in the environment."""
+    """Commands and environments contain no address but the loopback one."""
     for service in services.values():
         everything = " ".join([*service.command, *service.environment.values()])
         assert "0.0.0.0" not in everything
@@ -106,16 +105,16 @@ def test_services_listen_to_and_reach_this_machine_only(
 def test_volumes_are_folders_and_files_of_the_project_stay(
     services: dict[str, stack.Service], tmp_path: Path
 ) -> None:
-    """What compose mounts is where the command and the environment say."""
+    """Commands and environments point to where the mounted files really are."""
     assert services["minio"].command[2] == str(tmp_path / "volumes" / "minio")
     assert Path(services["minio-setup"].command[1]).is_file()
     assert Path(services["minio-setup"].environment["POLICY_FILE"]).is_file()
 
 
-def test_a_service_gets_nothing_of_the_callers_environment(
+def test_a_service_inherits_nothing_from_the_callers_environment(
     services: dict[str, stack.Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container: no key, setting or Prefect profile of the person who started it."""
+    """As in a container, it sees no key, setting or Prefect profile of whoever starts it."""
     for name in ("AWS_PROFILE", "FMNIST_TRAINING__EPOCHS", "PREFECT_PROFILE", "PYTHONPATH"):
         monkeypatch.setenv(name, "mine")
     for service in services.values():
@@ -125,7 +124,7 @@ def test_a_service_gets_nothing_of_the_callers_environment(
 
 
 def test_the_jobs_own_settings_come_from_its_env_file(tmp_path: Path) -> None:
-    """Any setting may stand there; without the file there are none."""
+    """Any setting may be given there, and the file may be absent."""
     (tmp_path / "job.env").write_text("FMNIST_TRAINING__EPOCHS=3\n")
     variables = {**VARIABLES, "JOB_ENV_FILE": str(tmp_path / "job.env")}
     worker = stack.read_services(variables, tmp_path)["worker"]
@@ -134,10 +133,10 @@ def test_the_jobs_own_settings_come_from_its_env_file(tmp_path: Path) -> None:
     assert "FMNIST_TRAINING__EPOCHS" not in without.environment
 
 
-def test_no_secret_is_written_beside_the_env_file(
+def test_no_secret_is_written_outside_the_env_file(
     services: dict[str, stack.Service], tmp_path: Path
 ) -> None:
-    """The configuration of supervisord has none."""
+    """The configuration of supervisord contains none."""
     stack.Stack(services, tmp_path, tmp_path / "env").configure()
     assert "5ec5ec" not in (tmp_path / "supervisord.conf").read_text()
 
@@ -145,7 +144,7 @@ def test_no_secret_is_written_beside_the_env_file(
 def test_a_missing_program_is_named_with_how_to_get_it(
     services: dict[str, stack.Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line for each, with the versions of compose.yaml."""
+    """Each has a line, with the version from compose.yaml."""
     monkeypatch.setattr(stack, "search_path", lambda: "/nowhere")
     lines = stack.missing_programs(services)
     assert [line.split()[0] for line in lines] == [
@@ -156,21 +155,24 @@ def test_a_missing_program_is_named_with_how_to_get_it(
 
 
 @pytest.mark.parametrize("command", ["start", "stop", "status"])
-def test_without_secrets_every_command_ends_with_one_line(command: str, tmp_path: Path) -> None:
-    """It says what to do, and shows no traceback."""
+def test_without_secrets_every_command_ends_with_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what to do, and nothing is created."""
     options = ["--state", str(tmp_path / "state"), "--env-file", str(tmp_path / "absent")]
-    done = run_program(str(stack.HERE / "stack.py"), *options, command)
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert "stack.py secrets" in done.stderr
+    assert stack.main([*options, command]) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "stack.py secrets" in said
     assert not (tmp_path / "state").exists()
 
 
-def test_stopping_what_does_not_run_is_harmless(tmp_path: Path) -> None:
+def test_stopping_what_does_not_run_is_harmless(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """And status says that nothing runs."""
     stack.make_secrets(tmp_path / "env")
     options = ["--state", str(tmp_path / "state"), "--env-file", str(tmp_path / "env")]
-    assert run_program(str(stack.HERE / "stack.py"), *options, "stop").returncode == 0
-    status = run_program(str(stack.HERE / "stack.py"), *options, "status")
-    assert status.returncode == 1
-    assert status.stdout.count("NOT WELL") == 6
+    assert stack.main([*options, "stop"]) == 0
+    assert stack.main([*options, "status"]) == 1
+    assert capsys.readouterr().out.count("NOT HEALTHY") == 6

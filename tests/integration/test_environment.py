@@ -1,3 +1,5 @@
+"""The record of a run's environment, with the commit that git names."""
+
 import getpass
 import importlib.metadata
 import socket
@@ -12,14 +14,14 @@ from tests.support.processes import ROOT
 
 
 def test_the_versions_are_those_installed() -> None:
-    """Each package is recorded with the version that this process runs with."""
+    """Each package is recorded with the version that this process uses."""
     packages = describe_environment().packages
     assert packages["tensorflow"] == importlib.metadata.version("tensorflow")
     assert "not installed" not in packages.values()
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
-    """A checkout gives its commit, an edited one says so, and another folder gives none."""
+    """It is marked if files were edited since; a folder outside a checkout has none."""
     path = tmp_path / "environment.py"
     path.write_text("1")
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
@@ -34,10 +36,10 @@ def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
     assert _commit(tmp_path) == f"{commit}+changes"
 
 
-def test_where_there_is_no_git_the_commit_is_what_the_image_says(
+def test_without_git_the_commit_comes_from_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`SOURCE_COMMIT` counts outside a checkout, and only there."""
+    """`SOURCE_COMMIT` is used outside a checkout, and only there."""
     monkeypatch.setenv("SOURCE_COMMIT", "")
     assert _commit(tmp_path) is None
     monkeypatch.setenv("SOURCE_COMMIT", "abc")
@@ -46,7 +48,7 @@ def test_where_there_is_no_git_the_commit_is_what_the_image_says(
 
 
 def test_nothing_personal_is_recorded() -> None:
-    """Neither the host's name nor the user's, nor the home folder, is in it."""
+    """It contains neither host name nor user name nor home folder."""
     written = to_json(describe_environment()).decode()
     assert socket.gethostname() not in written
     assert str(Path.home()) + "/" not in written

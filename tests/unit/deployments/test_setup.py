@@ -1,0 +1,59 @@
+"""The automations, and what setup.py does when it cannot reach the server."""
+
+import pytest
+from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from deployments import setup
+from tests.support.processes import free_port
+
+
+def test_the_automations_are_valid() -> None:
+    """Prefect understands each of them, once the webhook's block is filled in."""
+    for declared in setup.declared_automations(26):
+        for action in declared["actions"]:
+            if action["type"] == "call-webhook":
+                action["block_document_id"] = "00000000-0000-0000-0000-000000000001"
+        assert AutomationCore.model_validate(declared).name == declared["name"]
+
+
+def test_runs_of_other_flows_are_left_alone() -> None:
+    """They may send fewer heartbeats, and their alerts are their own."""
+    for declared in setup.declared_automations(26):
+        assert declared["trigger"]["match_related"]["prefect.resource.name"] == "fashion-mnist"
+
+
+def test_no_judged_run_is_taken_for_crashed() -> None:
+    """The heartbeat's automation knows every state in which a run ends or waits.
+
+    The flow gives two of them names of their own, and a run that Kubernetes evicted waits in
+    `AwaitingRetry`.
+    """
+    expected = setup.declared_automations(26)[0]["trigger"]["expect"]
+    for state in ("Promoted", "Rejected", "Failed", "Cancelled", "Crashed", "AwaitingRetry"):
+        assert f"prefect.flow-run.{state}" in expected
+
+
+@pytest.mark.parametrize(("hours", "seconds"), [(26, 93_600), (0.01, 36)])
+def test_the_silence_before_an_alert_can_be_set(hours: float, seconds: float) -> None:
+    """In hours, for schedules other than nightly."""
+    silence = setup.declared_automations(hours)[-1]
+    assert float(silence["trigger"]["within"]) == seconds
+    assert f"for {hours} hours" in silence["actions"][0]["payload"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [({}, "connect"), ({"ALERT_SILENCE_HOURS": "a day"}, "a day")],
+    ids=["no server", "a bad number"],
+)
+def test_a_server_that_cannot_be_set_up_is_named(
+    environment: dict[str, str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says which server and why, and the exit code is 1."""
+    address = f"http://127.0.0.1:{free_port()}/api"
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}):
+        assert setup.main(environment) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"setup: the Prefect server at {address} was not set up: ")
+    assert reason in said.lower() and len(said.splitlines()) == 1
