@@ -49,12 +49,12 @@ def requests_of_publication(
     model = (laboratory.material / "large.keras").read_bytes()
     test = test_set_in(laboratory.material)
     evaluation = evaluate(test.score(model), test.labels, test.class_names)
-    circumstances = GateContext(len(test.labels), generation=past)
+    context = GateContext(len(test.labels), generation=past)
     run = replace(
         records.run(),
         data=ORIGIN,
         evaluation=evaluation,
-        verdict=decide(evaluation, _GATE, circumstances),
+        verdict=decide(evaluation, _GATE, context),
     )
     _seal(sealed, model)
     point = Point()

@@ -316,8 +316,9 @@ def prepare(name: str, place: Place, folder: Path) -> None:
 def examine(name: str, place: Place, folder: Path) -> str:
     """What is wrong with a store in which a scenario was interrupted; nothing, if all is well.
 
-    A fresh reader must find either champion complete and a history without gap or branch, and a fresh
-    publisher must succeed with the same act, to the same end as if nothing had happened.
+    A fresh reader must find the complete old or new champion and a history without gaps or
+    branches, and a fresh publisher must succeed with the same act, with the same result as if
+    nothing had happened.
     """
     scenario, store = SCENARIOS[name], place.open()
     known: dict[tuple[str, Entry], bytes] = {}

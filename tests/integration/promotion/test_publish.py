@@ -308,7 +308,7 @@ def test_no_local_path_or_secret_is_published(
 def test_a_disk_that_cannot_take_the_files_is_told(
     code: int, advice: str, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full or read-only disk is told in one line, with the folder and what to do."""
+    """A full or read-only disk is reported in one line, with the folder and what to do."""
 
     def refuse(*_: object) -> int:
         raise OSError(code, os.strerror(code))
@@ -522,7 +522,7 @@ def test_a_model_that_answers_otherwise_when_read_back_is_not_promoted(
 
 
 def test_what_is_read_back_is_what_the_store_holds(make: Make) -> None:
-    """The model that is asked again comes from the store, after the whole run was stored."""
+    """The model that is scored again comes from the store, after all of the run was stored."""
     store = MemoryStore()
     run, folder = make(store, GOOD)
     seen = []

@@ -166,7 +166,7 @@ def test_the_verdict_is_the_gates(judge: Judge, store: MemoryStore, tmp_path: Pa
 def test_a_decision_against_another_champion_scores_that_one(
     judge: Judge, store: MemoryStore, scorer: Scorer, tmp_path: Path
 ) -> None:
-    """Asked again with a new champion, the judge compares with the new one, and with the same figures."""
+    """For another champion the judge compares again, with the same figures."""
     figures = evaluate(scores(50), LABELS, NAMES)
     assert judge.decide(figures, scores(50), None).against is None
     champion = crown(store, tmp_path / "old")
@@ -297,7 +297,7 @@ def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
 def test_a_champion_whose_model_cannot_be_scored_cannot_be_compared(
     judge: Judge, store: MemoryStore, tmp_path: Path
 ) -> None:
-    """A whole run whose model is none that this project can ask is no champion to beat."""
+    """A complete run whose model cannot be loaded cannot be compared with."""
     crown(store, tmp_path / "old", model=b"foreign")
     found = judge.judge(b"wrong 0", 1)
     assert found.against == ComparisonFailed(OLD, "model.keras holds no network of this project")
@@ -315,7 +315,7 @@ def test_a_champion_that_does_not_tell_its_test_set_cannot_be_compared(
 
 
 def test_a_model_that_cannot_be_scored_is_no_verdict(judge: Judge, store: MemoryStore) -> None:
-    """The challenger itself must be whole: else there is nothing to judge, and nothing is counted."""
+    """If the challenger itself cannot be loaded, nothing is judged and nothing is counted."""
     with pytest.raises(DamagedError, match="no network of this project"):
         judge.judge(b"foreign", 0)
     assert store.writes == []

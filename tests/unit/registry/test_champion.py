@@ -72,39 +72,33 @@ def test_there_is_no_champion_before_the_first_promotion(sealed: Path) -> None:
     assert caught.value.exit_code == ExitCode.STORE
 
 
-def test_each_champion_names_the_one_before() -> None:
-    """The first champion follows nobody, and the next one follows the first."""
+def test_a_promotion_is_recorded(sealed: Path) -> None:
+    """The champion record says which run it is, which it replaced, when, why and by which program."""
     store = MemoryStore()
-    first, second = put(store, "run-1"), put(store, "run-2")
+    assert promote(store, put(store, "one")).previous is None
     started = datetime.now(UTC)
-    assert promote(store, first).previous is None
-    promoted = promote(store, second, 0.92)
+    run = upload_run(store, sealed)
+    promoted = promote(store, run, 0.92)
     assert promoted == current_champion(store)
-    assert (promoted.run_id, promoted.previous) == ("run-2", "run-1")
-    assert promoted.accuracy == 0.92
     assert started <= promoted.moved_at <= datetime.now(UTC)
+    manifest = store.objects[f"runs/{records.RUN_ID}/{MANIFEST}"]
+    assert promoted == ChampionRecord(
+        format=FORMAT,
+        run_id=records.RUN_ID,
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        accuracy=0.92,
+        moved_at=promoted.moved_at,
+        previous="one",
+        generation=2,
+        rollback_to="one",
+        move="promotion",
+        reason="good enough",
+        by=BY,
+    )
 
 
-def test_the_champion_tells_how_it_came_to_be() -> None:
-    """A champion record has its generation, its move, the reason and the program that made it."""
-    store = MemoryStore()
-    promote(store, put(store, "one"))
-    promoted = promote(store, put(store, "two"))
-    assert (promoted.format, promoted.generation, promoted.rollback_to) == (FORMAT, 2, "one")
-    assert (promoted.move, promoted.reason, promoted.by) == ("promotion", "good enough", BY)
-    assert promoted.retired == ()
-
-
-def test_the_champion_carries_the_digest_of_its_stored_manifest(sealed: Path) -> None:
-    """The digest in `champion.json` is that of the manifest's bytes in the store."""
-    store = MemoryStore()
-    promoted = promote(store, upload_run(store, sealed))
-    stored = store.objects[f"runs/{records.RUN_ID}/{MANIFEST}"]
-    assert promoted.manifest_sha256 == hashlib.sha256(stored).hexdigest()
-
-
-def test_promoting_again_is_harmless(sealed: Path) -> None:
-    """Promoting the champion once more keeps its date and whom it followed."""
+def test_a_promotion_is_safe_to_repeat(sealed: Path) -> None:
+    """Promoting the champion again keeps its date and its predecessor."""
     store = MemoryStore()
     store.objects[CHAMPION] = to_json(records.champion())
     run = upload_run(store, sealed)
@@ -114,10 +108,14 @@ def test_promoting_again_is_harmless(sealed: Path) -> None:
         assert outcome == PromotionResult(verdict, first, first)
     assert current_champion(store) == first
     assert first.previous == records.champion().run_id
+    promote(store, put(store, "rival"))
+    outcome = promote_run(store, run, 0.99, passed(records.champion()), never, by=BY)
+    assert outcome.champion and outcome.champion.run_id == "rival"
+    assert outcome.made == first
 
 
 def test_nothing_but_the_champion_is_ever_replaced() -> None:
-    """Over several runs and promotions `champion.json` is the only object written in place."""
+    """However many runs are promoted, `champion.json` is the only object that is overwritten."""
     store = MemoryStore()
     for number in range(3):
         promote(store, put(store, f"run-{number}"))
@@ -129,7 +127,7 @@ def test_nothing_but_the_champion_is_ever_replaced() -> None:
 
 
 def test_the_champion_record_is_copied_to_the_history_before_it_is_replaced() -> None:
-    """Each replaced record is in the history byte for byte, and did so before the swap."""
+    """A replaced record is in the history byte for byte, and was there before the swap."""
     store = MemoryStore()
     promote(store, put(store, "one"))
     before = store.objects[CHAMPION]
@@ -156,8 +154,8 @@ def test_the_history_has_every_record_the_latest_first() -> None:
     ]
 
 
-def test_the_history_costs_nothing_that_is_not_asked_for() -> None:
-    """Looking at the latest champion records reads no older ones."""
+def test_the_history_is_read_on_demand() -> None:
+    """Whoever looks at the latest records does not read the older ones."""
     store = MemoryStore()
     put_champions(store, "a", "b", "c")
     del store.objects[history_key(1)]
@@ -167,8 +165,8 @@ def test_the_history_costs_nothing_that_is_not_asked_for() -> None:
         next(history)
 
 
-def test_the_champion_is_read_whole() -> None:
-    """Asked for nothing, all its files are read and its manifest with them; else those asked for."""
+def test_the_champion_is_read_completely() -> None:
+    """Without names all its files are read, and the manifest; otherwise those that are named."""
     store = MemoryStore()
     run = put(store, "one")
     promoted = promote(store, run)
@@ -185,7 +183,7 @@ def test_a_champion_removed_while_it_was_read_is_read_again() -> None:
     """A reader that was overtaken gets the new champion, not an error about the old one."""
 
     class Overtaken(MemoryStore):
-        """Another champion takes over, and the old run goes, ahead of the first look at it."""
+        """Another champion takes over, and the old run is removed, before it is read."""
 
         def read(self, key: str) -> bytes | None:
             if key == f"runs/old/{MANIFEST}" and key in self.objects:
@@ -446,7 +444,7 @@ def test_a_loser_of_a_race_may_be_rejected_by_the_new_champion() -> None:
 
 
 def test_a_verdict_against_an_earlier_champion_is_asked_for_again() -> None:
-    """A champion record that moved before the promotion began is as much a new champion as one after."""
+    """It does not matter whether the champion changed before the promotion began or during it."""
     store = MemoryStore()
     first = promote(store, put(store, "one"))
     promote(store, put(store, "rival"))
@@ -457,7 +455,7 @@ def test_a_verdict_against_an_earlier_champion_is_asked_for_again() -> None:
 
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_a_promotion_that_always_loses_ends(attempts: int) -> None:
-    """After a bounded number of attempts it is a temporary failure, and nothing of it is left."""
+    """After a limited number of attempts it fails, may be retried, and has left nothing behind."""
     store = MemoryStore()
     run = put(store, "two")
     rivals = []
@@ -477,42 +475,27 @@ def test_a_promotion_that_always_loses_ends(attempts: int) -> None:
     assert [run_id for _, _, run_id in moves(store)] == rivals[::-1]
 
 
-def test_a_promotion_whose_reply_was_lost_is_not_repeated() -> None:
-    """It is recognised in the history even when another champion stands on top of it."""
+@pytest.mark.parametrize("forced", [None, "I want it"])
+def test_a_promotion_whose_reply_was_lost_is_not_repeated(forced: str | None) -> None:
+    """It is recognised in the history even if another champion has replaced it since."""
     store = MemoryStore()
     first = promote(store, put(store, "one"))
     run, rival = put(store, "two"), put(store, "rival")
+    verdict = rejected(first) if forced else passed(first)
     lose_the_reply(store, lambda: promote(store, rival))
-    outcome = promote_run(store, run, 0.92, passed(first), never, by=BY)
-    assert outcome.verdict == passed(first)
+    outcome = promote_run(store, run, 0.92, verdict, never, by=BY, forced=forced)
+    assert outcome.verdict == verdict
     assert outcome.champion == current_champion(store)
     assert outcome.made and (outcome.made.run_id, outcome.made.generation) == ("two", 2)
     assert moves(store) == [
         (3, "promotion", "rival"),
-        (2, "promotion", "two"),
+        (2, "forced promotion" if forced else "promotion", "two"),
         (1, "promotion", "one"),
     ]
 
 
-def test_a_forced_promotion_whose_reply_was_lost_is_not_repeated() -> None:
-    """It is recognised as any other promotion is."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
-    run, rival = put(store, "two"), put(store, "rival")
-    lose_the_reply(store, lambda: promote(store, rival))
-    outcome = promote_run(store, run, 0.8, rejected(first), never, by=BY, forced="I want it")
-    assert outcome.verdict == rejected(first)
-    assert outcome.made and (outcome.made.run_id, outcome.made.generation) == ("two", 2)
-    assert outcome.champion and outcome.champion.run_id == "rival"
-    assert moves(store) == [
-        (3, "promotion", "rival"),
-        (2, "forced promotion", "two"),
-        (1, "promotion", "one"),
-    ]
-
-
-def test_the_last_attempt_may_have_gone_through_too() -> None:
-    """A lost reply to the last of the attempts is settled as any other is."""
+def test_the_last_attempt_may_have_succeeded() -> None:
+    """If the reply to the last attempt is lost, the result is still found."""
     store = MemoryStore()
     run = put(store, "two")
     lose_the_reply(store, lambda: None)
@@ -524,10 +507,10 @@ def test_the_last_attempt_may_have_gone_through_too() -> None:
 @pytest.mark.parametrize(
     "open_one", [rejected(None), undecided("the store was away", 0), undecided("", 1)]
 )
-def test_a_promotion_repeated_has_the_verdict_that_counted(open_one: Verdict) -> None:
-    """Where the decision that promoted was a later one than the caller's, it is made once more.
+def test_a_repeated_promotion_has_the_verdict_that_counted(open_one: Verdict) -> None:
+    """If the run was promoted by a later decision than the caller's, that decision is repeated.
 
-    It is asked against the champion that was replaced, whoever is current now.
+    It is repeated against the champion that was replaced, whoever is the champion now.
     """
     store = MemoryStore()
     first = promote(store, put(store, "one"))
@@ -547,8 +530,8 @@ def test_a_promotion_repeated_has_the_verdict_that_counted(open_one: Verdict) ->
     assert len(moves(store)) == 3
 
 
-def test_a_promotion_that_cannot_be_decided_again_is_one_still() -> None:
-    """Where the champion that it met is gone, or a person forced it, the champion record's reason counts."""
+def test_a_promotion_that_cannot_be_decided_again_still_counts() -> None:
+    """If the earlier champion is gone, or a person forced it, the record's reason is returned."""
     store = MemoryStore()
     promote(store, put(store, "one"))
     run = put(store, "two")
@@ -562,7 +545,7 @@ def test_a_promotion_that_cannot_be_decided_again_is_one_still() -> None:
 
 
 def test_a_run_is_not_rejected_by_a_champion_that_was_removed_meanwhile() -> None:
-    """Who could not ask the champion, since it was replaced and pruned, asks the one current."""
+    """If the comparison failed only because of that, it is repeated with the current champion."""
     store = MemoryStore()
     first = promote(store, put(store, "one"))
     run = put(store, "two")
@@ -582,7 +565,7 @@ def test_a_run_is_not_rejected_by_a_champion_that_was_removed_meanwhile() -> Non
 
 
 def test_a_history_that_holds_another_record_stops_every_move() -> None:
-    """Nothing is moved where the copy of the champion record current is another's."""
+    """If the history holds another record of the current generation, nothing changes."""
     store = MemoryStore()
     champion = promote(store, put(store, "one"))
     run = put(store, "two")
@@ -595,19 +578,8 @@ def test_a_history_that_holds_another_record_stops_every_move() -> None:
     assert current_champion(store) == champion
 
 
-def test_a_promotion_repeated_after_a_failure_is_not_repeated() -> None:
-    """A later call with the same verdict finds that its move has been made, and was followed."""
-    store = MemoryStore()
-    run = put(store, "two")
-    promote(store, run)
-    promote(store, put(store, "rival"))
-    outcome = promote_run(store, run, 0.92, passed(None), never, by=BY)
-    assert outcome.champion and outcome.champion.run_id == "rival"
-    assert len(moves(store)) == 2
-
-
 def test_a_rollback_to_a_run_is_not_its_promotion() -> None:
-    """A run that somebody went back to since the verdict, and left again, is still promoted."""
+    """A run that was rolled back to since the verdict, and replaced again, is still promoted."""
     store = MemoryStore()
     one = put(store, "one")
     promote(store, one)
@@ -619,11 +591,11 @@ def test_a_rollback_to_a_run_is_not_its_promotion() -> None:
     assert moves(store)[0] == (5, "promotion", "one")
 
 
-# ---- going back -----------------------------------------------------------------------------------
+# ---- rolling back -----------------------------------------------------------------------------------
 
 
 def test_an_earlier_run_can_be_made_champion_again() -> None:
-    """It is current with its own accuracy, and names the one that it followed."""
+    """It has its own accuracy again, and names the champion that it replaced."""
     store = MemoryStore()
     first = promote(store, put(store, "one"), 0.9142)
     promote(store, put(store, "two"), 0.9)
@@ -636,7 +608,7 @@ def test_an_earlier_run_can_be_made_champion_again() -> None:
 
 
 def test_only_an_earlier_champion_can_be_restored() -> None:
-    """The error names the run and the command that asks the gate, and the champion stays."""
+    """The error names the run and the command that lets the gate decide; the champion stays."""
     store = MemoryStore()
     champion = promote(store, put(store, "one"))
     put(store, "two")
@@ -767,14 +739,14 @@ def test_a_promotion_of_the_goal_is_not_the_rollback() -> None:
 
 
 def test_going_back_to_the_champion_itself_changes_nothing() -> None:
-    """A rollback to the run that is current is harmless."""
+    """A rollback to the current champion is not a move."""
     store = MemoryStore()
     promote(store, put(store, "A"))
     champion = promote(store, put(store, "B"))
     assert rollback(store, "B") == champion == current_champion(store)
 
 
-# ---- taking runs out of service -------------------------------------------------------------------
+# ---- retiring runs -------------------------------------------------------------------
 
 
 def test_a_retired_run_never_becomes_the_champion() -> None:
@@ -816,7 +788,7 @@ def test_a_run_retired_just_before_the_swap_does_not_become_the_champion(move: s
 
 
 def test_a_run_that_was_retired_and_forgotten_is_not_promoted_by_an_old_verdict() -> None:
-    """A champion record between the verdict and now that retired the run is heeded, whatever came after."""
+    """A retirement since the verdict counts, even if later records no longer mention it."""
     store = MemoryStore()
     first = promote(store, put(store, "one"))
     gone = put(store, "gone")
@@ -994,7 +966,7 @@ STEPS = [
 def test_a_crash_leaves_the_old_champion_and_can_be_repeated(
     scene: Callable[[MemoryStore], None], place: int, moment: str, sealed: Path
 ) -> None:
-    """Whenever the process ends, the champion is the old one or whole, and a repeat succeeds."""
+    """Whenever the process dies, readers see the complete old or new champion; a repeat succeeds."""
     store = MemoryStore()
     scene(store)
     old, past = current_champion(store), records_in(store)

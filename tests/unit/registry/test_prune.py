@@ -218,7 +218,7 @@ def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: Memo
 
 
 def test_a_run_promoted_at_the_same_time_is_not_removed(store: MemoryStore) -> None:
-    """A run that becomes the champion between plan and retirement stays whole."""
+    """A run that becomes the champion between plan and retirement stays complete."""
     runs = [put(store, number, promoted=number == 4) for number in range(1, 6)]
     done: list[bool] = []
 

@@ -413,7 +413,7 @@ class Registry(RuleBasedStateMachine):
         )
     )
     def a_rival_of_a_rollback(self, rival: str) -> None:
-        """While somebody goes back, another changes the champion; the goal may even be retired by that."""
+        """During a rollback another changes the champion, and may even retire the goal."""
         goal = self.truth.way_back
         assert goal
         run_id, folder = self.seal()

@@ -58,7 +58,7 @@ from tests.support.registry import (
 
 
 def reseal(folder: Path, name: str, content: bytes) -> None:
-    """Change a file of a finished run as if it had been so from the beginning."""
+    """Finish a run with another content of one file."""
     (folder / MANIFEST).unlink()
     (folder / name).write_bytes(content)
     seal_run(folder, records.RUN_ID, NOW)
@@ -82,7 +82,7 @@ def test_the_manifest_lists_every_file(sealed: Path) -> None:
 def test_a_manifest_is_there_completely_or_not_at_all(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full just then leaves a folder without one, which is no finished run."""
+    """If the disk is full at that moment, the folder has none, so it is not a finished run."""
 
     def fail(path: Path, *_: object) -> None:
         path.write_bytes(b'{"format"')
@@ -110,7 +110,7 @@ def test_the_manifest_is_written_last(sealed: Path) -> None:
 
 
 def test_publishing_may_be_repeated(sealed: Path, tmp_path: Path) -> None:
-    """Publishing the same run once more changes nothing."""
+    """Publishing the same run again changes nothing."""
     store = FolderStore(str(tmp_path / "store"))
     first = upload_run(store, sealed)
     assert upload_run(store, sealed) == first
@@ -151,18 +151,13 @@ def climbs_out(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [
-        lacks_its_manifest,
-        lacks_a_file,
-        was_changed,
-        climbs_out,
-    ],
+    [lacks_its_manifest, lacks_a_file, was_changed, climbs_out],
     ids=lambda spoil: spoil.__name__,
 )
-def test_a_folder_that_is_no_finished_run_is_not_published(
+def test_a_folder_that_is_not_a_finished_run_is_not_published(
     spoil: Callable[[Path], None], sealed: Path
 ) -> None:
-    """A kept folder that is not what its manifest says is named, and nothing of it is stored."""
+    """A folder that does not match its manifest is named, and nothing of it is stored."""
     spoil(sealed)
     store = MemoryStore()
     with pytest.raises(DamagedError, match=re.escape(str(sealed))) as caught:
@@ -322,7 +317,7 @@ def test_a_manifest_that_was_swapped_is_noticed() -> None:
 
 
 def test_the_manifest_of_another_run_is_noticed() -> None:
-    """A whole manifest at another run's place is an error that names that place."""
+    """A valid manifest in another run's place is an error that names that place."""
     store = MemoryStore()
     put(store, "one")
     other = put(store, "two")
