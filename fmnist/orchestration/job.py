@@ -44,6 +44,7 @@ class Job:
         conditional_writes: whether the store honours conditional writes.
         seen_generation: the generation of the champion before training; 0 if there was none.
         environment: code, machine and versions.
+        location: where the run's files will be in the store.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class Job:
     conditional_writes: bool
     seen_generation: int
     environment: Environment
+    location: str
 
 
 @contextmanager
@@ -82,6 +84,7 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
             conditional_writes,
             seen_generation,
             describe_environment(),
+            store.location(run_key(run_id)),
         )
     except JobError as error:
         error.run_id = run_id
@@ -103,11 +106,10 @@ def describe_run(
     decision: Decision,
 ) -> Run:
     """Everything a report says about the run, put together from what the stages returned."""
-    store = open_store(job.settings.store.url)
     return Run(
         run_id=job.run_id,
         started_at=job.started_at,
-        location=store.location(run_key(job.run_id)),
+        location=job.location,
         settings=job.settings,
         data=data,
         prepared=prepared,

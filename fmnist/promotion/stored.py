@@ -194,11 +194,11 @@ def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section
         DamagedError: the settings cannot be read.
         StoreError: the store cannot be read.
     """
-    recorded = _recorded_settings(store, run).get(name, {})
+    recorded = read_record(store, run, SETTINGS, dict[str, Any]).get(name, {})
+    if isinstance(recorded, dict):
+        recorded = {key: value for key, value in recorded.items() if key in kind.model_fields}
     try:
-        return kind.model_validate(
-            {key: value for key, value in recorded.items() if key in kind.model_fields}
-        )
+        return kind.model_validate(recorded)
     except ValidationError as error:
         where = store.location(f"{run_key(run.run_id)}/{SETTINGS}")
         raise DamagedError(
@@ -221,7 +221,8 @@ def recorded_changes(store: Store, run: StoredRun) -> Mapping[str, Any]:
     }
     recorded = {
         f"{section}.{name}": value
-        for section, values in _recorded_settings(store, run).items()
+        for section, values in read_record(store, run, SETTINGS, dict[str, Any]).items()
+        if isinstance(values, dict)
         for name, value in values.items()
     }
     present = {_RENAMED.get(name, name): value for name, value in recorded.items()}
@@ -230,7 +231,3 @@ def recorded_changes(store: Store, run: StoredRun) -> Mapping[str, Any]:
         for name, value in present.items()
         if name not in defaults or value != defaults[name]
     }
-
-
-def _recorded_settings(store: Store, run: StoredRun) -> Mapping[str, Mapping[str, Any]]:
-    return read_record(store, run, SETTINGS, dict[str, dict[str, Any]])
