@@ -55,11 +55,6 @@ def test_another_number_of_images_than_the_test_set_has_rejects(scored: int, exp
     assert "every test image scored" in verdict.reason
 
 
-def test_no_rule_at_all_rejects() -> None:
-    """A verdict without rules is a rejection."""
-    assert not verdict_of((), "close").promoted
-
-
 def test_the_interval_counts_only_if_the_setting_says_so() -> None:
     """0.9030 passes by its value, but not by the lower end of its interval."""
     near = evaluation(9_030)

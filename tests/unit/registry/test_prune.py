@@ -232,18 +232,3 @@ def test_a_run_promoted_at_the_same_time_is_not_removed(store: MemoryStore) -> N
     assert run_id(1) not in removed.runs and run_id(2) in removed.runs
     assert champion_of(store).run_id == run_id(1)
     read_champion(store)
-
-
-def test_a_retired_run_cannot_be_promoted(store: MemoryStore) -> None:
-    """From its retirement on no promotion brings a run back, though its files are still there."""
-    runs = [put(store, number, promoted=number == 2) for number in range(1, 5)]
-
-    def promote_retired(verb: str, key: str) -> None:
-        if verb == "delete":
-            store.before = lambda verb, key: None
-            with pytest.raises(StoreError, match="was removed by"):
-                promote(store, runs[0])
-
-    store.before = promote_retired
-    assert run_id(1) in prune_store(store, 1, LONG_AFTER, by="test").runs
-    assert champion_of(store).run_id == run_id(2)
