@@ -1,16 +1,16 @@
-"""What can go wrong for a foreseeable reason, and the exit code each kind ends with."""
+"""The foreseeable failures, and the exit code of each kind."""
 
 import re
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a run ended, for the shell; each carries its meaning in one phrase."""
+    """How a command ended, for the shell, with the meaning of each code in one phrase."""
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> "ExitCode":
-        """Build one member from its number and its meaning."""
+        """Make a member from its number and its meaning."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -31,21 +31,23 @@ class ExitCode(IntEnum):
 class JobError(Exception):
     """A foreseeable failure. Its message says what happened, to what, and what to do next.
 
-    `retryable` tells whether the same attempt may succeed a little later; `run_id` is the run it
-    ended, once there is one.
+    Attributes:
+        exit_code: what the command exits with.
+        run_id: the run that failed, once there is one.
+        retryable: whether the same attempt may succeed a little later.
     """
 
     exit_code = ExitCode.DEFECT
     run_id: str | None = None
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
-        """Keep the message and whether a retry can help."""
+        """Keep the message, and whether a retry can help."""
         super().__init__(message)
         self.retryable = retryable
 
 
 class SettingsError(JobError):
-    """One or more settings have a wrong name, type or range; one line for each."""
+    """One or more settings have a wrong name, type or range; each has its own line."""
 
     exit_code = ExitCode.SETTINGS
 
@@ -57,19 +59,19 @@ class DataError(JobError):
 
 
 class StoreError(JobError):
-    """The store, or the local disk a run is put together on, could not be read or written."""
+    """The store, or the local work folder, could not be read or written."""
 
     exit_code = ExitCode.STORE
 
 
 class DamagedError(StoreError):
-    """Something in the store is damaged, missing, or not what its record says."""
+    """Something in the store is damaged, missing, or does not match its record."""
 
     exit_code = ExitCode.DAMAGED
 
 
 class TrainingError(JobError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
     exit_code = ExitCode.TRAINING
 
@@ -81,5 +83,5 @@ class PrefectError(JobError):
 
 
 def without_credentials(text: str) -> str:
-    """A message in which no address carries a user or a password any more."""
+    """The text with user names and passwords removed from its addresses."""
     return re.sub(r"://[^\s\"']*@", "://", text)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -24,7 +25,7 @@ from fmnist.data.records import DataOrigin
 from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
-from fmnist.evaluation.metrics import Evaluation, Interval
+from fmnist.evaluation.metrics import Interval
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.stored import fetch_test_data, recorded_changes
 from fmnist.registry.champion import champion_history, current_champion, read_champion
@@ -36,6 +37,7 @@ from fmnist.registry.records import (
     VERDICT,
     VERDICTS,
     ChampionRecord,
+    RecordedFigures,
     StoredRun,
     from_json,
     run_key,
@@ -103,7 +105,7 @@ def _run_line(
         run = find_run(store, run_id)
         if run is None:
             return RunLine(run_id, "unfinished", is_champion)
-        evaluation = read_record(store, run, EVALUATION, Evaluation)
+        figures = read_record(store, run, EVALUATION, RecordedFigures)
         verdict = read_record(store, run, VERDICT, Verdict)
     except StoreError as error:
         # The champion was read: what cannot be read here is this run, and not the whole store.
@@ -118,8 +120,8 @@ def _run_line(
         state="whole",
         champion=is_champion,
         finished_at=run.manifest.created_at,
-        accuracy=evaluation.accuracy,
-        interval=evaluation.interval,
+        accuracy=figures.accuracy,
+        interval=figures.interval,
         verdict=verdict.word,
         rejected_later=run_id in judged_later and verdict.word != "rejected" and not is_champion,
     )
@@ -157,7 +159,8 @@ def show_run(call: Call) -> Ended:
     store, run_id = call.store(), call.own["run"]
     head = current_champion(store)
     run = read_run(store, run_id)
-    evaluation = read_record(store, run, EVALUATION, Evaluation)
+    figures = read_record(store, run, EVALUATION, RecordedFigures)
+    evaluation = read_record(store, run, EVALUATION, dict[str, Any])
     verdict = read_record(store, run, VERDICT, Verdict)
     origin = read_record(store, run, DATA, DataOrigin)
     against = _recorded_comparison(store, run)
@@ -170,10 +173,10 @@ def show_run(call: Call) -> Ended:
             {
                 "run": f"{run_id}{', the champion' if is_champion else ''}",
                 "finished": second_text(run.manifest.created_at),
-                "test accuracy": f"{accuracy_text(evaluation.accuracy, evaluation.interval)}, "
-                f"{evaluation.images:,} images",
-                "test loss": f"{evaluation.loss:.4f}",
-                "calibration error": f"{evaluation.calibration_error:.4f}",
+                "test accuracy": accuracy_text(figures.accuracy, figures.interval)
+                + ("" if figures.images is None else f", {figures.images:,} images"),
+                "test loss": _figure_text(figures.loss),
+                "calibration error": _figure_text(figures.calibration_error),
                 "data": f"{origin.source}, {kind}",
                 "settings changed": ", ".join(f"{name} {value}" for name, value in changed.items())
                 or "none",
@@ -209,6 +212,10 @@ def show_run(call: Call) -> Ended:
     )
 
 
+def _figure_text(figure: float | None) -> str:
+    return "not recorded" if figure is None else f"{figure:.4f}"
+
+
 def _recorded_comparison(store: Store, run: StoredRun) -> Comparison | ComparisonFailed | None:
     """What a run keeps of its comparison with the champion of its time."""
     if COMPARISON not in run.manifest.files:
@@ -224,12 +231,13 @@ def show_champion(call: Call) -> Ended:
     store = call.store()
     head, files = read_champion(store, EVALUATION)
     where = store.location(run_key(head.run_id))
-    evaluation = from_json(Evaluation, files[EVALUATION], where)
+    figures = from_json(RecordedFigures, files[EVALUATION], where)
+    evaluation = from_json(dict[str, Any], files[EVALUATION], where)
     call.say(
         facts(
             {
                 "champion": head.run_id,
-                "test accuracy": accuracy_text(evaluation.accuracy, evaluation.interval),
+                "test accuracy": accuracy_text(figures.accuracy, figures.interval),
                 "generation": f"{head.generation:,}",
                 "since": f"{second_text(head.moved_at)}, by {head.move}",
                 "why": head.reason or "-",

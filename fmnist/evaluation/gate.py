@@ -1,7 +1,7 @@
 """Decide whether a model may be promoted. Pure: records in, a verdict out.
 
-It fails closed: whatever is missing, not a number, or measured on other images than the test set
-has, rejects.
+The gate fails closed: anything that is missing, not a number, or measured on other images than the
+test set's is a rejection.
 """
 
 import math
@@ -18,7 +18,14 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing asked of a model: `value` was measured, `bound` is what it must be or reach."""
+    """One requirement.
+
+    Attributes:
+        name: what is required.
+        value: what was measured; `None` if it is missing.
+        bound: what it must equal or reach.
+        passed: whether it does.
+    """
 
     name: str
     value: int | float | None
@@ -27,12 +34,12 @@ class Rule:
 
     @property
     def measured(self) -> str:
-        """The value in words: rounded, but never to what looks like the bound and is not."""
+        """The value for a reader, never rounded so far that it looks like the bound."""
         return "missing" if self.value is None else self._rounded(self.value)
 
     @property
     def needed(self) -> str:
-        """The bound in words, as exact as `measured`."""
+        """The bound for a reader, as exact as `measured`."""
         return self._rounded(self.bound)
 
     def _rounded(self, figure: float) -> str:
@@ -49,16 +56,21 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a model is promoted, by which rules, and how close it was, in words.
+    """Whether a model is promoted, and why. Stored verdicts may lack all fields but the first.
 
-    `generation` is that of the champion it was judged against, 0 where there was none. `notes` say
-    what a person should know beside the rules. A verdict that is not `decided` is to be made good
-    when the run is published: the store could not be asked about the champion.
+    Attributes:
+        promoted: whether it is.
+        rules: the requirements, passed or not.
+        reason: how close it was, and what failed, in words.
+        generation: that of the champion it was compared with; 0 if there was none.
+        notes: what else a person should know.
+        decided: `False` if the store could not be asked for the champion, so that the gate decides
+            when the run is published.
     """
 
     promoted: bool
-    rules: tuple[Rule, ...]
-    reason: str
+    rules: tuple[Rule, ...] = ()
+    reason: str = ""
     generation: int = 0
     notes: tuple[str, ...] = ()
     decided: bool = True
@@ -72,17 +84,20 @@ class Verdict:
 
 
 def undecided(why: str, generation: int) -> Verdict:
-    """No verdict yet, since the champion, last seen in that generation, could not be asked about."""
+    """No verdict yet, since the champion, last seen in that generation, could not be read."""
     return Verdict(False, (), f"not decided yet: {why}", generation, decided=False)
 
 
 @dataclass(frozen=True)
 class GateContext:
-    """What a decision depends on beside the model's own figures.
+    """What a decision depends on besides the model's own figures.
 
-    `against` is the comparison with the champion of that `generation`, `None` where there is no
-    champion (generation 0). `judged` counts the models that this test set has judged in this store,
-    this one included; `conditional_writes` tells whether the store honours conditional writes.
+    Attributes:
+        test_images: how many images the test set has.
+        against: the comparison with the champion; `None` if there is no champion.
+        generation: the champion's; 0 if there is none.
+        judged: how many models the test set has judged in this store, including this one.
+        conditional_writes: whether the store honours conditional writes.
     """
 
     test_images: int
@@ -92,18 +107,18 @@ class GateContext:
     conditional_writes: bool = True
 
 
-def decide(evaluation: Evaluation, settings: GateSettings, circumstances: GateContext) -> Verdict:
+def decide(evaluation: Evaluation, settings: GateSettings, context: GateContext) -> Verdict:
     """Judge an evaluation by the gate's settings.
 
-    A champion that was never judged on these test images, or under other class names, is shown but
-    does not decide, since the images may be among those that it was trained on. A champion that
-    cannot be scored rejects wherever a rule asks for a comparison.
+    The comparison with a champion that was judged on other test images, or under other class names,
+    is shown but does not decide, since that champion may have been trained on these images. If the
+    champion cannot be scored, any rule that needs a comparison fails.
 
-    `not_worse` and `better` ask McNemar's exact test, one-sided at 2.5 %, of two models on the same
-    images. Not significantly worse is not as good: a slow decline over many champions passes it,
-    down to `min_accuracy`.
+    `not_worse` and `better` use McNemar's exact test, one-sided at 2.5 %, on the two models'
+    results for the same images. "Not significantly worse" does not mean "as good": it lets a slow
+    decline over many champions pass, down to `min_accuracy`.
     """
-    expected, against = circumstances.test_images, circumstances.against
+    expected, against = context.test_images, context.against
     images = _figure(evaluation, "images")
     accuracy = _figure(evaluation, "accuracy")
     rules = [
@@ -113,12 +128,12 @@ def decide(evaluation: Evaluation, settings: GateSettings, circumstances: GateCo
     if settings.lower_bound:
         low = _figure(getattr(evaluation, "interval", None), "low")
         rules.append(_at_least("lower end of its 95 % interval", low, settings.min_accuracy))
-    asked = _rules_against(against, settings, expected)
+    required = _rules_against(against, settings, expected)
     closeness = _closeness(accuracy, settings.min_accuracy, expected)
-    if asked and isinstance(against, Comparison):
+    if required and isinstance(against, Comparison):
         closeness += f"; it is {against.in_words}"
-    verdict = verdict_of((*rules, *asked), closeness)
-    return replace(verdict, generation=circumstances.generation, notes=_notes(circumstances))
+    verdict = verdict_of((*rules, *required), closeness)
+    return replace(verdict, generation=context.generation, notes=_notes(context))
 
 
 def _rules_against(
@@ -151,8 +166,8 @@ def _class_rule(found: Comparison | None, most: float) -> Rule:
     return Rule(name, change, bound, passed=change >= bound - _ROUNDING)
 
 
-def _notes(circumstances: GateContext) -> tuple[str, ...]:
-    against, judged = circumstances.against, circumstances.judged
+def _notes(context: GateContext) -> tuple[str, ...]:
+    against, judged = context.against, context.judged
     if judged == 1:
         notes = ["this test set has judged 1 model in this store"]
     else:
@@ -161,13 +176,17 @@ def _notes(circumstances: GateContext) -> tuple[str, ...]:
             "a pass proves"
         ]
     if isinstance(against, ComparisonFailed):
-        notes.append(f"the champion {against.champion} could not be scored: {against.reason}")
+        notes.append(
+            f"the champion {against.champion} could not be scored: {against.reason}; check it with "
+            f"`fmnist verify {against.champion}`; to replace it without a comparison, use `fmnist "
+            "promote --force`, or set gate.champion to off and gate.max_class_drop to none"
+        )
     elif against and not against.same_test_set:
         notes.append(
             f"the champion {against.champion} was judged on other test data or class names: the "
             "comparison is shown and does not decide"
         )
-    if not circumstances.conditional_writes:
+    if not context.conditional_writes:
         notes.append(
             "the store does not honour conditional writes: this is safe only while one job "
             "publishes there (store.single_publisher)"
@@ -183,7 +202,7 @@ def verdict_of(rules: tuple[Rule, ...], closeness: str) -> Verdict:
         if not rule.passed
     ]
     if not rules:
-        return Verdict(promoted=False, rules=rules, reason="no rule was asked of it")
+        return Verdict(promoted=False, rules=rules, reason="the gate has no rules")
     if failed:
         return Verdict(False, rules, f"{closeness}; failed: {'; '.join(failed)}")
     return Verdict(True, rules, closeness)
@@ -195,7 +214,7 @@ def _figure(record: object, name: str) -> float | None:
 
 
 def _at_least(name: str, value: float | None, bound: float) -> Rule:
-    # A share: whatever is not from 0 to 1, such as NaN or a percentage, was not measured right.
+    # A share is from 0 to 1: NaN or a percentage was not measured correctly.
     passed = value is not None and 0 <= value <= 1 and value >= bound
     return Rule(name, value, bound, passed)
 
@@ -204,7 +223,7 @@ def _closeness(accuracy: float | None, bound: float, test_images: int) -> str:
     if accuracy is None or not math.isfinite(accuracy):
         return "no test accuracy was measured"
     if accuracy == bound:
-        return f"test accuracy {accuracy:.4f} is just at the bound {bound:.4f}"
+        return f"test accuracy {accuracy:.4f} is exactly at the bound {bound:.4f}"
     side = "above" if accuracy > bound else "below"
     count = f"{round(abs(accuracy - bound) * test_images):,} of {test_images:,} images"
     return (

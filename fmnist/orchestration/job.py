@@ -43,6 +43,7 @@ class Job:
         conditional_writes: whether the store honours conditional writes.
         seen_generation: the champion's generation before training; 0 if there was no champion.
         environment: code, machine and versions.
+        location: where the run's files will be in the store.
     """
 
     run_id: str
@@ -51,6 +52,7 @@ class Job:
     conditional_writes: bool
     seen_generation: int
     environment: Environment
+    location: str
 
 
 @contextmanager
@@ -81,6 +83,7 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
             conditional_writes,
             seen_generation,
             describe_environment(),
+            store.location(run_key(run_id)),
         )
     except JobError as error:
         error.run_id = run_id
@@ -102,11 +105,10 @@ def describe_run(
     decision: Decision,
 ) -> Run:
     """Combine the results of the stages into the record that reports are made from."""
-    store = open_store(job.settings.store.url)
     return Run(
         run_id=job.run_id,
         started_at=job.started_at,
-        location=store.location(run_key(job.run_id)),
+        location=job.location,
         settings=job.settings,
         data=data,
         prepared=prepared,

@@ -18,6 +18,7 @@ from fmnist.registry.records import (
     MODEL,
     ChampionRecord,
     PromotionResult,
+    RecordedClasses,
     StoredRun,
 )
 from fmnist.registry.runs import read_file, read_record, read_run
@@ -35,10 +36,10 @@ class TestSet:
 
     Attributes:
         labels: the true classes `(n,)`.
-        class_names: by class number.
-        digest: tells this test set, images and labels, from every other.
-        score: gives a model's probabilities `(n, classes)` for the test images from the bytes of
-            its `.keras` file.
+        class_names: the classes' names, by number.
+        digest: identifies these images and labels.
+        score: returns a model's probabilities `(n, classes)` for the test images, given the bytes
+            of its `.keras` file.
     """
 
     labels: Bytes
@@ -82,7 +83,7 @@ class Judge:
         store: where the champion is.
         test_set: what models are scored on.
         gate: what is required of them.
-        run_id: the run that is judged; all decisions about it count as one use of the test set.
+        run_id: the run being judged; all decisions about it count as one use of the test set.
         conditional_writes: whether the store honours conditional writes.
     """
 
@@ -95,8 +96,8 @@ class Judge:
     def judge(self, model: bytes, seen_generation: int) -> Decision:
         """Score the model in the bytes of a `.keras` file, and decide about it.
 
-        If the store cannot be read, the verdict is left undecided, so that the run is not lost;
-        `seen_generation` is the generation of the champion that was last seen.
+        If the store cannot be read, the verdict stays undecided rather than losing the run;
+        `seen_generation` is then the generation of the champion that was last seen.
 
         Raises:
             DamagedError: the bytes hold no network of this project.
@@ -105,64 +106,62 @@ class Judge:
         evaluation = evaluate(probabilities, self.test_set.labels, self.test_set.class_names)
         try:
             while True:
-                head = current_champion(self.store)
-                found = self.decide(evaluation, probabilities, head)
-                # An earlier champion may have been removed while it was read.
-                if not isinstance(found.against, ComparisonFailed) or (
-                    current_champion(self.store) == head
+                champion = current_champion(self.store)
+                decision = self.decide(evaluation, probabilities, champion)
+                # It may have failed only because that champion was being replaced and removed.
+                if not isinstance(decision.against, ComparisonFailed) or (
+                    current_champion(self.store) == champion
                 ):
-                    return found
+                    return decision
         except StoreError as error:
             return Decision(evaluation, undecided(str(error), seen_generation), None, None)
 
     def decide(
-        self, evaluation: Evaluation, probabilities: Probabilities, head: ChampionRecord | None
+        self, evaluation: Evaluation, probabilities: Probabilities, champion: ChampionRecord | None
     ) -> Decision:
         """Decide about a model with these figures, against this champion.
 
         Raises:
             StoreError: the store cannot be read, or the use of the test set cannot be recorded.
         """
-        against = self.compare(probabilities, head)
+        against = self.compare(probabilities, champion)
         context = GateContext(
             test_images=len(self.test_set.labels),
             against=against,
-            generation=generation_of(head),
+            generation=generation_of(champion),
             judged=record_use(self.store, self.test_set.digest, self.run_id),
             conditional_writes=self.conditional_writes,
         )
-        return Decision(evaluation, decide(evaluation, self.gate, context), head, against)
+        return Decision(evaluation, decide(evaluation, self.gate, context), champion, against)
 
     def compare(
-        self, probabilities: Probabilities, head: ChampionRecord | None
+        self, probabilities: Probabilities, champion: ChampionRecord | None
     ) -> Comparison | ComparisonFailed | None:
-        """Compare these probabilities with the champion's, which is scored now.
+        """Score the champion now, and compare these probabilities with its own.
 
         Raises:
             StoreError: the store cannot be read.
         """
-        if head is None:
+        if champion is None:
             return None
         test_set = self.test_set
         try:
-            run = read_run(self.store, head.run_id, head.manifest_sha256)
+            run = read_run(self.store, champion.run_id, champion.manifest_sha256)
             model = read_file(self.store, run, MODEL)
-            origin = read_record(self.store, run, DATA, DataOrigin)
-            figures = read_record(self.store, run, EVALUATION, Evaluation)
-            champion_test_set = origin.test_set
+            judged_on = read_record(self.store, run, DATA, DataOrigin).test_set
+            names = read_record(self.store, run, EVALUATION, RecordedClasses).names
             champion_probabilities = test_set.score(model)
         except DamagedError as error:
-            return ComparisonFailed(head.run_id, str(error))
+            return ComparisonFailed(champion.run_id, str(error))
         except KeyError as error:
-            return ComparisonFailed(head.run_id, f"its {DATA} has no digest of {error}")
-        names = tuple(scores.name for scores in figures.classes)
+            return ComparisonFailed(champion.run_id, f"its {DATA} has no digest of {error}")
         return compare(
-            head.run_id,
+            champion.run_id,
             champion_probabilities,
             probabilities,
             test_set.labels,
             test_set.class_names,
-            same_test_set=champion_test_set == test_set.digest and names == test_set.class_names,
+            same_test_set=judged_on == test_set.digest and names == test_set.class_names,
         )
 
     def promote(
@@ -185,9 +184,9 @@ class Judge:
         """
         latest = decision
 
-        def decide_again(head: ChampionRecord | None) -> Verdict:
+        def decide_again(champion: ChampionRecord | None) -> Verdict:
             nonlocal latest
-            latest = self.decide(decision.evaluation, probabilities, head)
+            latest = self.decide(decision.evaluation, probabilities, champion)
             return latest.verdict
 
         accuracy = decision.evaluation.accuracy

@@ -26,7 +26,7 @@ from fmnist.report.run import Run
 
 
 def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
-    """Write every file of the run but its model into `folder`, and seal it with a manifest.
+    """Write every file of the run except its model into `folder`, and seal it with a manifest.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -63,12 +63,13 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
 
     Before the champion changes, the model is read back from the store, loaded, and scored on the
     same test images. If the champion has changed since the verdict, or nothing was decided yet, the
-    gate decides again: the run that is returned has the verdict that counted.
+    gate decides again; the run that is returned has the verdict that counted.
 
     Raises:
         DamagedError: what the store returns is not what was judged.
-        StoreError: the store cannot be read or written. In both cases the message names the folder
-            in which the run is kept.
+        RetiredError: the run has been removed from the store.
+        StoreError: the store cannot be read or written. Like that of a `DamagedError`, the message
+            names the folder in which the run is kept.
     """
     try:
         stored = upload_run(judge.store, folder)

@@ -1,4 +1,4 @@
-"""Decide about runs that are already in the store, or wait in a folder to be published."""
+"""Decide about runs that are in the store, or wait in a folder to be published."""
 
 import shutil
 from collections.abc import Mapping
@@ -34,18 +34,24 @@ from fmnist.settings import DataSettings, GateSettings, Settings, sections
 from fmnist.store.base import Store
 
 Section = TypeVar("Section", bound=BaseModel)
+# Settings that older runs recorded under another name.
+_RENAMED = {
+    "training.warmup": "training.warmup_fraction",
+    "training.shifted": "training.shift_fraction",
+    "training.erased": "training.max_erase_size",
+}
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """How it ended when the gate was asked about a stored run.
+    """How the promotion of a stored run ended.
 
     Attributes:
         run_id: the run.
         champion: the current champion.
         promoted_by: the record that made the run the champion; `None` if it was rejected.
-        verdict: what the gate said; `None` if it did not have to be asked.
-        decision: the figures and the comparison behind the verdict, if it was made now.
+        verdict: the gate's; `None` if it did not have to decide.
+        decision: the figures and the comparison behind the verdict; `None` if it is an older one.
         reason: why the run is the champion, or why not.
     """
 
@@ -59,11 +65,11 @@ class Promotion:
 
 @dataclass(frozen=True)
 class GateRequest:
-    """By what a stored run is judged.
+    """How to judge a stored run.
 
     Attributes:
-        settings: where the data are; its gate does not count.
-        gate_overrides: settings of the gate that replace those recorded in the run.
+        settings: where the data are; the gate's settings come from the run.
+        gate_overrides: settings of the gate that replace the run's.
         by: the program that asks, for the history.
         forced: a person's reason to promote the run whatever the gate says.
     """
@@ -80,52 +86,52 @@ def promote_stored_run(store: Store, run_id: str, request: GateRequest) -> Promo
     Raises:
         DamagedError: a file of the run is damaged or missing.
         DataError: the run was made with other data than the settings name.
-        StoreError: the store holds no such run, or cannot be read or written.
+        StoreError: the store has no such run, or cannot be read or written.
     """
     # Before the check, which would create the store's folder.
     read_run(store, run_id)
     conditional_writes = store.check()
-    # Before the run is read: if the run is removed after this, the champion has changed too.
-    head = current_champion(store)
-    return _judge_stored_run(store, read_run(store, run_id), head, conditional_writes, request)
+    # Read before the run: if the run is removed after this, the champion record has changed too.
+    champion = current_champion(store)
+    return _judge_stored_run(store, read_run(store, run_id), champion, conditional_writes, request)
 
 
 def publish_kept_run(store: Store, folder: Path, request: GateRequest) -> Promotion:
     """Publish a finished run from the folder in which it was kept; safe to repeat.
 
     Raises:
-        SettingsError: the folder holds no finished run.
+        SettingsError: the folder is not a finished run.
         DamagedError: a file of the folder is not what its manifest says.
         StoreError: the store cannot be read or written.
     """
     if not (folder / MANIFEST).is_file():
         raise SettingsError(
-            f"{folder} is no finished run, since it has no {MANIFEST}; the message of the "
-            "run that failed names the folder"
+            f"{folder} is not a finished run, since it has no {MANIFEST}; the message of the run "
+            "that failed names the folder"
         )
     conditional_writes = store.check()
-    head = current_champion(store)
+    champion = current_champion(store)
     run = upload_run(store, folder)
     verdict = read_record(store, run, VERDICT, Verdict)
     if verdict.decided and not verdict.promoted:
-        return Promotion(run.run_id, head, None, verdict, None, verdict.reason)
+        return Promotion(run.run_id, champion, None, verdict, None, verdict.reason)
     later = takewhile(lambda move: move.generation > verdict.generation, champion_history(store))
     promoted_by = next((move for move in later if move.run_id == run.run_id), None)
     if promoted_by:
-        return Promotion(run.run_id, head, promoted_by, None, None, "was promoted already")
-    return _judge_stored_run(store, run, head, conditional_writes, request)
+        return Promotion(run.run_id, champion, promoted_by, None, None, "was promoted already")
+    return _judge_stored_run(store, run, champion, conditional_writes, request)
 
 
 def _judge_stored_run(
     store: Store,
     run: StoredRun,
-    head: ChampionRecord | None,
+    champion: ChampionRecord | None,
     conditional_writes: bool,
     request: GateRequest,
 ) -> Promotion:
     """Judge a stored run against the champion that was read before it."""
-    if head is not None and head.run_id == run.run_id:
-        return Promotion(run.run_id, head, head, None, None, "is the champion already")
+    if champion and champion.run_id == run.run_id:
+        return Promotion(run.run_id, champion, champion, None, None, "is the champion already")
     contents = {name: read_file(store, run, name) for name in run.manifest.files}
     if MODEL not in contents:
         raise DamagedError(f"{store.location(run_key(run.run_id))} has no model")
@@ -135,9 +141,9 @@ def _judge_stored_run(
     data, test = fetch_test_data(request.settings.data)
     if origin.test_set != data.test_set and request.forced is None:
         raise DataError(
-            f"{run.run_id} was made with other data than {data.source} holds, so that these test "
-            "images may be among those it was trained on; set data.source to its own "
-            f"({origin.source}), or promote it with --force"
+            f"{run.run_id} was made with other data than {data.source}, so it may have been "
+            f"trained on these test images; set data.source to its own ({origin.source}), or "
+            "promote it with --force"
         )
     test_set = make_test_set(test, class_names, data)
     gate = gate.model_copy(update=dict(request.gate_overrides))
@@ -146,7 +152,7 @@ def _judge_stored_run(
     evaluation = evaluate(probabilities, test.labels, class_names)
     decision, result = judge.promote(
         run,
-        judge.decide(evaluation, probabilities, head),
+        judge.decide(evaluation, probabilities, champion),
         probabilities,
         by=request.by,
         forced=request.forced,
@@ -158,9 +164,9 @@ def _judge_stored_run(
 
 
 def remove_kept_folder(folder: Path, run_id: str, settings: Settings) -> bool:
-    """Remove the folder of a run that is stored now, if it is the one that its job kept.
+    """Remove the folder in which a job kept its run, now that the run is in the store.
 
-    A folder anywhere else belongs to the user. Returns whether it is gone.
+    A folder anywhere else belongs to the user and stays. Returns whether it is gone.
     """
     work = work_folder(settings.store) / run_id
     if folder.resolve() != finished_folder(work).resolve():
@@ -173,7 +179,7 @@ def fetch_test_data(settings: DataSettings) -> tuple[DataOrigin, LabelledImages]
     """Fetch the test images that the settings name, verified.
 
     Raises:
-        DataError: they cannot be fetched, or are not fit to be used.
+        DataError: they cannot be fetched, or are not usable.
     """
     fetched = fetch_files(settings)
     classes = len(settings.class_names)
@@ -183,41 +189,46 @@ def fetch_test_data(settings: DataSettings) -> tuple[DataOrigin, LabelledImages]
 def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section]) -> Section:
     """A section of the settings that a run was made with.
 
-    What that version did not know is at its default; what this version does not know is ignored.
+    A setting that was added since has its default; a setting that no longer exists is ignored.
 
     Raises:
         DamagedError: the settings cannot be read.
         StoreError: the store cannot be read.
     """
     recorded = read_record(store, run, SETTINGS, dict[str, Any]).get(name, {})
+    if isinstance(recorded, dict):
+        recorded = {key: value for key, value in recorded.items() if key in kind.model_fields}
     try:
-        return kind.model_validate(
-            {key: value for key, value in dict(recorded).items() if key in kind.model_fields}
-        )
-    except (TypeError, ValueError) as error:
-        fault = describe_faults(error)[0] if isinstance(error, ValidationError) else str(error)
+        return kind.model_validate(recorded)
+    except ValidationError as error:
         where = store.location(f"{run_key(run.run_id)}/{SETTINGS}")
         raise DamagedError(
-            f"{where} cannot be read: {name}: {fault}; it was damaged or written by another version"
+            f"{where} cannot be read: {name}: {describe_faults(error)[0]}; it was damaged or "
+            "written by another version"
         ) from error
 
 
 def recorded_changes(store: Store, run: StoredRun) -> Mapping[str, Any]:
-    """The settings of a run that differ from today's defaults, by name, as they were recorded.
+    """The settings of a run that differ from today's defaults, by their present names.
 
     Raises:
         DamagedError: the settings cannot be read.
         StoreError: the store cannot be read.
     """
-    recorded = read_record(store, run, SETTINGS, dict[str, dict[str, Any]])
-    known = sections()
-    return {
+    defaults = {
         f"{section}.{name}": value
-        for section, values in recorded.items()
-        for name, value in values.items()
-        if section not in known
-        or value != known[section]().model_dump(mode="json").get(name, _UNKNOWN)
+        for section, kind in sections().items()
+        for name, value in kind().model_dump(mode="json").items()
     }
-
-
-_UNKNOWN = object()
+    recorded = {
+        f"{section}.{name}": value
+        for section, values in read_record(store, run, SETTINGS, dict[str, Any]).items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }
+    present = {_RENAMED.get(name, name): value for name, value in recorded.items()}
+    return {
+        name: value
+        for name, value in present.items()
+        if name not in defaults or value != defaults[name]
+    }

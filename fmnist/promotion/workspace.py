@@ -1,4 +1,4 @@
-"""The folder of this machine in which a run is put together."""
+"""The folder on this machine in which a run is put together."""
 
 import contextlib
 import shutil
@@ -18,13 +18,12 @@ _LEFTOVER_AGE = 7 * 24 * 3600
 
 @contextlib.contextmanager
 def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
-    """A folder of this machine to put a run together in, removed at the end.
+    """A folder on this machine to put a run together in, removed at the end.
 
-    If an error ends the block after the run was finished, its files stay, in the folder that
-    `finished` names.
+    If the block fails after the run was finished, the run's files are kept in `finished_folder`.
 
     Raises:
-        StoreError: the folder cannot be made.
+        StoreError: the folder cannot be created.
     """
     parent = work_folder(settings)
     folder = parent / run_id
@@ -33,7 +32,7 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
         finished_folder(folder).mkdir(parents=True)
     except OSError as error:
         raise StoreError(
-            f"cannot make the work folder {folder}: {error.strerror or error}; "
+            f"cannot create the work folder {folder}: {error.strerror or error}; "
             "free some space, or set store.work to another folder"
         ) from error
     try:
@@ -50,12 +49,12 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
 
 
 def work_folder(settings: StoreSettings) -> Path:
-    """Where runs are put together, each in a folder of its own."""
+    """The folder in which runs are put together, each in a folder of its own."""
     return settings.work or platformdirs.user_cache_path("fmnist") / "work"
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Delete the folders of runs that were killed before they were finished, after some days."""
+    """Delete the folders of runs that were killed unfinished a week ago or earlier."""
     for run in parent.glob(f"*/{_FINISHED}"):
         with contextlib.suppress(OSError):
             age = time.time() - run.parent.stat().st_mtime
@@ -64,7 +63,7 @@ def _remove_leftovers(parent: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file or a folder, as far as that goes: an error that came before counts more."""
+    """Delete a file or a folder; failures are ignored, so as not to hide an earlier error."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -73,10 +72,10 @@ def _remove(path: Path) -> None:
 
 
 def finished_folder(folder: Path) -> Path:
-    """Where in a work folder the files lie that make up the published run."""
+    """The folder within a work folder that holds the files of the published run."""
     return folder / _FINISHED
 
 
 def model_file(folder: Path) -> Path:
-    """Where in a work folder the trained model lies: among the files of the published run."""
+    """The trained model within a work folder, one of the files of the published run."""
     return finished_folder(folder) / MODEL

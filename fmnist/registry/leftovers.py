@@ -1,4 +1,4 @@
-"""Find what belongs to no complete run: interrupted writes, removals and uploads."""
+"""Find what belongs to no complete run: leftovers of interrupted writes, removals and uploads."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from fmnist.registry.records import (
     HISTORY,
     MANIFEST,
     RUNS,
+    TEST_SETS,
     VERDICTS,
     StoredRun,
     checked_run_id,
@@ -20,16 +21,20 @@ from fmnist.store.base import Entry, Store
 from fmnist.store.folder import FolderStore
 
 GRACE = timedelta(hours=24)
-TEST_SETS = "test-sets/"
 Listing = Mapping[str, Mapping[str, Entry]]
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that belongs to no whole run: an object, or with `/` at its end all below a key.
+    """Something that belongs to no complete run.
 
-    `why` says what it is; `safe` whether it may be deleted, because nobody can be writing it;
-    `run_id` which run it would be, if it is all that there is of one.
+    Attributes:
+        key: of the object, or ending with `/`, of everything below it.
+        size: in bytes.
+        modified: when its newest object was written.
+        why: what it is, to follow its key in a sentence.
+        safe: whether it may be deleted, because nobody can still be writing it.
+        run_id: the run it would be, if it is all that exists of one.
     """
 
     key: str
@@ -41,7 +46,7 @@ class Leftover:
 
 
 def by_run(entries: Mapping[str, Entry]) -> Listing:
-    """A listing of `runs/` or `verdicts/` by run: each one's files by their names in it."""
+    """A listing of `runs/` or `verdicts/` by run id, then by the files' names below it."""
     found: dict[str, dict[str, Entry]] = {}
     for key, entry in entries.items():
         run_id, _, name = key.partition("/")[2].partition("/")
@@ -54,32 +59,37 @@ def find_leftovers(
     store: Store,
     listing: Listing,
     retired: tuple[str, ...],
-    looked_into: Collection[str],
+    inspected: Collection[str],
     now: datetime,
 ) -> Iterator[Leftover]:
-    """What belongs to no whole run; strays only in those `looked_into`, each of which is a read."""
+    """Everything that belongs to no complete run.
+
+    `listing` is all of `runs/`, `retired` the runs being removed. Stray files are looked for in the
+    `inspected` runs only, since each of them costs a read.
+    """
     for run_id, files in sorted(listing.items()):
         key = f"{run_key(run_id)}/"
         old = newest_of(files) < now - GRACE
         if run_id in retired:
             yield _all_of(key, files, "is being removed", safe=True, run_id=run_id)
         elif not is_run_id(run_id):
-            yield _all_of(key, files, "has a name that no run has", safe=False)
+            yield _all_of(key, files, "is not named as a run is", safe=False)
         elif MANIFEST not in files:
-            why = f"has no {MANIFEST}, so it is no run"
+            why = f"has no {MANIFEST}, so it is not a run"
             yield _all_of(key, files, why, safe=old, run_id=run_id)
-        elif run_id in looked_into and (run := readable_run(store, run_id)):
+        elif run_id in inspected and (run := readable_run(store, run_id)):
             yield from find_strays(run, files, now)
     for run_id, files in sorted(by_run(store.list_entries(VERDICTS)).items()):
         if run_id not in listing:
             old = run_id in retired or newest_of(files) < now - GRACE
-            why = "is about a run that is not there"
+            why = "is about a run that does not exist"
             yield _all_of(f"{VERDICTS}{run_id}/", files, why, safe=old)
     if isinstance(store, FolderStore):
-        yield from _cut_off_writes(store, now)
+        yield from _interrupted_writes(store, now)
 
 
 def find_strays(run: StoredRun, files: Mapping[str, Entry], now: datetime) -> Iterator[Leftover]:
+    """Files beside a run's own that its manifest does not list."""
     for name, entry in sorted(files.items()):
         if name != MANIFEST and name not in run.manifest.files:
             why = f"is not listed in the run's {MANIFEST}"
@@ -87,19 +97,19 @@ def find_strays(run: StoredRun, files: Mapping[str, Entry], now: datetime) -> It
             yield Leftover(f"{run_key(run.run_id)}/{name}", entry.size, entry.modified, why, safe)
 
 
-def _cut_off_writes(store: FolderStore, now: datetime) -> Iterator[Leftover]:
-    """Files that a killed process left beside what it was writing; they are no objects."""
+def _interrupted_writes(store: FolderStore, now: datetime) -> Iterator[Leftover]:
+    """Temporary files of killed processes, which no listing of the store shows."""
     root = Path(store.location(""))
     places = [root.glob(".*.part"), root.glob(".probe-*")]
     places += [(root / below).rglob(".*.part") for below in (RUNS, HISTORY, VERDICTS, TEST_SETS)]
     for path in sorted(path for place in places for path in place):
         try:
             status = path.lstat()
-        except FileNotFoundError:  # It was written to its end meanwhile.
+        except FileNotFoundError:  # The write has finished since.
             continue
         modified = datetime.fromtimestamp(status.st_mtime, UTC)
         key = path.relative_to(root).as_posix()
-        why = "is a write that was cut off"
+        why = "is left of an interrupted write"
         yield Leftover(key, status.st_size, modified, why, modified < now - GRACE)
 
 
@@ -110,14 +120,17 @@ def _all_of(
 
 
 def size_of(files: Mapping[str, Entry]) -> int:
+    """How many bytes these files have together."""
     return sum(entry.size for entry in files.values())
 
 
 def newest_of(files: Mapping[str, Entry]) -> datetime:
+    """When the newest of these files was written."""
     return max(entry.modified for entry in files.values())
 
 
 def is_run_id(name: str) -> bool:
+    """Whether a name can be a run's."""
     try:
         checked_run_id(name)
     except SettingsError:
@@ -126,7 +139,7 @@ def is_run_id(name: str) -> bool:
 
 
 def readable_run(store: Store, run_id: str) -> StoredRun | None:
-    """A run whose manifest can be read."""
+    """A run by its id; `None` if its manifest is missing or damaged."""
     try:
         return find_run(store, run_id)
     except DamagedError:

@@ -28,7 +28,13 @@ _RETIRED_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Removal:
-    """What a prune would remove or has removed: runs, the oldest first, leftovers, all bytes."""
+    """What a prune would remove, or has removed.
+
+    Attributes:
+        runs: their ids, oldest first.
+        leftovers: what belonged to no complete run.
+        size: all of it in bytes.
+    """
 
     runs: tuple[str, ...]
     leftovers: tuple[Leftover, ...]
@@ -36,39 +42,40 @@ class Removal:
 
 
 def plan_prune(store: Store, keep: int, now: datetime) -> Removal:
-    """What `prune` would remove. Before the first promotion that is nothing.
+    """What `prune_store` would remove; nothing before the first promotion.
 
-    Kept are the newest `keep` whole runs and whatever is as new as they are; the champion, the last
-    `keep` champions before it, and the `keep` that rollbacks one after the other lead to; and what
-    may be a run that is being published: stored in the last 24 hours, and either without a manifest
-    yet or not rejected.
+    It keeps the newest `keep` complete runs and anything newer; the champion, the `keep` champions
+    before it, and the `keep` that successive rollbacks lead to; and whatever may still be in
+    publication: stored in the last 24 hours, and either without a manifest or not rejected.
 
     Raises:
-        DamagedError: the head or its history is damaged, so that nobody knows what must be kept.
+        DamagedError: `champion.json` or the history is damaged, so nobody knows what to keep.
         StoreError: the store cannot be read.
     """
-    head = current_champion(store)
-    if head is None:
+    current = current_champion(store)
+    if current is None:
         return Removal((), (), 0)
     listing = by_run(store.list_entries(RUNS))
-    whole = sorted(
+    complete = sorted(
         run_id
         for run_id, files in listing.items()
-        if MANIFEST in files and run_id not in head.retired and is_run_id(run_id)
+        if MANIFEST in files and run_id not in current.retired and is_run_id(run_id)
     )
-    newest = list(islice((run for run in reversed(whole) if readable_run(store, run)), keep))
-    bound = newest[-1] if len(newest) == keep else ""
+    newest = list(islice((run for run in reversed(complete) if readable_run(store, run)), keep))
+    oldest_kept = newest[-1] if len(newest) == keep else ""
     protected = _champions_to_keep(store, keep)
     runs = tuple(
         run
-        for run in whole
-        if run < bound
+        for run in complete
+        if run < oldest_kept
         and run not in protected
         and not _may_be_promoted_yet(store, run, listing[run], now)
     )
-    staying = set(whole).difference(runs)
+    staying = set(complete).difference(runs)
     leftovers = tuple(
-        found for found in find_leftovers(store, listing, head.retired, staying, now) if found.safe
+        found
+        for found in find_leftovers(store, listing, current.retired, staying, now)
+        if found.safe
     )
     size = sum(size_of(listing[run]) for run in runs) + sum(found.size for found in leftovers)
     return Removal(runs, leftovers, size)
@@ -77,7 +84,7 @@ def plan_prune(store: Store, keep: int, now: datetime) -> Removal:
 def _may_be_promoted_yet(
     store: Store, run_id: str, files: Mapping[str, Entry], now: datetime
 ) -> bool:
-    """Whether a whole run may be on its way to be the champion."""
+    """Whether a complete run may be about to become the champion."""
     if newest_of(files) < now - GRACE:
         return False
     try:
@@ -89,31 +96,31 @@ def _may_be_promoted_yet(
 
 
 def _champions_to_keep(store: Store, keep: int) -> set[str]:
-    """The champion, the last `keep` before it, and as many as rollbacks lead to."""
-    past = champion_history(store)
-    head = next(past)
+    """The champion, the `keep` before it, and as many as successive rollbacks lead to."""
+    history = champion_history(store)
+    current = next(history)
     earlier: dict[str, None] = {}
-    steps = [head.rollback_to]
-    for champion in past:
-        if champion.run_id != head.run_id and len(earlier) < keep:
+    steps = [current.rollback_to]
+    for champion in history:
+        if champion.run_id != current.run_id and len(earlier) < keep:
             earlier[champion.run_id] = None
         if champion.run_id == steps[-1] and len(steps) < keep:
             steps.append(champion.rollback_to)
         if len(earlier) == keep and (len(steps) == keep or steps[-1] is None):
             break
-    return {head.run_id, *earlier, *(step for step in steps if step)}
+    return {current.run_id, *earlier, *(step for step in steps if step)}
 
 
 def prune_store(store: Store, keep: int, now: datetime, *, by: str) -> Removal:
-    """Remove what `plan` says, and finish what an earlier prune left; what was removed.
+    """Remove what `plan_prune` says, and finish what an interrupted prune left behind.
 
-    A run is removed only once the head names it as retired, so that a promotion at the same time
-    cannot make it the champion. Its manifest goes first.
+    Returns what was removed. A run is removed only once `champion.json` lists it as retired, so
+    that nobody can make it the champion at the same time. Its manifest goes first.
 
     Raises:
-        DamagedError: as `plan`.
-        StoreError: the store cannot be read or written. What was removed until then is no run any
-            more, and another prune finishes it.
+        DamagedError: as `plan_prune`.
+        StoreError: the store cannot be read or written. Whatever was partly removed is no longer a
+            run, and the next prune finishes it.
     """
     planned = plan_prune(store, keep, now)
     orphans = [found.run_id for found in planned.leftovers if found.run_id]
@@ -133,7 +140,7 @@ def prune_store(store: Store, keep: int, now: datetime, *, by: str) -> Removal:
 
 
 def _remove_runs(store: Store, run_ids: Sequence[str], by: str) -> Mapping[str, int]:
-    """Retire and remove runs; those that could be, each with its bytes."""
+    """Retire and remove runs; returns those that could be, each with its size in bytes."""
     removed: dict[str, int] = {}
     with track("removing", len(run_ids)) as advance:
         for start in range(0, len(run_ids), _RETIRED_AT_ONCE):
@@ -147,16 +154,16 @@ def _remove_runs(store: Store, run_ids: Sequence[str], by: str) -> Mapping[str, 
 
 
 def _remove(store: Store, run_id: str) -> int | None:
-    """Remove a retired run and what was decided of it later; the bytes of the run.
+    """Remove a retired run and the later decisions about it; returns its size in bytes.
 
-    `None` if it is retired no more: another prune has removed it since, and somebody may have
-    published it anew. For that to happen after this look takes two moves of the head and a
-    publication within the time of one request.
+    Returns `None` if it is no longer retired: another prune has removed it, and it may have been
+    published again. For that to happen after this check takes two moves and a publication within
+    the time of one request.
     """
     below = f"{run_key(run_id)}/"
     files = store.list_entries(below)
-    head = current_champion(store)
-    if head is None or run_id not in head.retired:
+    current = current_champion(store)
+    if current is None or run_id not in current.retired:
         return None
     store.delete(below + MANIFEST)
     for key in (*files, *store.list_entries(f"{VERDICTS}{run_id}/")):

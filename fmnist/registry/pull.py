@@ -15,7 +15,14 @@ from fmnist.store.durable import flush_folder, write_flushed
 
 @dataclass(frozen=True)
 class Pulled:
-    """A champion in a folder of this machine; `new` unless it was there already."""
+    """A champion in a folder of this machine.
+
+    Attributes:
+        champion: the champion record.
+        folder: where the files are.
+        files: their names.
+        new: whether the files were copied now; otherwise they were there already.
+    """
 
     champion: ChampionRecord
     folder: Path
@@ -24,12 +31,12 @@ class Pulled:
 
 
 def pull_champion(store: Store, folder: Path) -> Pulled:
-    """Bring the champion's files into a new folder, all of them or none.
+    """Copy the champion's files into a new folder, all of them or none.
 
     Raises:
-        SettingsError: something else is in the folder's place.
+        SettingsError: the folder exists and holds something else.
         DamagedError: a file of the champion is damaged, missing or swapped.
-        StoreError: there is no champion, the store cannot be read or the folder not written.
+        StoreError: there is no champion, or the store cannot be read or the folder written.
     """
     champion, files = read_champion(store)
     pulled = Pulled(champion, folder, tuple(sorted(files)), new=True)
@@ -39,8 +46,8 @@ def pull_champion(store: Store, folder: Path) -> Pulled:
             if _holds(folder, files):
                 return Pulled(champion, folder, pulled.files, new=False)
             raise SettingsError(
-                f"{folder} is there already and is not {champion.run_id}, the champion, whole; "
-                "name another folder, or move it away"
+                f"{folder} exists already and is not a complete copy of the champion, "
+                f"{champion.run_id}; name another folder, or move it away"
             )
         for name, content in files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,53 @@
-"""The records of the registry: runs, manifests, champions, their keys and their JSON."""
+"""The records of the registry, their keys and their JSON; and the protocol that keeps them sound.
+
+Layout, below the store's location:
+
+    runs/<run id>/...                   a run's files, each written once and never changed
+    runs/<run id>/manifest.json         written last: the size and SHA-256 of every other file
+    champion.json                       the current champion, and how it became that
+    history/<generation>.json           every earlier champion.json, byte for byte
+    verdicts/<run id>/<generation>-*    later decisions that did not promote a run
+    test-sets/<digest>.json             how many models this test set has judged
+
+Whatever is killed, lost or raced, every reader always finds that:
+
+1. A run without a manifest does not exist; one with a manifest is complete and never changes.
+2. `champion.json` names a complete run and its manifest's digest. It alone decides which model is
+   the champion, and it changes only by a compare-and-swap against the version that was read.
+3. `generation` rises by one with each change of `champion.json`. `history/` holds every earlier
+   generation, each exactly once and without gaps.
+4. A reader who follows champion.json -> manifest -> file by their digests gets the champion's own
+   bytes or an error that names the object, never other bytes.
+
+To publish a run:
+
+1. Write each of its files, then its manifest; what is there already must be identical.
+2. List them: each must be there with the right size.
+3. Read the model back, check its digest, load it and score it on the test images: its predictions
+   must be those it was judged by.
+4. Make the run the champion, if the verdict says so.
+
+To change `champion.json` (a promotion, a rollback, or the retirement of old runs):
+
+1. Read it, and decide against what it says.
+2. Copy it, as it was read, to `history/<its generation>.json`; safe to repeat.
+3. Swap it from the version that was read to the new record, one generation higher.
+4. If the swap was refused, read it again. A later generation may already contain this very change,
+   if only the reply to it was lost: `history/` tells. Otherwise somebody else changed it: decide
+   again, a limited number of times.
+
+A run is deleted only after `champion.json` has listed it under `retired`. A retired run is never
+made the champion, and the champion is never retired, so a removal and a promotion cannot cross. The
+manifest is deleted first: what an interrupted removal leaves behind is no run. (The limit: if two
+removals of the same run overlap, the slower one could delete files that were published again in the
+meantime, but only if that publication and its promotion fit within one of its requests.)
+
+A publisher that dies leaves a run without a manifest, or a complete run that nobody promoted. Both
+are harmless, and publishing the same run again finishes the job.
+
+Records must outlive the version that wrote them: readers ignore fields they do not know and ask for
+no more than they need, and a field that is added later has a default.
+"""
 
 import functools
 import hashlib
@@ -8,24 +57,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
 from fmnist.errors import DamagedError, SettingsError, StoreError, without_credentials
 from fmnist.evaluation.gate import Verdict
+from fmnist.evaluation.metrics import Interval
 
 MANIFEST = "manifest.json"
 CHAMPION = "champion.json"
 MODEL = "model.keras"
 EVALUATION = "evaluation.json"
 VERDICT = "verdict.json"
+COMPARISON = "comparison.json"
 DATA = "data.json"
 SETTINGS = "settings.json"
 RUNS = "runs/"
 HISTORY = "history/"
 VERDICTS = "verdicts/"
+TEST_SETS = "test-sets/"
 FORMAT: Literal[2] = 2
 Record = TypeVar("Record")
-# What can stand in a key without leading anywhere else.
+# What can be part of a key without leading anywhere else.
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 FileName = Annotated[
     str,
@@ -33,13 +85,18 @@ FileName = Annotated[
 ]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Move = Literal["promotion", "forced promotion", "rollback", "retirement"]
-# Made once for each kind of record: making one takes longer than reading with it.
+# Cached, since building an adapter takes longer than reading a record with it.
 _adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file of a run: its size in bytes and its SHA-256 in hexadecimal."""
+    """One file of a run.
+
+    Attributes:
+        size: in bytes.
+        sha256: in hexadecimal.
+    """
 
     size: Annotated[int, Field(ge=0)]
     sha256: Digest
@@ -47,9 +104,16 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Every file of a run but the manifest itself, by its path relative to the run."""
+    """What a run consists of.
 
-    format: Literal[1, 2]
+    Attributes:
+        format: the version of the store's layout.
+        run_id: the run's id.
+        created_at: when the run was finished.
+        files: every file except the manifest itself, by its path relative to the run.
+    """
+
+    format: Literal[2]
     run_id: RunId
     created_at: AwareDatetime
     files: Mapping[FileName, FileEntry]
@@ -57,14 +121,19 @@ class Manifest:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A whole run in the store: its manifest, and the bytes that the manifest was read from."""
+    """A complete run in the store.
+
+    Attributes:
+        manifest: what it consists of.
+        content: the bytes that the manifest was read from.
+    """
 
     manifest: Manifest
     content: bytes
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the manifest, by which a head names it."""
+        """The SHA-256 of the manifest, which a champion record keeps."""
         return digest_of(self.content)
 
     @property
@@ -75,36 +144,45 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class ChampionRecord:
-    """A head: the run in force, and the move that brought it about.
+    """The content of `champion.json`: the champion, and the move that made it so.
 
-    `previous` is the champion before the move; `rollback_to` the one that a rollback goes back to;
-    `moved_at`, `reason` and `by` say when, why and by which program; `retired` are runs being
-    removed. The fields with defaults are those that format 1 did not have.
+    Attributes:
+        format: the version of the store's layout.
+        run_id: the champion.
+        manifest_sha256: the digest of its manifest.
+        accuracy: its test accuracy.
+        moved_at: when the move was made.
+        previous: the champion before the move; `None` before the first promotion.
+        generation: the number of moves so far.
+        rollback_to: where `fmnist rollback` leads; `None` if there is no way back.
+        move: what kind of move it was.
+        reason: why it was made.
+        by: the program that made it.
+        retired: runs that are being removed.
     """
 
-    format: Literal[1, 2]
+    format: Literal[2]
     run_id: RunId
     manifest_sha256: Digest
     accuracy: float
-    # Format 1 knew no other move, and called it so.
-    moved_at: Annotated[
-        AwareDatetime, Field(validation_alias=AliasChoices("moved_at", "promoted_at"))
-    ]
+    moved_at: AwareDatetime
     previous: RunId | None
-    generation: Annotated[int, Field(ge=1)] = 1
-    rollback_to: RunId | None = None
-    move: Move = "promotion"
-    reason: str = ""
-    by: str = ""
+    generation: Annotated[int, Field(ge=1)]
+    rollback_to: RunId | None
+    move: Move
+    reason: str
+    by: str
     retired: tuple[RunId, ...] = ()
 
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """How a promotion ended: the verdict that counted, and the champion in force after it.
+    """How a promotion ended.
 
-    `made` is the head that made the run the champion, `None` if it was not promoted; others may
-    have moved the head since.
+    Attributes:
+        verdict: the verdict that counted.
+        champion: the current champion record, which others may have changed since.
+        made: the record that made the run the champion; `None` if it was not promoted.
     """
 
     verdict: Verdict
@@ -112,15 +190,67 @@ class PromotionResult:
     made: ChampionRecord | None = None
 
 
+@dataclass(frozen=True)
+class RecordedFigures:
+    """What lists and summaries show of a stored evaluation.
+
+    Attributes:
+        accuracy: the test accuracy.
+        interval: its confidence interval.
+        images: the number of test images; `None` if it was not recorded, as for the fields below.
+        loss: the mean cross-entropy.
+        calibration_error: the expected calibration error.
+    """
+
+    accuracy: float
+    interval: Interval
+    images: int | None = None
+    loss: float | None = None
+    calibration_error: float | None = None
+
+
+@dataclass(frozen=True)
+class RecordedClass:
+    """The part of a class's recorded scores that says which class it is.
+
+    Attributes:
+        name: the class's name.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class RecordedClasses:
+    """What a comparison needs of a stored evaluation.
+
+    Attributes:
+        classes: the classes by number.
+    """
+
+    classes: tuple[RecordedClass, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, by number."""
+        return tuple(found.name for found in self.classes)
+
+
 class RetiredError(StoreError):
-    """A run was taken out of the store, so that it cannot be the champion any more."""
+    """A run has been removed from the store, so it can no longer become the champion."""
 
 
 @dataclass(frozen=True)
 class TestSetUsage:
-    """How many models a test set has judged in a store, and the ids of the latest of them."""
+    """How often a test set has been used in a store.
 
-    format: Literal[1, 2]
+    Attributes:
+        format: the version of the store's layout.
+        models: how many models it has judged.
+        latest: the ids of the latest of them.
+    """
+
+    format: Literal[2]
     models: Annotated[int, Field(ge=0)]
     latest: tuple[RunId, ...]
 
@@ -131,16 +261,17 @@ def new_run_id(now: datetime) -> str:
 
 
 def checked_run_id(text: str) -> str:
-    """A run id as somebody gave it.
+    """A run id that somebody entered.
 
     Raises:
-        SettingsError: it is none, and may lead elsewhere.
+        SettingsError: it is not a run id.
     """
     try:
         run_id: str = _adapter(RunId).validate_python(text)
     except ValidationError as error:
         raise SettingsError(
-            f"{without_credentials(text)[:100]!r} is no run id; `fmnist runs` lists those of the store"
+            f"{without_credentials(text)[:100]!r} is not a run id; `fmnist runs` lists the runs in "
+            "the store"
         ) from error
     return run_id
 
@@ -151,7 +282,7 @@ def run_key(run_id: str) -> str:
 
 
 def history_key(generation: int) -> str:
-    """The store's key of a head that was replaced."""
+    """The store's key of an earlier champion record."""
     return f"{HISTORY}{generation:08d}.json"
 
 
@@ -161,10 +292,10 @@ def to_json(record: object) -> bytes:
 
 
 def from_json(kind: type[Record], content: bytes, where: str) -> Record:
-    """Read a record of that kind.
+    """Read a record of that kind; fields that it does not have are ignored.
 
     Raises:
-        DamagedError: the content is not such a record; the message names `where` it lies.
+        DamagedError: the content is not such a record; the message says `where` it is.
     """
     try:
         record: Record = _adapter(kind).validate_json(content)
@@ -179,7 +310,5 @@ def from_json(kind: type[Record], content: bytes, where: str) -> Record:
 
 
 def digest_of(content: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
-
-
-COMPARISON = "comparison.json"

@@ -25,7 +25,7 @@ from fmnist.store.durable import whole_file
 
 
 def seal_run(folder: Path, run_id: str, now: datetime) -> Manifest:
-    """Write the manifest of a finished run's folder, after which nothing in it may change."""
+    """Write the manifest of a finished run's folder; nothing in it may change afterwards."""
     files = {
         path.relative_to(folder).as_posix(): FileEntry(
             path.stat().st_size, digest_of(path.read_bytes())
@@ -40,18 +40,19 @@ def seal_run(folder: Path, run_id: str, now: datetime) -> Manifest:
 
 
 def upload_run(store: Store, folder: Path) -> StoredRun:
-    """Copy a sealed run into the store, its manifest last; harmless to repeat.
+    """Copy a sealed run into the store, its manifest last; safe to repeat.
 
     Raises:
-        DamagedError: a file of the folder is not what its manifest says; nothing is stored then.
-        StoreError: the store cannot be written, or holds another run of this id.
+        DamagedError: a file is not what the manifest says, in which case nothing is stored; or
+            the store does not list what was just stored.
+        StoreError: the store cannot be written, or has another run with this id.
     """
     sealed, contents = _read_sealed(folder)
     manifest = from_json(Manifest, sealed, str(folder / MANIFEST))
     for name, content in contents.items():
         store.put_if_absent(f"{run_key(manifest.run_id)}/{name}", content)
     store.put_if_absent(f"{run_key(manifest.run_id)}/{MANIFEST}", sealed)
-    _check_whole(store, manifest)
+    _check_complete(store, manifest)
     return StoredRun(manifest, sealed)
 
 
@@ -64,7 +65,7 @@ def _read_sealed(folder: Path) -> tuple[bytes, Mapping[str, bytes]]:
         contents = {name: (folder / name).read_bytes() for name in manifest.files}
     except OSError as error:
         raise DamagedError(
-            f"{error.filename} cannot be read ({error.strerror}), so {folder} is no finished run; "
+            f"{error.filename} cannot be read ({error.strerror}), so {folder} is not a finished run; "
             "nothing is published"
         ) from error
     for name, content in contents.items():
@@ -75,31 +76,27 @@ def _read_sealed(folder: Path) -> tuple[bytes, Mapping[str, bytes]]:
     return sealed, contents
 
 
-def _check_whole(store: Store, manifest: Manifest) -> None:
-    """Make sure that the store lists every file in its size: one may have been removed meanwhile.
-
-    Raises:
-        DamagedError: one is not there, or has another size.
-    """
+def _check_complete(store: Store, manifest: Manifest) -> None:
+    """Make sure that every file is in the store: one may have been removed in the meantime."""
     key = run_key(manifest.run_id)
     listed = store.list_entries(f"{key}/")
     for name, entry in manifest.files.items():
         found = listed.get(f"{key}/{name}")
         if found is None or found.size != entry.size:
             raise DamagedError(
-                f"{store.location(f'{key}/{name}')} was stored but is not listed in its size; "
-                "publish the run again"
+                f"{store.location(f'{key}/{name}')} was stored but is missing from the listing or has "
+                "the wrong size; publish the run again"
             )
 
 
 def list_run_ids(store: Store) -> list[str]:
-    """Every id below `runs/`, the newest first; what has no manifest is among them."""
+    """Every id below `runs/`, newest first, including those without a manifest."""
     names = store.list_names(RUNS)
     return sorted((name.rstrip("/") for name in names if name.endswith("/")), reverse=True)
 
 
 def run_exists(store: Store, run_id: str) -> bool:
-    """Whether the store has a run of this id, damaged or not.
+    """Whether the store has a run with this id, damaged or not.
 
     Raises:
         StoreError: the store cannot be read.
@@ -111,7 +108,8 @@ def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun 
     """A run of the store by its id; `None` if there is no such run.
 
     Raises:
-        DamagedError: its manifest is damaged, is another run's, or has another digest than `sha256`.
+        DamagedError: its manifest is damaged, belongs to another run, or does not have the digest
+            `sha256`.
         StoreError: the store cannot be read.
     """
     key = f"{run_key(run_id)}/{MANIFEST}"
@@ -121,7 +119,7 @@ def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun 
     if sha256 is not None and digest_of(content) != sha256:
         raise DamagedError(
             f"{store.location(key)} is not the manifest that was promoted (its SHA-256 differs); "
-            "`fmnist rollback` goes back to the champion before"
+            "`fmnist rollback` goes back to the previous champion"
         )
     manifest = from_json(Manifest, content, store.location(key))
     if manifest.run_id != run_id:
@@ -130,19 +128,19 @@ def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun 
 
 
 def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
-    """A run that must be there.
+    """A run that must exist.
 
     Raises:
-        DamagedError: as `find_run`, or it is not there although a digest is known.
-        StoreError: the store holds no such run, or cannot be read.
+        DamagedError: as `find_run`, or it does not exist although its digest is known.
+        StoreError: the store has no such run, or cannot be read.
     """
     run = find_run(store, run_id, sha256)
     if run is None:
         where = store.location(f"{run_key(run_id)}/{MANIFEST}")
         if sha256 is not None:
-            raise DamagedError(f"{where} is not there, although the run was promoted")
+            raise DamagedError(f"{where} is missing, although the run was promoted")
         raise StoreError(
-            f"{where} is not there: {run_id} is no run of this store; `fmnist runs` lists them"
+            f"{where} does not exist: this store has no run {run_id}; `fmnist runs` lists them"
         )
     return run
 
@@ -151,7 +149,7 @@ def read_file(store: Store, run: StoredRun, name: str) -> bytes:
     """A file of a run, checked by size and digest.
 
     Raises:
-        DamagedError: it is not there, or is not the file that the manifest lists.
+        DamagedError: it is missing, or not the file that the manifest lists.
         StoreError: the store cannot be read.
     """
     where = store.location(f"{run_key(run.run_id)}/{name}")
@@ -160,7 +158,7 @@ def read_file(store: Store, run: StoredRun, name: str) -> bytes:
         raise DamagedError(f"{where} is not listed in the run's {MANIFEST}")
     content = store.read(f"{run_key(run.run_id)}/{name}")
     if content is None:
-        raise DamagedError(f"{where} is not there, although {MANIFEST} lists it")
+        raise DamagedError(f"{where} is missing, although {MANIFEST} lists it")
     if not _is(content, entry):
         raise DamagedError(f"{where} is not the file that {MANIFEST} lists (its SHA-256 differs)")
     return content
@@ -170,7 +168,7 @@ def read_record(store: Store, run: StoredRun, name: str, kind: type[Record]) -> 
     """A file of a run, checked, as a record of that kind.
 
     Raises:
-        DamagedError: as `read_file`, or it holds no such record.
+        DamagedError: as `read_file`, or it does not hold such a record.
         StoreError: the store cannot be read.
     """
     where = store.location(f"{run_key(run.run_id)}/{name}")
@@ -182,7 +180,7 @@ def _is(content: bytes, entry: FileEntry) -> bool:
 
 
 def record_verdict(store: Store, run: StoredRun, verdict: Verdict) -> None:
-    """Keep a verdict that was passed on a stored run later than its own, and did not promote it.
+    """Keep a later verdict on a stored run, one that did not promote it.
 
     Raises:
         StoreError: the store cannot be written.
@@ -193,10 +191,10 @@ def record_verdict(store: Store, run: StoredRun, verdict: Verdict) -> None:
 
 
 def later_verdicts(store: Store, run_id: str) -> list[Verdict]:
-    """The verdicts that `record_verdict` kept of a run, by the generation they were passed against.
+    """The verdicts on a run that `record_verdict` kept, in the order of their generations.
 
     Raises:
-        DamagedError: one cannot be read as such.
+        DamagedError: one cannot be understood.
         StoreError: the store cannot be read.
     """
     found = []

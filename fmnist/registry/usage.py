@@ -4,35 +4,35 @@ import random
 import time
 
 from fmnist.errors import StoreError
-from fmnist.registry.champion import _LONGEST_PAUSE
-from fmnist.registry.records import FORMAT, TestSetUsage, from_json, to_json
+from fmnist.registry.records import FORMAT, TEST_SETS, TestSetUsage, from_json, to_json
 from fmnist.store.base import Conflict, Store
 
-_COUNT_ATTEMPTS = 50
+_ATTEMPTS = 50
+_LONGEST_PAUSE = 0.2
 _REMEMBERED = 100
 
 
 def record_use(store: Store, test_set: str, run_id: str) -> int:
-    """Count one more model that this test set (a digest) has judged; the number so far.
+    """Count one more model that a test set has judged; returns the number so far.
 
-    The same run is counted once, so that a repeat is harmless.
+    `test_set` is its digest. The same run is counted once, so it is safe to repeat.
 
     Raises:
-        DamagedError: the count cannot be read as such.
+        DamagedError: the count cannot be understood.
         StoreError: the store cannot be read or written.
     """
-    key = f"test-sets/{test_set}.json"
-    for _ in range(_COUNT_ATTEMPTS):
+    key = f"{TEST_SETS}{test_set}.json"
+    for _ in range(_ATTEMPTS):
         stored = store.get(key)
-        uses = (
+        usage = (
             from_json(TestSetUsage, stored.content, store.location(key))
             if stored
             else TestSetUsage(FORMAT, 0, ())
         )
-        if run_id in uses.latest:
-            return uses.models
-        latest = (*uses.latest, run_id)[-_REMEMBERED:]
-        counted = TestSetUsage(FORMAT, uses.models + 1, latest)
+        if run_id in usage.latest:
+            return usage.models
+        latest = (*usage.latest, run_id)[-_REMEMBERED:]
+        counted = TestSetUsage(FORMAT, usage.models + 1, latest)
         try:
             store.compare_and_swap(key, stored.version if stored else None, to_json(counted))
         except Conflict:
@@ -40,7 +40,7 @@ def record_use(store: Store, test_set: str, run_id: str) -> int:
             continue
         return counted.models
     raise StoreError(
-        f"{store.location(key)} was changed by others at each of {_COUNT_ATTEMPTS} attempts; try "
+        f"{store.location(key)} was changed by others at each of {_ATTEMPTS} attempts; try "
         "again later",
         retryable=True,
     )

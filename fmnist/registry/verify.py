@@ -1,4 +1,4 @@
-"""Read what a store holds, and report everything that is wrong."""
+"""Read everything in a store, and report what is wrong with it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,6 @@ from fmnist.errors import DamagedError, StoreError
 from fmnist.progress import track
 from fmnist.registry.champion import champion_history, generation_of
 from fmnist.registry.leftovers import (
-    TEST_SETS,
     Leftover,
     by_run,
     find_leftovers,
@@ -22,6 +21,7 @@ from fmnist.registry.records import (
     MANIFEST,
     MODEL,
     RUNS,
+    TEST_SETS,
     ChampionRecord,
     TestSetUsage,
     from_json,
@@ -34,7 +34,14 @@ from fmnist.store.base import Store
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """A run whose every file was read: how many, their bytes, and a line for each thing wrong."""
+    """A run of which every file was read.
+
+    Attributes:
+        run_id: the run.
+        files: how many files it has.
+        size: all of them in bytes.
+        problems: one line for each thing that is wrong.
+    """
 
     run_id: str
     files: int
@@ -44,7 +51,13 @@ class CheckedRun:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` found: the runs, a line for each other thing that is wrong, and leftovers."""
+    """What `verify_store` found.
+
+    Attributes:
+        runs: the runs that were read.
+        problems: one line for each thing that is wrong outside the runs.
+        leftovers: what belongs to no complete run.
+    """
 
     runs: tuple[CheckedRun, ...]
     problems: tuple[str, ...]
@@ -52,39 +65,39 @@ class VerifyReport:
 
     @property
     def damage(self) -> list[str]:
-        """Everything that is wrong; leftovers are not."""
+        """Everything that is wrong, inside the runs and outside; leftovers do not count."""
         return [*self.problems, *(problem for run in self.runs for problem in run.problems)]
 
 
 def verify_store(
     store: Store, load: Callable[[bytes], object], now: datetime, run_id: str | None = None
 ) -> VerifyReport:
-    """Read every file of one run, or everything that the store holds.
+    """Read every file of one run, or everything in the store.
 
-    `load` is given the bytes of each model, and raises `DamagedError` if they hold no network.
+    `load` gets the bytes of each model, and raises `DamagedError` if they hold no network.
 
     Raises:
-        StoreError: the store cannot be read, or holds no such run.
+        StoreError: the store cannot be read, or has no such run.
     """
     if run_id is not None:
         return _verify_one(store, load, now, run_id)
-    heads, problems = _check_heads(store)
+    records, problems = _check_history(store)
     problems += _check_counts(store)
-    promoted = {head.run_id: head.manifest_sha256 for head in heads}
+    promoted = {record.run_id: record.manifest_sha256 for record in records}
     listing = by_run(store.list_entries(RUNS))
     sealed = sorted(run for run, files in listing.items() if MANIFEST in files)
-    if heads and heads[0].run_id not in sealed:
-        where = store.location(f"{run_key(heads[0].run_id)}/{MANIFEST}")
-        problems.append(f"{where} is not there, although the run is the champion")
+    if records and records[0].run_id not in sealed:
+        where = store.location(f"{run_key(records[0].run_id)}/{MANIFEST}")
+        problems.append(f"{where} is missing, although the run is the champion")
     checked = []
     with track("verifying", len(sealed)) as advance:
         for number, run in enumerate(sealed, 1):
             found = _check(store, run, load, promoted.get(run))
-            # One that a prune removed meanwhile is no damage.
+            # A run that a prune has removed in the meantime is not damage.
             if not found.problems or run_exists(store, run):
                 checked.append(found)
             advance(number, f"{number:,} of {len(sealed):,} runs")
-    retired = heads[0].retired if heads else ()
+    retired = records[0].retired if records else ()
     leftovers = find_leftovers(store, listing, retired, sealed, now)
     return VerifyReport(tuple(checked), tuple(problems), tuple(leftovers))
 
@@ -95,8 +108,8 @@ def _verify_one(
     listing = by_run(store.list_entries(f"{run_key(run_id)}/"))
     if MANIFEST not in listing.get(run_id, {}):
         read_run(store, run_id)
-    heads, _ = _check_heads(store)
-    promoted = {head.run_id: head.manifest_sha256 for head in heads}
+    records, _ = _check_history(store)
+    promoted = {record.run_id: record.manifest_sha256 for record in records}
     checked = _check(store, run_id, load, promoted.get(run_id))
     run = readable_run(store, run_id)
     strays = find_strays(run, listing[run_id], now) if run else ()
@@ -106,7 +119,7 @@ def _verify_one(
 def _check(
     store: Store, run_id: str, load: Callable[[bytes], object], promoted: str | None
 ) -> CheckedRun:
-    """Read a run; `promoted` is the digest by which a head names its manifest, if one does."""
+    """Read a run; `promoted` is its manifest's digest if it ever was the champion."""
     problems: list[str] = []
     files, size = 0, 0
     with _noted(store, problems):
@@ -134,10 +147,10 @@ def _load(load: Callable[[bytes], object], content: bytes, where: str) -> None:
 
 @contextmanager
 def _noted(store: Store, problems: list[str]) -> Iterator[None]:
-    """Note what is wrong with one thing, and go on to the next.
+    """Note what is wrong with one object, and continue with the next.
 
     Raises:
-        StoreError: it is the whole store that cannot be read.
+        StoreError: the store as a whole cannot be read.
     """
     try:
         yield
@@ -150,24 +163,24 @@ def _noted(store: Store, problems: list[str]) -> Iterator[None]:
         problems.append(str(error))
 
 
-def _check_heads(store: Store) -> tuple[list[ChampionRecord], list[str]]:
-    """Every head that can be read, the one in force first, and what is wrong with them."""
-    # In this order, whatever moves meanwhile makes only heads that are known in the end.
+def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:
+    """Every champion record that can be read, latest first, and what is wrong with them."""
+    # Listed before the records are read, so that a move in between adds only known ones.
     archived = store.list_entries(HISTORY).keys()
     current = store.read(CHAMPION)
-    heads: list[ChampionRecord] = []
+    records: list[ChampionRecord] = []
     problems: list[str] = []
     with _noted(store, problems):
-        heads.extend(champion_history(store))
+        records.extend(champion_history(store))
     if problems:
-        return heads, problems
-    generation = generation_of(heads[0] if heads else None)
+        return records, problems
+    generation = generation_of(records[0] if records else None)
     known = {history_key(number) for number in range(1, generation)}
     for key in sorted(archived - known):
-        # The copy of the head in force is what a move leaves that was cut short.
+        # An interrupted move leaves a copy of the current record.
         if key != history_key(generation) or store.read(key) != current:
-            problems.append(f"{store.location(key)} is no earlier head of {CHAMPION}")
-    return heads, problems
+            problems.append(f"{store.location(key)} is not an earlier version of {CHAMPION}")
+    return records, problems
 
 
 def _check_counts(store: Store) -> list[str]:

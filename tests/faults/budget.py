@@ -49,12 +49,12 @@ def requests_of_publication(
     model = (laboratory.material / "large.keras").read_bytes()
     test = test_set_in(laboratory.material)
     evaluation = evaluate(test.score(model), test.labels, test.class_names)
-    circumstances = GateContext(len(test.labels), generation=past)
+    context = GateContext(len(test.labels), generation=past)
     run = replace(
         records.run(),
         data=ORIGIN,
         evaluation=evaluation,
-        verdict=decide(evaluation, _GATE, circumstances),
+        verdict=decide(evaluation, _GATE, context),
     )
     _seal(sealed, model)
     point = Point()
@@ -64,8 +64,8 @@ def requests_of_publication(
         store = Place(direct.url, environment_of(through)).open()
         publish_run(run, sealed, Judge(store, test, _GATE, run.run_id, conditional_writes=True))
         proxy.settle(point)
-    head, _ = read_champion(direct.open())
-    assert (head.run_id, head.generation) == (run.run_id, past + 1)
+    record, _ = read_champion(direct.open())
+    assert (record.run_id, record.generation) == (run.run_id, past + 1)
     return point.requests
 
 
@@ -79,20 +79,20 @@ def _seal(folder: Path, model: bytes) -> None:
 
 def _fill(laboratory: Laboratory, place: Place, past: int) -> None:
     """Runs that were promoted one after the other, but for the history, which nobody may need."""
-    heads = [
+    history = [
         replace(records.champion(f"past-{number}"), generation=number)
         for number in range(1, past + 1)
     ]
-    parts = [heads[first::_AT_ONCE] for first in range(_AT_ONCE)]
+    parts = [history[first::_AT_ONCE] for first in range(_AT_ONCE)]
     filled = [laboratory.helpers.submit(_store_runs, place, part) for part in parts]
     for part in wait(filled).done:
         part.result()
-    place.open().put_if_absent(CHAMPION, to_json(heads[-1]))
+    place.open().put_if_absent(CHAMPION, to_json(history[-1]))
 
 
-def _store_runs(place: Place, heads: Iterable[ChampionRecord]) -> None:
+def _store_runs(place: Place, history: Iterable[ChampionRecord]) -> None:
     store = place.open()
-    for head in heads:
-        manifest = Manifest(FORMAT, head.run_id, head.moved_at, {})
-        key = f"{run_key(head.run_id)}/{MANIFEST}"
+    for record in history:
+        manifest = Manifest(FORMAT, record.run_id, record.moved_at, {})
+        key = f"{run_key(record.run_id)}/{MANIFEST}"
         store.put_if_absent(key, to_json(manifest))

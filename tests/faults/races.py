@@ -94,10 +94,10 @@ def _store_run(store: Store, run_id: str) -> StoredRun:
 
 
 def _promote(store: Store, run: StoredRun, generation: int, attempts: int) -> Ended:
-    def decide(head: ChampionRecord | None) -> Verdict:
+    def decide(record: ChampionRecord | None) -> Verdict:
         if attempts == 1:
             raise StoreError("another one was faster")
-        return _verdict(generation_of(head))
+        return _verdict(generation_of(record))
 
     try:
         promote_run(store, run, 0.91, _verdict(generation), decide, by=_BY, attempts=attempts)
@@ -134,18 +134,18 @@ def check_all_promoted(place: Place, rounds: Sequence[Sequence[Ended]]) -> None:
 
 
 def _champions(place: Place) -> list[str]:
-    """The champions by generation, each of them a whole run that was the champion just once."""
+    """The champions by generation, each of them a complete run that was the champion just once."""
     store = place.open()
-    heads = list(champion_history(store))[::-1]
-    assert [head.generation for head in heads] == list(range(1, len(heads) + 1))
-    *earlier, last = (history_key(head.generation) for head in heads)
-    # A loser may have copied the last head, ahead of a move that it did not make.
+    history = list(champion_history(store))[::-1]
+    assert [record.generation for record in history] == list(range(1, len(history) + 1))
+    *earlier, last = (history_key(record.generation) for record in history)
+    # A loser may have copied the last champion record, ahead of a move that it did not make.
     assert set(store.list_entries(HISTORY)) - {last} == set(earlier)
-    for before, head in itertools.pairwise(heads):
-        assert head.previous == before.run_id
-    for head in heads:
-        run = read_run(store, head.run_id, head.manifest_sha256)
-        assert read_file(store, run, MODEL) == head.run_id.encode()
-    champions = [head.run_id for head in heads]
+    for before, record in itertools.pairwise(history):
+        assert record.previous == before.run_id
+    for record in history:
+        run = read_run(store, record.run_id, record.manifest_sha256)
+        assert read_file(store, run, MODEL) == record.run_id.encode()
+    champions = [record.run_id for record in history]
     assert len(set(champions)) == len(champions)
     return champions

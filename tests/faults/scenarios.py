@@ -112,7 +112,7 @@ class Scenario:
     """Something that is done to a store, and what it makes of the champion.
 
     `start` names the content of the store it begins with. `old` is the champion before, `new` the
-    one after it, and `moves` by how much it raises the generation. `whole` are the runs that the
+    one after it, and `moves` by how much it raises the generation. `complete` are the runs that the
     store has in the end, `judged` how many its test set has judged.
     """
 
@@ -121,7 +121,7 @@ class Scenario:
     old: str | None
     new: str | None
     moves: int
-    whole: frozenset[str]
+    complete: frozenset[str]
     judged: int
 
 
@@ -168,42 +168,42 @@ SCENARIOS = {
     "first promotion": Scenario(
         "empty",
         functools.partial(_publish, FIRST),
-        old=None, new=FIRST, moves=1, whole=frozenset({FIRST}), judged=1,
+        old=None, new=FIRST, moves=1, complete=frozenset({FIRST}), judged=1,
     ),
     "replacement": Scenario(
         "first",
         functools.partial(_publish, SECOND),
-        old=FIRST, new=SECOND, moves=1, whole=frozenset({FIRST, SECOND}), judged=2,
+        old=FIRST, new=SECOND, moves=1, complete=frozenset({FIRST, SECOND}), judged=2,
     ),
-    "replacement, decided anew": Scenario(
+    "replacement, decided again": Scenario(
         "first",
         functools.partial(_publish, OVERTAKEN),
-        old=FIRST, new=OVERTAKEN, moves=1, whole=frozenset({FIRST, OVERTAKEN}), judged=2,
+        old=FIRST, new=OVERTAKEN, moves=1, complete=frozenset({FIRST, OVERTAKEN}), judged=2,
     ),
     "rejected run": Scenario(
         "first",
         functools.partial(_publish, POOR),
-        old=FIRST, new=FIRST, moves=0, whole=frozenset({FIRST, POOR}), judged=2,
+        old=FIRST, new=FIRST, moves=0, complete=frozenset({FIRST, POOR}), judged=2,
     ),
     "publication after a failure": Scenario(
         "half of the second",
         functools.partial(_publish, SECOND),
-        old=FIRST, new=SECOND, moves=1, whole=frozenset({FIRST, SECOND}), judged=2,
+        old=FIRST, new=SECOND, moves=1, complete=frozenset({FIRST, SECOND}), judged=2,
     ),
     "rollback": Scenario(
         "second",
         _roll_back,
-        old=SECOND, new=FIRST, moves=1, whole=frozenset({FIRST, SECOND}), judged=2,
+        old=SECOND, new=FIRST, moves=1, complete=frozenset({FIRST, SECOND}), judged=2,
     ),
     "prune": Scenario(
         "third",
         _prune,
-        old=THIRD, new=THIRD, moves=1, whole=frozenset({SECOND, THIRD}), judged=3,
+        old=THIRD, new=THIRD, moves=1, complete=frozenset({SECOND, THIRD}), judged=3,
     ),
     "count of uses": Scenario(
         "first",
         _count,
-        old=FIRST, new=FIRST, moves=0, whole=frozenset({FIRST}), judged=2,
+        old=FIRST, new=FIRST, moves=0, complete=frozenset({FIRST}), judged=2,
     ),
 }  # fmt: skip
 
@@ -316,8 +316,9 @@ def prepare(name: str, place: Place, folder: Path) -> None:
 def examine(name: str, place: Place, folder: Path) -> str:
     """What is wrong with a store in which a scenario was interrupted; nothing, if all is well.
 
-    A fresh reader must find either champion whole and a history without gap or branch, and a fresh
-    publisher must succeed with the same act, to the same end as if nothing had happened.
+    A fresh reader must find the complete old or new champion and a history without gaps or
+    branches, and a fresh publisher must succeed with the same act, with the same result as if
+    nothing had happened.
     """
     scenario, store = SCENARIOS[name], place.open()
     known: dict[tuple[str, Entry], bytes] = {}
@@ -348,29 +349,29 @@ def _check_readable(
     stored = MemoryStore()
     stored.objects = dict(found)
 
-    head = current_champion(stored)
-    if head is not None:
-        _check_champion(store, head, folder)
-    moved = generation_of(head) - generation
+    current = current_champion(stored)
+    if current is not None:
+        _check_champion(store, current, folder)
+    moved = generation_of(current) - generation
     if moved not in ({scenario.moves} if finished else {0, scenario.moves}):
         raise Broken(f"the generation rose by {moved}")
     if not moved and found.get(CHAMPION) != before.get(CHAMPION):
-        raise Broken("the head was changed within its generation")
-    if (head.run_id if head else None) != (scenario.new if moved else scenario.old):
-        raise Broken(f"the champion is {head}")
-    _check_history(stored, head, found)
+        raise Broken("the champion record was changed within its generation")
+    if (current.run_id if current else None) != (scenario.new if moved else scenario.old):
+        raise Broken(f"the champion is {current}")
+    _check_history(stored, current, found)
 
-    whole = _whole_runs(stored, found)
-    if finished and whole != scenario.whole:
-        raise Broken(f"the whole runs are {sorted(whole)}")
-    gone = {run for run in _NETWORKS if any(f"/{run}/" in key for key in found)} - scenario.whole
+    complete = _complete_runs(stored, found)
+    if finished and complete != scenario.complete:
+        raise Broken(f"the complete runs are {sorted(complete)}")
+    gone = {run for run in _NETWORKS if any(f"/{run}/" in key for key in found)} - scenario.complete
     if finished and gone:
         raise Broken(f"there is something left of {sorted(gone)}")
     _check_count(found, before, scenario, finished=finished)
 
 
 def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes]) -> Objects:
-    """Every object that can be seen; each must be a whole one that belongs there.
+    """Every object that can be seen; each must be a complete one that belongs there.
 
     `known` has what was read before of files that never change, so as to read them only once.
     """
@@ -383,7 +384,7 @@ def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes])
         if key.startswith(RUNS):
             known[key, entry] = content
             if content != _files(folder).get(key):
-                raise Broken(f"{key} is a file of no run, or not whole")
+                raise Broken(f"{key} is a file of no run, or not complete")
         elif key == CHAMPION or key.startswith(HISTORY):
             from_json(ChampionRecord, content, key)
         elif key.startswith("test-sets/"):
@@ -393,57 +394,57 @@ def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes])
     return objects
 
 
-def _check_champion(store: Store, head: ChampionRecord, folder: Path) -> None:
+def _check_champion(store: Store, current: ChampionRecord, folder: Path) -> None:
     """A reader of the champion gets the very files that were published."""
     champion, files = read_champion(store)
-    if champion != head:
-        raise Broken(f"the champion read is {champion}, the head is {head}")
-    key = run_key(head.run_id)
+    if champion != current:
+        raise Broken(f"the champion read is {champion}, the record is {current}")
+    key = run_key(current.run_id)
     published = {
         name.removeprefix(f"{key}/"): content
         for name, content in _files(folder).items()
         if name.startswith(f"{key}/")
     }
     if files != published:
-        raise Broken(f"the champion {head.run_id} is not the one that was published")
+        raise Broken(f"the champion {current.run_id} is not the one that was published")
 
 
-def _check_history(store: Store, head: ChampionRecord | None, found: Objects) -> None:
-    heads = list(champion_history(store))
-    generations = [past.generation for past in heads]
-    if generations != list(range(generation_of(head), 0, -1)):
+def _check_history(store: Store, current: ChampionRecord | None, found: Objects) -> None:
+    history = list(champion_history(store))
+    generations = [past.generation for past in history]
+    if generations != list(range(generation_of(current), 0, -1)):
         raise Broken(f"the history has the generations {generations}")
-    for later, earlier in itertools.pairwise(heads):
+    for later, earlier in itertools.pairwise(history):
         if later.previous != earlier.run_id:
             raise Broken(f"generation {later.generation} does not follow the one before it")
-    promoted = [past.run_id for past in heads if past.move == "promotion"]
+    promoted = [past.run_id for past in history if past.move == "promotion"]
     if len(promoted) != len(set(promoted)):
         raise Broken(f"a run was promoted twice: {promoted}")
     kept = {key for key in found if key.startswith(HISTORY)}
-    earlier_ones = {history_key(past.generation) for past in heads[1:]}
-    # The head may have been copied ahead of a move that did not come.
-    copy = history_key(generation_of(head))
+    earlier_ones = {history_key(past.generation) for past in history[1:]}
+    # The champion record may have been copied ahead of a move that did not come.
+    copy = history_key(generation_of(current))
     if kept - {copy} != earlier_ones:
         raise Broken(f"the history has the objects {sorted(kept)}")
     if copy in kept and found[copy] != found[CHAMPION]:
-        raise Broken(f"{copy} is not the head: the history has a branch")
+        raise Broken(f"{copy} is not the champion record: the history has a branch")
 
 
-def _whole_runs(store: Store, found: Objects) -> Collection[str]:
-    """The runs that have a manifest, each of which must be whole."""
-    whole = set()
+def _complete_runs(store: Store, found: Objects) -> Collection[str]:
+    """The runs that have a manifest, each of which must be complete."""
+    complete = set()
     for run_id in list_run_ids(store):
         run = find_run(store, run_id)
         if run is None:
             continue
-        whole.add(run_id)
+        complete.add(run_id)
         for name in run.manifest.files:
             read_file(store, run, name)
         prefix = f"{run_key(run_id)}/"
         listed = {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
         if listed != {*run.manifest.files, MANIFEST}:
             raise Broken(f"{run_id} has the files {sorted(listed)}")
-    return whole
+    return complete
 
 
 def _check_count(found: Objects, before: Objects, scenario: Scenario, *, finished: bool) -> None:

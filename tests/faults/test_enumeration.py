@@ -18,7 +18,7 @@ def test_no_fault_at_any_request_breaks_anything(
     rows: list[Row],
     request: pytest.FixtureRequest,
 ) -> None:
-    """After any fault at any request, a reader finds a whole champion and a publisher succeeds."""
+    """After any fault at any request, a reader finds a complete champion and a publisher succeeds."""
     running: S3Server = request.getfixturevalue(f"{server}_server")
     row = laboratory.on_server(running, server, scenario)
     rows.append(row)

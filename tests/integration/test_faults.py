@@ -19,7 +19,7 @@ EACH_OF_THE_REQUESTS, EACH_OF_THE_CALLS = 61, 13
 def test_no_fault_at_a_request_breaks_anything(
     server: str, scenario: str, laboratory: Laboratory, request: pytest.FixtureRequest
 ) -> None:
-    """After a fault at a request, a reader finds a whole champion and a publisher succeeds."""
+    """After a fault at a request, a reader finds a complete champion and a publisher succeeds."""
     running: S3Server = request.getfixturevalue(f"{server}_server")
     row = laboratory.on_server(running, server, scenario, EACH_OF_THE_REQUESTS)
     assert row.points and not row.broken, "\n".join(row.broken)

@@ -133,6 +133,8 @@ def champion(run_id: str = "20260301T000000Z-ffffffff", accuracy: float = 0.9051
         accuracy=accuracy,
         moved_at=datetime(2026, 3, 1, 0, 2, tzinfo=UTC),
         previous=None,
+        generation=1,
+        rollback_to=None,
         move="promotion",
         reason="test accuracy 0.9051 is 0.51 points (51 of 10,000 images) above the bound 0.9000",
         by="flows/train.py",
@@ -152,10 +154,10 @@ def run(
     """A finished run that passes the default gate, or fails it."""
     settings = settings or Settings()
     found = judged or evaluation(_GOOD if promoted else _POOR)
-    circumstances = GateContext(
+    context = GateContext(
         TEST_IMAGES, against, champion_before.generation if champion_before else 0
     )
-    verdict = decide(found, settings.gate, circumstances)
+    verdict = decide(found, settings.gate, context)
     return Run(
         run_id=run_id,
         started_at=datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC),

@@ -146,6 +146,8 @@ REFUSED = {
     "no bucket": ("s3://", "names no bucket"),
     "no bucket, but a prefix": ("s3:///prefix", "names no bucket"),
     "parent": ("s3://bucket/../other", r"\.\."),
+    "parent at the end": ("s3://bucket/a/..", r"\.\."),
+    "delete character": ("folder\x7f", "control"),
     "query": ("s3://bucket/a?versionId=1", r"\?"),
     "fragment": ("s3://bucket/a#b", "#"),
     "half an address": ("s3://[bucket", "Invalid IPv6 URL"),

@@ -307,10 +307,10 @@ def test_each_command_explains_itself(
         (["runs", "extra"], ["extra:", "not an option"]),
         (["runs", "--limit", "0"], ["--limit: '0'", "integer from 1"]),
         (["runs", "--limit", "9" * 5000], ["--limit", "integer from 1"]),
-        (["runs", "--before", "../up"], ["'../up' is no run id"]),
+        (["runs", "--before", "../up"], ["'../up' is not a run id"]),
         (["show"], ["required: RUN"]),
-        (["show", "../../etc"], ["'../../etc' is no run id", "fmnist runs"]),
-        (["show", "s3://KEY:TOPSECRET@bucket"], ["is no run id"]),
+        (["show", "../../etc"], ["'../../etc' is not a run id", "fmnist runs"]),
+        (["show", "s3://KEY:TOPSECRET@bucket"], ["is not a run id"]),
         (["compare", "20260301T092653Z-0a1b2c3d"], ["required: RUN"]),
         (["prune"], ["required: --keep"]),
         (["prune", "--keep", "0"], ["--keep: '0'"]),
@@ -354,8 +354,8 @@ def test_a_failure_is_a_document_too(machine: Callable[..., dict[str, Any]]) -> 
         "ok": False,
         "exit_code": 5,
         "kind": "store",
-        "message": f"store/runs/{run_id(1)}/manifest.json is not there: {run_id(1)} is no run of "
-        "this store; `fmnist runs` lists them",
+        "message": f"store/runs/{run_id(1)}/manifest.json does not exist: this store has no "
+        f"run {run_id(1)}; `fmnist runs` lists them",
     }
 
 
@@ -889,7 +889,7 @@ def test_a_run_that_is_removed_meanwhile_is_not_promoted(
     monkeypatch.setattr("fmnist.promotion.stored.make_test_set", retire_first)
     output = call("promote", run_id(3), *data_of(world))
     assert output.code == ExitCode.STORE
-    assert "was taken out" in output.last
+    assert "was removed by" in output.last
     assert current_champion(store).run_id == run_id(1)  # type: ignore[union-attr]
 
 
@@ -942,7 +942,7 @@ def test_rollback_goes_back_step_by_step(
     assert "no champion before" in call("rollback", "--store.url", url).last
     assert call("rollback", run_id(3), "--store.url", url).code == 0
     never = call("rollback", run_id(4), "--store.url", url)
-    assert never.code == ExitCode.STORE and "history has no champion" in never.last
+    assert never.code == ExitCode.STORE and "was never the champion" in never.last
 
 
 def test_rollback_to_a_damaged_run_is_refused(store_run: Put, call: Run_) -> None:
@@ -1062,7 +1062,7 @@ def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, 
     for place in (tmp_path / "some", tmp_path / "nowhere"):
         output = call("publish", str(place), *WORK)
         assert output.code == ExitCode.SETTINGS
-        assert f"{place} is no finished run" in output.last
+        assert f"{place} is not a finished run" in output.last
     folder = kept(world, 1, world.good)
     (folder / "model.keras").write_bytes(b"other")
     output = call("publish", str(folder), *WORK)

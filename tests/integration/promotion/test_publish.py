@@ -77,8 +77,8 @@ def judge_of(
     score: Callable[[bytes], npt.NDArray[np.float32]] = score,
 ) -> Judge:
     """The judge of a run, who scores made-up models."""
-    bench = TestSet(LABELS, records.CLASS_NAMES, TEST_SET, score)
-    return Judge(store, bench, gate or GateSettings(), run_id, conditional_writes=True)
+    test_set = TestSet(LABELS, records.CLASS_NAMES, TEST_SET, score)
+    return Judge(store, test_set, gate or GateSettings(), run_id, conditional_writes=True)
 
 
 class Trouble(Exception):
@@ -308,7 +308,7 @@ def test_no_local_path_or_secret_is_published(
 def test_a_disk_that_cannot_take_the_files_is_told(
     code: int, advice: str, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full or read-only disk is told in one line, with the folder and what to do."""
+    """A full or read-only disk is reported in one line, with the folder and what to do."""
 
     def refuse(*_: object) -> int:
         raise OSError(code, os.strerror(code))
@@ -372,7 +372,7 @@ def promote(store: Store, made: tuple[Run, Path]) -> ChampionRecord:
 def test_only_a_promoted_run_becomes_the_champion(
     model: bytes, before: ChampionRecord | None, make: Make, tmp_path: Path
 ) -> None:
-    """Both kinds of runs are stored whole, but only one that passed the gate moves the champion."""
+    """Both kinds of runs are stored completely, but only one that passed the gate moves the champion."""
     store = FolderStore(str(tmp_path / "store"))
     if before:
         store.put_if_absent(CHAMPION, to_json(before))
@@ -462,24 +462,38 @@ def test_a_damaged_champion_does_not_lose_the_run(tmp_path: Path) -> None:
 # ---- read back before it is promoted ------------------------------------------------------------
 
 
-def test_a_model_that_reads_back_other_bytes_is_not_promoted(make: Make) -> None:
-    """A store that gives back another model of the same size is told, and the champion stays."""
+LIES: dict[str, tuple[bytes | None, str]] = {
+    "another model": (POOR, "is not the file"),
+    "a byte changed": (b"9301", "is not the file"),
+    "cut short": (b"930", "is not the file"),
+    "longer": (b"9300\0", "is not the file"),
+    "nothing": (b"", "is not the file"),
+    "missing": (None, "is missing"),
+}
+
+
+@pytest.mark.parametrize(("content", "told"), LIES.values(), ids=LIES.keys())
+def test_a_model_that_reads_back_other_bytes_is_not_promoted(
+    content: bytes | None, told: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is named and where the run is kept, and the champion stays; a retry succeeds."""
     store = MemoryStore()
     old = promote(store, make(store, GOOD, "old"))
     run, folder = make(store, BETTER)
     model = f"runs/{run.run_id}/{MODEL}"
-
-    def lie(verb: str, key: str) -> None:
-        if key == model:
-            store.objects[model] = POOR
-
-    store.after = lie
-    with pytest.raises(DamagedError, match=f"{model} is not the file") as caught:
-        publish_run(run, folder, judge_of(store))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            store, "read", lambda key: content if key == model else store.objects.get(key)
+        )
+        with pytest.raises(DamagedError, match=f"{model} {told}") as caught:
+            publish_run(run, folder, judge_of(store))
     assert f"the finished run is kept in {folder}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == ExitCode.DAMAGED
     assert current_champion(store) == old
+    assert publish_run(run, folder, judge_of(store)).verdict.promoted
+    champion = current_champion(store)
+    assert champion and champion.run_id == run.run_id
 
 
 @pytest.mark.parametrize(
@@ -508,7 +522,7 @@ def test_a_model_that_answers_otherwise_when_read_back_is_not_promoted(
 
 
 def test_what_is_read_back_is_what_the_store_holds(make: Make) -> None:
-    """The model that is asked again comes from the store, after the whole run was stored."""
+    """The model that is scored again comes from the store, after all of the run was stored."""
     store = MemoryStore()
     run, folder = make(store, GOOD)
     seen = []
@@ -605,7 +619,7 @@ def test_a_champion_that_moves_at_the_very_end_is_heeded(make: Make) -> None:
 def test_a_run_that_was_not_decided_is_decided_when_it_is_published(
     model: bytes, make: Make
 ) -> None:
-    """A verdict left open is made good: promoted, or rejected and recorded."""
+    """A verdict left open is decided then: promoted, or rejected and recorded."""
     store = MemoryStore()
     run, folder = make(store, model)
     run = replace(run, verdict=undecided("the store was away", 0))
@@ -619,7 +633,7 @@ def test_a_run_that_was_not_decided_is_decided_when_it_is_published(
 
 
 @pytest.mark.parametrize("overtaken", [True, False], ids=["overtaken", "not decided"])
-def test_a_publication_tried_anew_has_the_verdict_that_counted(overtaken: bool, make: Make) -> None:
+def test_a_publication_repeated_has_the_verdict_that_counted(overtaken: bool, make: Make) -> None:
     """If every answer to the promotion was lost, the retry returns what was decided before it."""
     store = MemoryStore()
     promote(store, make(store, b"9050", "first"))
@@ -650,7 +664,7 @@ def test_a_publication_tried_anew_has_the_verdict_that_counted(overtaken: bool, 
     assert champion.generation == before.generation + 1
 
 
-def test_a_run_that_a_person_promoted_meanwhile_is_told_as_promoted(make: Make) -> None:
+def test_a_run_that_a_person_promoted_meanwhile_is_reported_as_promoted(make: Make) -> None:
     """Though the gate would have rejected it: the reason is the person's."""
     store = MemoryStore()
     promote(store, make(store, BETTER, "first"))
@@ -671,7 +685,7 @@ def test_a_run_that_was_pruned_is_not_said_to_be_published_yet(make: Make) -> No
     promote(store, make(store, GOOD, "first"))
     run, folder = make(store, BETTER)
     retire(store, [run.run_id], by="fmnist prune")
-    with pytest.raises(RetiredError, match="cannot become the champion any more") as caught:
+    with pytest.raises(RetiredError, match="can no longer become the champion") as caught:
         publish_run(run, folder, judge_of(store))
     assert "fmnist publish" not in str(caught.value)
     assert caught.value.exit_code == ExitCode.STORE

@@ -420,7 +420,7 @@ OF_THE_RUN = f"runs/{records.RUN_ID}"
 DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "a file gone": (f"{OF_THE_RUN}/model.keras", lambda _: None, "is not there"),
     "a file cut short": (f"{OF_THE_RUN}/model.keras", lambda old: old[:-1], "has 24 bytes"),
-    "the manifest gone": (f"{OF_THE_RUN}/manifest.json", lambda _: None, "is not there"),
+    "the manifest gone": (f"{OF_THE_RUN}/manifest.json", lambda _: None, "is missing"),
     "another manifest": (f"{OF_THE_RUN}/manifest.json", lambda old: old + b"\n", "SHA-256 differs"),
     "no champion.json": ("champion.json", lambda _: b"damaged", "cannot be read"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The gate: what it asks, what it says, and that whatever is missing or broken rejects."""
+"""The gate: what it requires, what it says, and that anything missing or broken rejects."""
 
 import math
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_the_bound_itself_passes_and_one_image_less_does_not(correct: int, promo
     "value", [float("nan"), float("inf"), -float("inf"), None, "0.95", 1.5, 91.4]
 )
 def test_an_accuracy_that_is_no_share_rejects(value: object) -> None:
-    """Whatever is not a number from 0 to 1, a percentage among them, never passes."""
+    """Anything but a number from 0 to 1, such as a percentage, never passes."""
     broken = replace(evaluation(9_500), accuracy=value)  # type: ignore[arg-type]
     assert not decide(broken, GateSettings(), ALONE).promoted
 
@@ -55,12 +55,7 @@ def test_another_number_of_images_than_the_test_set_has_rejects(scored: int, exp
     assert "every test image scored" in verdict.reason
 
 
-def test_no_rule_at_all_rejects() -> None:
-    """A verdict without rules is a rejection."""
-    assert not verdict_of((), "close").promoted
-
-
-def test_the_interval_is_asked_only_if_the_setting_says_so() -> None:
+def test_the_interval_counts_only_if_the_setting_says_so() -> None:
     """0.9030 passes by its value, but not by the lower end of its interval."""
     near = evaluation(9_030)
     assert decide(near, GateSettings(), ALONE).promoted
@@ -85,7 +80,7 @@ def test_the_verdict_lists_every_rule_with_value_bound_and_result() -> None:
     [
         (9_142, "1.42 points (142 of 10,000 images) above"),
         (8_950, "0.50 points (50 of 10,000 images) below"),
-        (9_000, "just at the bound 0.9000"),
+        (9_000, "exactly at the bound 0.9000"),
     ],
 )
 def test_the_reason_says_how_close_it_was(correct: int, words: str) -> None:
@@ -101,18 +96,12 @@ def test_the_reason_names_what_failed_with_its_value() -> None:
     assert f"lower end of its 95 % interval ({low:.4f} where 0.9000 is needed)" in verdict.reason
 
 
-def test_a_miss_smaller_than_an_image_is_not_called_just_at_the_bound() -> None:
-    """0.9000 under a bound of 0.90004 is below it, in words too."""
-    verdict = decide(evaluation(9_000), GateSettings(min_accuracy=0.90004), ALONE)
-    assert not verdict.promoted
-    assert "below the bound" in verdict.reason
-
-
-def test_a_pass_smaller_than_an_image_is_called_above_the_bound() -> None:
-    """0.9000 over a bound of 0.89996 passes, and the words say so."""
-    verdict = decide(evaluation(9_000), GateSettings(min_accuracy=0.89996), ALONE)
-    assert verdict.promoted
-    assert "above the bound" in verdict.reason
+@pytest.mark.parametrize(("bound", "side"), [(0.90004, "below"), (0.89996, "above")])
+def test_a_distance_smaller_than_an_image_has_its_side(bound: float, side: str) -> None:
+    """0.9000 misses a bound of 0.90004 and passes one of 0.89996, and the words say so."""
+    verdict = decide(evaluation(9_000), GateSettings(min_accuracy=bound), ALONE)
+    assert verdict.promoted is (side == "above")
+    assert f"{side} the bound" in verdict.reason
 
 
 def test_the_bound_can_be_changed() -> None:
@@ -177,11 +166,11 @@ def test_significance_at_two_and_a_half_percent_decides(
 
 @pytest.mark.parametrize("champion", ["off", "not_worse", "better"])
 def test_a_better_model_below_the_bound_is_still_rejected(champion: str) -> None:
-    """What the champion does is asked beside the least accuracy, never in its place."""
+    """The comparison is required in addition to the least accuracy, never instead of it."""
     assert not against(500, 0, champion, correct=8_999).promoted
 
 
-def test_the_default_asks_nothing_against_the_champion() -> None:
+def test_the_default_does_not_compare_with_the_champion() -> None:
     """With the settings as they are, the accuracy alone decides."""
     verdict = against(0, 5_000)
     assert verdict.promoted
@@ -235,7 +224,7 @@ def test_a_class_that_loses_more_than_it_may_rejects_and_is_named(name: str) -> 
         assert (f"failed: {rule.name} (-0.0210 where -0.0200" in verdict.reason) is not promoted
 
 
-def test_a_drop_of_nothing_may_be_asked() -> None:
+def test_no_drop_at_all_may_be_required() -> None:
     """With a bound of 0 no class may lose an image, and gaining is no fault."""
     settings = GateSettings(max_class_drop=0)
     for drop, promoted in ((-5, True), (0, True), (1, False)):
@@ -250,11 +239,16 @@ STRICT = [
     GateSettings(champion="better"),
     GateSettings(max_class_drop=1),
 ]
+COULD_NOT_BE_SCORED = (
+    f"the champion {CHAMPION} could not be scored: its model is gone; check it with `fmnist verify "
+    f"{CHAMPION}`; to replace it without a comparison, use `fmnist promote --force`, or set "
+    "gate.champion to off and gate.max_class_drop to none"
+)
 STRICT_IDS = ["not_worse", "better", "max_class_drop"]
 
 
 @pytest.mark.parametrize("settings", STRICT, ids=STRICT_IDS)
-def test_without_a_champion_no_rule_asks_for_one(settings: GateSettings) -> None:
+def test_without_a_champion_no_rule_needs_one(settings: GateSettings) -> None:
     """The first model of a store has only the accuracy to reach."""
     verdict = decide(evaluation(9_000), settings, ALONE)
     assert verdict.promoted
@@ -262,27 +256,29 @@ def test_without_a_champion_no_rule_asks_for_one(settings: GateSettings) -> None
 
 
 @pytest.mark.parametrize("settings", STRICT, ids=STRICT_IDS)
-def test_a_champion_that_cannot_be_scored_rejects_where_a_rule_asks(settings: GateSettings) -> None:
+def test_a_champion_that_cannot_be_scored_rejects_where_a_rule_needs_it(
+    settings: GateSettings,
+) -> None:
     """What cannot be proved is not promoted, and the verdict says why it could not be."""
     lost = ComparisonFailed(CHAMPION, "its model is gone")
     verdict = decide(evaluation(9_999), settings, GateContext(TEST_IMAGES, lost, 4))
     assert not verdict.promoted
     assert verdict.rules[-1].value is None and not verdict.rules[-1].passed
     assert f"{verdict.rules[-1].name} (missing where" in verdict.reason
-    assert f"the champion {CHAMPION} could not be scored: its model is gone" in verdict.notes
+    assert COULD_NOT_BE_SCORED in verdict.notes
 
 
-def test_a_champion_that_cannot_be_scored_does_not_matter_where_no_rule_asks() -> None:
-    """Under `off` a broken champion can be replaced, and the verdict tells that it is broken."""
+def test_a_champion_that_cannot_be_scored_does_not_matter_where_no_rule_needs_it() -> None:
+    """With `off` a broken champion can be replaced, and the verdict says that it is broken."""
     lost = ComparisonFailed(CHAMPION, "its model is gone")
     verdict = decide(evaluation(9_000), GateSettings(), GateContext(TEST_IMAGES, lost, 4))
     assert verdict.promoted
-    assert f"the champion {CHAMPION} could not be scored: its model is gone" in verdict.notes
+    assert COULD_NOT_BE_SCORED in verdict.notes
 
 
 @pytest.mark.parametrize("champion", ["off", "not_worse", "better"])
 def test_a_champion_of_other_test_data_does_not_decide(champion: str) -> None:
-    """It may have been trained on these images: it is shown, and a note says that it is no more."""
+    """It may have been trained on these images: it is shown, and a note says it does not count."""
     verdict = against(0, 5_000, champion, 0.0, same_test_set=False)
     assert verdict.promoted
     assert len(verdict.rules) == 2
@@ -302,7 +298,7 @@ def test_a_comparison_on_other_images_rejects(settings: GateSettings) -> None:
 
 @pytest.mark.parametrize("settings", STRICT, ids=STRICT_IDS)
 def test_a_comparison_that_is_no_number_rejects(settings: GateSettings) -> None:
-    """Neither a count nor a recall that was not measured right ever passes."""
+    """Neither a count nor a recall that was not measured correctly ever passes."""
     found = records.comparison(500, 0)
     classes = (found.classes[0], replace(found.classes[1], challenger=math.nan), *found.classes[2:])
     broken = replace(found, gained=math.nan, lost=math.nan, classes=classes)  # type: ignore[arg-type]
@@ -366,7 +362,7 @@ def test_the_verdict_says_how_often_the_test_set_was_used(judged: int, note: str
 
 
 def test_the_verdict_says_that_the_store_is_safe_for_one_publisher_only() -> None:
-    """A store without conditional writes is a note of the verdict; one with them is none."""
+    """A store without conditional writes leads to a note; one with them does not."""
     safe = decide(evaluation(9_142), GateSettings(), ALONE)
     unsafe = decide(evaluation(9_142), GateSettings(), replace(ALONE, conditional_writes=False))
     assert unsafe.promoted
@@ -375,20 +371,12 @@ def test_the_verdict_says_that_the_store_is_safe_for_one_publisher_only() -> Non
 
 
 def test_the_verdict_tells_the_generation_it_was_made_against() -> None:
-    """By it the promotion knows whether the champion is still the one that was met."""
+    """It tells the promotion whether the champion has changed since."""
     assert decide(evaluation(9_142), GateSettings(), ALONE).generation == 0
     assert against(0, 0).generation == 3
 
 
-def test_an_undecided_verdict_promotes_nothing() -> None:
-    """It is no rejection either: its word and its reason say so."""
-    verdict = undecided("the store is away", 7)
-    assert not verdict.promoted and not verdict.decided
-    assert (verdict.word, verdict.generation) == ("undecided", 7)
-    assert verdict.reason == "not decided yet: the store is away"
-
-
-def test_no_images_at_all_prove_nothing() -> None:
+def test_no_images_prove_nothing() -> None:
     """A test set without images rejects, however many of them were scored."""
     nothing = replace(evaluation(9_500), images=0)
     assert not decide(nothing, GateSettings(), GateContext(0)).promoted
@@ -396,11 +384,11 @@ def test_no_images_at_all_prove_nothing() -> None:
     assert decide(alone, GateSettings(), GateContext(1)).promoted
 
 
-def test_a_bound_of_nothing_is_reached_by_nothing() -> None:
-    """An accuracy of 0 is a share, and passes where 0 is asked for."""
+def test_a_bound_of_0_is_reached_by_0() -> None:
+    """An accuracy of 0 is a valid share, and passes if 0 is required."""
     wrong = replace(evaluation(9_500), accuracy=0.0)
     verdict = decide(wrong, GateSettings(min_accuracy=0), GateContext(TEST_IMAGES))
-    assert verdict.promoted and "just at the bound" in verdict.reason
+    assert verdict.promoted and "exactly at the bound" in verdict.reason
 
 
 def test_an_undecided_verdict_promotes_nothing_and_says_why() -> None:
@@ -413,4 +401,4 @@ def test_an_undecided_verdict_promotes_nothing_and_says_why() -> None:
 
 def test_a_verdict_without_rules_says_so() -> None:
     """It is a rejection like any other, with a reason."""
-    assert verdict_of((), "close") == Verdict(False, (), "no rule was asked of it")
+    assert verdict_of((), "close") == Verdict(False, (), "the gate has no rules")

@@ -72,8 +72,8 @@ def scorer() -> Scorer:
 @pytest.fixture
 def judge(store: MemoryStore, scorer: Scorer) -> Judge:
     """The judge of the run `NEW`, who lets none through that is significantly worse."""
-    bench = TestSet(LABELS, NAMES, ORIGIN.test_set, scorer)
-    return Judge(store, bench, NOT_WORSE, NEW, True)
+    test_set = TestSet(LABELS, NAMES, ORIGIN.test_set, scorer)
+    return Judge(store, test_set, NOT_WORSE, NEW, True)
 
 
 def crown(
@@ -93,13 +93,13 @@ def crown(
     seal_run(folder, OLD, records.moments(1)[0])
     passed = Verdict(True, (), "good")
     outcome = promote_run(
-        store, upload_run(store, folder), 0.94, passed, lambda head: passed, by="a test"
+        store, upload_run(store, folder), 0.94, passed, lambda _: passed, by="a test"
     )
     assert outcome.champion
     return outcome.champion
 
 
-# ---- whom a model meets -------------------------------------------------------------------------
+# ---- which champion a model meets -------------------------------------------------------------------------
 
 
 def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, scorer: Scorer) -> None:
@@ -114,12 +114,12 @@ def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, scorer: S
 def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_model(
     store: MemoryStore, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the head has moved since, the model is judged against the champion in force."""
+    """If the champion has changed since, the model is judged against the current one."""
     crown(store, tmp_path / "old")
     gone = dict(store.objects)
     store.objects.clear()
-    in_force = crown(store, tmp_path / "new", model=b"wrong 40")
-    moved = replace(in_force, generation=2)
+    current = crown(store, tmp_path / "new", model=b"wrong 40")
+    moved = replace(current, generation=2)
     answers = iter([gone[CHAMPION]])
     del store.objects[f"runs/{OLD}/{MANIFEST}"]
     read, look = store.read, store.get
@@ -158,15 +158,15 @@ def test_the_verdict_is_the_gates(judge: Judge, store: MemoryStore, tmp_path: Pa
     found = judge.judge(b"wrong 90", 1)
     assert isinstance(found.against, Comparison)
     assert (found.against.gained, found.against.lost) == (0, 70)
-    circumstances = GateContext(len(LABELS), found.against, generation=1, judged=1)
-    assert found.verdict == decide(found.evaluation, NOT_WORSE, circumstances)
+    context = GateContext(len(LABELS), found.against, generation=1, judged=1)
+    assert found.verdict == decide(found.evaluation, NOT_WORSE, context)
     assert not found.verdict.promoted
 
 
 def test_a_decision_against_another_champion_scores_that_one(
     judge: Judge, store: MemoryStore, scorer: Scorer, tmp_path: Path
 ) -> None:
-    """Asked again with a new head, the judge compares with the new one, and with the same figures."""
+    """For another champion the judge compares again, with the same figures."""
     figures = evaluate(scores(50), LABELS, NAMES)
     assert judge.decide(figures, scores(50), None).against is None
     champion = crown(store, tmp_path / "old")
@@ -294,17 +294,17 @@ def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
     assert scorer.asked == [b"wrong 50"]
 
 
-def test_a_champion_whose_model_cannot_be_scored_is_incomparable(
+def test_a_champion_whose_model_cannot_be_scored_cannot_be_compared(
     judge: Judge, store: MemoryStore, tmp_path: Path
 ) -> None:
-    """A whole run whose model is none that this project can ask is no champion to beat."""
+    """A complete run whose model cannot be loaded cannot be compared with."""
     crown(store, tmp_path / "old", model=b"foreign")
     found = judge.judge(b"wrong 0", 1)
     assert found.against == ComparisonFailed(OLD, "model.keras holds no network of this project")
     assert not found.verdict.promoted
 
 
-def test_a_champion_that_does_not_tell_its_test_set_is_incomparable(
+def test_a_champion_that_does_not_tell_its_test_set_cannot_be_compared(
     judge: Judge, store: MemoryStore, tmp_path: Path
 ) -> None:
     """A record of its data without the digests is a fault of that record, named as such."""
@@ -315,7 +315,7 @@ def test_a_champion_that_does_not_tell_its_test_set_is_incomparable(
 
 
 def test_a_model_that_cannot_be_scored_is_no_verdict(judge: Judge, store: MemoryStore) -> None:
-    """The challenger itself must be whole: else there is nothing to judge, and nothing is counted."""
+    """If the challenger itself cannot be loaded, nothing is judged and nothing is counted."""
     with pytest.raises(DamagedError, match="no network of this project"):
         judge.judge(b"foreign", 0)
     assert store.writes == []

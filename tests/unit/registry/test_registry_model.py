@@ -67,7 +67,7 @@ class Truth:
 
     @property
     def champion(self) -> str | None:
-        """The run in force."""
+        """The current champion."""
         return self.moves[-1][1] if self.moves else None
 
     def promote(self, run_id: str, move: str = "promotion") -> None:
@@ -95,7 +95,7 @@ class Truth:
         return True
 
     def was_champion(self, run_id: str) -> bool:
-        """Whether it can be gone back to."""
+        """Whether it can be rolled back to."""
         return run_id in self.ways_back
 
 
@@ -141,10 +141,10 @@ class Registry(RuleBasedStateMachine):
     def promote(
         self, run: StoredRun, passes: bool, seen_generation: int, forced: str | None = None
     ) -> ChampionRecord | None:
-        """Promote it by a verdict against the head of that generation."""
+        """Promote it by a verdict against the champion of that generation."""
 
-        def decide(head: ChampionRecord | None) -> Verdict:
-            return Verdict(passes, (), "decided", generation_of(head))
+        def decide(current: ChampionRecord | None) -> Verdict:
+            return Verdict(passes, (), "decided", generation_of(current))
 
         verdict = Verdict(passes, (), "decided", seen_generation)
         return promote_run(
@@ -153,7 +153,7 @@ class Registry(RuleBasedStateMachine):
 
     @property
     def generation(self) -> int:
-        """That of the head that should be in force."""
+        """The generation that the champion record should have."""
         return len(self.truth.moves)
 
     def quiet(self) -> None:
@@ -161,15 +161,15 @@ class Registry(RuleBasedStateMachine):
         self.store.before = self.store.after = lambda verb, key: self.read()
 
     def read(self) -> None:
-        """A concurrent reader finds a whole champion that was, is or is about to be."""
+        """A concurrent reader finds a complete champion that was, is or is about to be."""
         if current_champion(self.store) is None:
             assert not self.truth.moves
             return
-        head, files = read_champion(self.store)
-        assert hashlib.sha256(files[MANIFEST]).hexdigest() == head.manifest_sha256
-        assert files == self.truth.published[head.run_id]
-        assert head.generation in (self.generation, self.generation + 1)
-        assert head.run_id not in head.retired
+        current, files = read_champion(self.store)
+        assert hashlib.sha256(files[MANIFEST]).hexdigest() == current.manifest_sha256
+        assert files == self.truth.published[current.run_id]
+        assert current.generation in (self.generation, self.generation + 1)
+        assert current.run_id not in current.retired
 
     def crash_at(self, place: int, moment: str, action: Callable[[], object]) -> bool:
         """Do it, but end at that write, before or after it; whether it ended so."""
@@ -192,7 +192,7 @@ class Registry(RuleBasedStateMachine):
         return False
 
     def meddle(self, rival: Callable[[], object]) -> None:
-        """Let a rival act just before the next swap of the head."""
+        """Let a rival act just before the next swap of the champion record."""
 
         def act(verb: str, key: str) -> None:
             self.read()
@@ -209,7 +209,7 @@ class Registry(RuleBasedStateMachine):
         assert "\n" not in str(caught.value)
 
     def moved(self) -> bool:
-        """Whether the head went on since the truth was last noted."""
+        """Whether the champion changed since the truth was last noted."""
         return generation_of(current_champion(self.store)) > self.generation
 
     # ---- the rules ------------------------------------------------------------------------------
@@ -246,8 +246,8 @@ class Registry(RuleBasedStateMachine):
                 self.truth.published[run_id][MANIFEST],
             )
             # Its files went or are going, so only what still remembers it may refuse it.
-            head = current_champion(self.store)
-            if head and run_id in head.retired:
+            current = current_champion(self.store)
+            if current and run_id in current.retired:
                 self.refused(lambda: self.promote(run or gone, True, self.generation))
             return
         assert run
@@ -285,8 +285,8 @@ class Registry(RuleBasedStateMachine):
         """A run is retired, and so many of its files are removed, the manifest first."""
         run_id = data.draw(st.sampled_from(sorted(self.truth.published)))
         forgotten = run_id in self.truth.retired
-        head = current_champion(self.store)
-        if forgotten and head and run_id not in head.retired:
+        current = current_champion(self.store)
+        if forgotten and current and run_id not in current.retired:
             return
         going = retire(self.store, [run_id], by="tests")
         assert going == ((run_id,) if self.truth.retire(run_id) else ())
@@ -304,7 +304,7 @@ class Registry(RuleBasedStateMachine):
         """The publisher ends at some write; perhaps somebody finishes the run."""
         run_id, folder = self.seal()
         since = self.generation
-        # The reader may find it in force before this machine knows of it.
+        # The reader may find it to be the champion before this machine knows of it.
         self.truth.published[run_id] = {path.name: path.read_bytes() for path in folder.iterdir()}
 
         def act() -> None:
@@ -393,10 +393,10 @@ class Registry(RuleBasedStateMachine):
         else:
             self.meddle(overtake)
 
-        def decide(head: ChampionRecord | None) -> Verdict:
+        def decide(current: ChampionRecord | None) -> Verdict:
             assert not lost
-            assert head and head.run_id == rival_id
-            return Verdict(passes_again, (), "decided again", head.generation)
+            assert current and current.run_id == rival_id
+            return Verdict(passes_again, (), "decided again", current.generation)
 
         verdict = Verdict(True, (), "decided", since)
         outcome = promote_run(self.store, run, 0.91, verdict, decide, by="tests")
@@ -413,7 +413,7 @@ class Registry(RuleBasedStateMachine):
         )
     )
     def a_rival_of_a_rollback(self, rival: str) -> None:
-        """While somebody goes back, another moves the head; the goal may even be retired by that."""
+        """During a rollback another changes the champion, and may even retire the goal."""
         goal = self.truth.way_back
         assert goal
         run_id, folder = self.seal()
@@ -495,23 +495,23 @@ class Registry(RuleBasedStateMachine):
     @invariant()
     def the_champion_is_whole(self) -> None:
         """By the digests, and the one that it should be."""
-        head = current_champion(self.store)
-        assert (head.run_id if head else None) == self.truth.champion
-        assert generation_of(head) == self.generation
-        assert (head.rollback_to if head else None) == self.truth.way_back
-        if head and head.rollback_to:
-            assert find_run(self.store, head.rollback_to)
+        current = current_champion(self.store)
+        assert (current.run_id if current else None) == self.truth.champion
+        assert generation_of(current) == self.generation
+        assert (current.rollback_to if current else None) == self.truth.way_back
+        if current and current.rollback_to:
+            assert find_run(self.store, current.rollback_to)
         self.read()
 
     @invariant()
     def the_history_is_that_of_the_moves(self) -> None:
         """Each move once, in its order, its generation one higher; each knows whom it followed."""
-        heads = list(champion_history(self.store))[::-1]
-        assert [(head.move, head.run_id) for head in heads] == self.truth.moves
-        assert [head.generation for head in heads] == list(range(1, len(heads) + 1))
-        runs = [None, *(head.run_id for head in heads)]
-        assert [head.previous for head in heads] == runs[:-1]
-        for before, after in itertools.pairwise(heads):
+        history = list(champion_history(self.store))[::-1]
+        assert [(current.move, current.run_id) for current in history] == self.truth.moves
+        assert [current.generation for current in history] == list(range(1, len(history) + 1))
+        runs = [None, *(current.run_id for current in history)]
+        assert [current.previous for current in history] == runs[:-1]
+        for before, after in itertools.pairwise(history):
             # A run that is going is no champion, and no promotion makes it one.
             assert after.run_id not in before.retired
             assert after.run_id not in after.retired

@@ -1,0 +1,234 @@
+"""Pruning: what is kept, and in which order the rest is removed."""
+
+import contextlib
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from fmnist.errors import DamagedError, StoreError
+from fmnist.registry.champion import champion_history, read_champion
+from fmnist.registry.leftovers import GRACE
+from fmnist.registry.prune import Removal, plan_prune, prune_store
+from fmnist.registry.records import VERDICT, history_key, to_json
+from fmnist.registry.runs import find_run, list_run_ids, read_run, record_verdict
+from fmnist.registry.verify import verify_store
+from tests.support.memory import MemoryStore
+from tests.support.registry import (
+    ALL,
+    EVEN_LATER,
+    LONG_AFTER,
+    age,
+    champion_of,
+    load,
+    overwrite,
+    passed,
+    promote,
+    put,
+    rollback,
+    run_id,
+)
+
+
+def test_the_newest_and_the_champions_are_kept(store: MemoryStore) -> None:
+    """Kept are the newest runs, the champion, and as many champions before it."""
+    for number in range(1, 11):
+        put(store, number, promoted=number in (1, 2, 3, 4))
+    assert plan_prune(store, 2, LONG_AFTER).runs == tuple(run_id(n) for n in (1, 5, 6, 7, 8))
+    assert plan_prune(store, 1, LONG_AFTER).runs == tuple(run_id(n) for n in (1, 2, 5, 6, 7, 8, 9))
+    assert plan_prune(store, 3, LONG_AFTER).runs == tuple(run_id(n) for n in (5, 6, 7))
+    assert plan_prune(store, 10, LONG_AFTER).runs == ()
+
+
+def test_the_runs_that_rollbacks_lead_to_are_kept(store: MemoryStore) -> None:
+    """After a rollback the one to go back to next may be far back in the history; it is kept."""
+    for number in range(1, 11):
+        put(store, number, promoted=number <= 4)
+    for _ in range(2):
+        rollback(store)
+    assert (champion_of(store).run_id, champion_of(store).rollback_to) == (run_id(2), run_id(1))
+    assert run_id(1) not in plan_prune(store, 1, LONG_AFTER).runs
+    prune_store(store, 1, LONG_AFTER, by="test")
+    assert rollback(store).run_id == run_id(1)
+
+
+def test_champions_that_no_rollback_leads_to_any_more_are_kept(store: MemoryStore) -> None:
+    """After a rollback to the first champion the later ones still count as champions before it."""
+    for number in range(1, 9):
+        put(store, number, promoted=number < 4)
+    rollback(store, run_id(1))
+    assert champion_of(store).rollback_to is None
+    assert plan_prune(store, 1, LONG_AFTER).runs == tuple(run_id(n) for n in (2, 4, 5, 6, 7))
+    assert plan_prune(store, 2, LONG_AFTER).runs == tuple(run_id(n) for n in (4, 5, 6))
+
+
+def test_a_damaged_run_is_none_of_those_to_keep(store: MemoryStore) -> None:
+    """Only runs whose manifest can be read count; a newer damaged one is left to be looked at."""
+    for number in range(1, 6):
+        put(store, number, promoted=number == 1)
+    overwrite(store, f"runs/{run_id(5)}/manifest.json", b"{}")
+    assert plan_prune(store, 2, LONG_AFTER).runs == (run_id(2),)
+
+
+def test_an_old_run_without_manifest_is_removed(store: MemoryStore) -> None:
+    """What has had no manifest for more than a day is no run that is being published."""
+    put(store, 1, promoted=True)
+    store.put_if_absent(f"runs/{run_id(2)}/model.keras", b"model")
+    age(store)
+    removed = prune_store(store, 1, EVEN_LATER, by="test")
+    assert [found.key for found in removed.leftovers] == [f"runs/{run_id(2)}/"]
+    assert list_run_ids(store) == [run_id(1)]
+    assert run_id(2) in champion_of(store).retired
+
+
+def test_a_young_run_without_manifest_stays(store: MemoryStore) -> None:
+    """Within a day of its newest object nothing of it is removed."""
+    put(store, 1, promoted=True)
+    store.put_if_absent(f"runs/{run_id(2)}/model.keras", b"model")
+    age(store)
+    assert prune_store(store, 1, LONG_AFTER + GRACE, by="test").leftovers == ()
+    assert run_id(2) in list_run_ids(store)
+
+
+def test_nothing_is_planned_before_the_first_promotion(store: MemoryStore) -> None:
+    """Without a champion record nothing can be retired, so nothing is removed."""
+    put(store, 1)
+    store.put_if_absent(f"runs/{run_id(2)}/model.keras", b"model")
+    age(store)
+    assert plan_prune(store, 1, EVEN_LATER) == Removal((), (), 0)
+
+
+def test_a_gap_in_the_history_stops_a_prune(store: MemoryStore) -> None:
+    """Where nobody knows which champions there were, nothing is removed."""
+    for number in range(1, 6):
+        put(store, number, promoted=number < 4)
+    store.delete(history_key(2))
+    with pytest.raises(DamagedError, match="the history has a gap"):
+        prune_store(store, 1, LONG_AFTER, by="test")
+    assert len(list_run_ids(store)) == 5
+
+
+# ---- how it is removed ----------------------------------------------------------------------------
+
+
+def test_runs_are_retired_before_anything_is_removed(store: MemoryStore) -> None:
+    """The champion record names a run as retired first; its manifest comes before its other files."""
+    for number in range(1, 5):
+        run = put(store, number, promoted=number == 3)
+    record_verdict(store, read_run(store, run_id(1)), passed(None))
+    deleted: list[str] = []
+
+    def watch(verb: str, key: str) -> None:
+        if verb == "delete":
+            deleted.append(key)
+            assert key.split("/")[1] in champion_of(store).retired
+
+    store.before = watch
+    removed = prune_store(store, 1, LONG_AFTER, by="fmnist prune")
+    assert removed.runs == (run_id(1), run_id(2))
+    assert deleted[0] == f"runs/{run_id(1)}/manifest.json"
+    below = [key for key in deleted if run_id(2) in key]
+    assert below[0].endswith("manifest.json")
+    assert store.list_names("verdicts/") == []
+    assert list_run_ids(store) == [run_id(4), run_id(3)]
+    current = champion_of(store)
+    assert (current.move, current.by, current.run_id) == ("retirement", "fmnist prune", run_id(3))
+    assert removed.size == 2 * (
+        sum(entry.size for entry in run.manifest.files.values()) + len(run.content)
+    )
+
+
+def test_many_runs_are_retired_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The champion record names a hundred runs at the same time, and no longer those that are gone."""
+    store = MemoryStore()
+    for number in range(1, 253):
+        put(store, number, promoted=number == 252)
+    removed = prune_store(store, 1, LONG_AFTER, by="test")
+    assert len(removed.runs) == 251
+    assert champion_of(store).generation == 1 + 3
+    assert max(len(current.retired) for current in champion_history(store)) <= 200
+    assert len(champion_of(store).retired) <= 100 + 51
+    assert list_run_ids(store) == [run_id(252)]
+
+
+def test_a_prune_that_was_cut_short_is_finished(store: MemoryStore) -> None:
+    """Whatever was deleted when it died, the next one removes the rest, young or not."""
+
+    class Killed(Exception):
+        pass
+
+    for stop in range(1, 12):
+        for number in range(1, 4):
+            with contextlib.suppress(StoreError):
+                put(store, 10 * stop + number, promoted=number == 3)
+        count = 0
+
+        def kill(verb: str, key: str, stop: int = stop) -> None:
+            nonlocal count
+            count += verb == "delete"
+            if count == stop:
+                raise Killed
+
+        store.before = kill
+        with contextlib.suppress(Killed):
+            prune_store(store, 1, LONG_AFTER, by="test")
+        store.before = lambda verb, key: None
+        prune_store(store, 1, LONG_AFTER, by="test")
+        for run in list_run_ids(store):
+            assert find_run(store, run)
+        assert len(list_run_ids(store)) <= 3
+        assert verify_store(store, load, LONG_AFTER).damage == []
+
+
+def test_a_run_that_another_prune_removed_and_somebody_published_again_stays(
+    store: MemoryStore,
+) -> None:
+    """A slow prune removes nothing on the strength of a retirement that is over."""
+    runs = [put(store, number, promoted=True) for number in range(1, 6)]
+
+    def meanwhile(verb: str, key: str) -> None:
+        if (verb, key) != ("delete", f"runs/{run_id(1)}/manifest.json"):
+            return
+        store.before = lambda verb, key: None
+        prune_store(store, 2, LONG_AFTER, by="another")
+        for number in (6, 7):
+            put(store, number, promoted=True)
+        prune_store(store, 1, LONG_AFTER, by="another")
+        promote(store, put(store, 2))
+
+    store.before = meanwhile
+    assert runs[1].run_id not in prune_store(store, 2, LONG_AFTER, by="test").runs
+    champion, files = read_champion(store)
+    assert champion.run_id == run_id(2) and files.keys() == ALL
+
+
+@pytest.mark.parametrize("word", ["promoted", "undecided", "rejected", "damaged"])
+def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: MemoryStore) -> None:
+    """Between its manifest and its promotion a run is complete but nobody's; a rejected one is not protected."""
+    content = b"damaged"
+    if word != "damaged":
+        verdict = replace(passed(None), promoted=word == "promoted", decided=word != "undecided")
+        content = to_json(verdict)
+    put(store, 1, files={VERDICT: content})
+    for number in (2, 3):
+        put(store, number, promoted=True)
+    going = plan_prune(store, 1, datetime.now(UTC)).runs
+    assert going == ((run_id(1),) if word == "rejected" else ())
+    assert plan_prune(store, 1, LONG_AFTER).runs == (run_id(1),)
+
+
+def test_a_run_promoted_at_the_same_time_is_not_removed(store: MemoryStore) -> None:
+    """A run that becomes the champion between plan and retirement stays complete."""
+    runs = [put(store, number, promoted=number == 4) for number in range(1, 6)]
+    done: list[bool] = []
+
+    def promote_first(verb: str, key: str) -> None:
+        if key == "champion.json" and not done:
+            done.append(True)
+            promote(store, runs[0])
+
+    store.before = promote_first
+    removed = prune_store(store, 1, LONG_AFTER, by="test")
+    assert run_id(1) not in removed.runs and run_id(2) in removed.runs
+    assert champion_of(store).run_id == run_id(1)
+    read_champion(store)

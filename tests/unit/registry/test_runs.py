@@ -1,0 +1,398 @@
+"""Storing runs and reading them back: what is written, in which order, and what is refused."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fmnist.errors import DamagedError, ExitCode, StoreError
+from fmnist.registry.champion import read_champion
+from fmnist.registry.records import (
+    CHAMPION,
+    EVALUATION,
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    FileEntry,
+    Manifest,
+    from_json,
+    to_json,
+)
+from fmnist.registry.runs import (
+    find_run,
+    later_verdicts,
+    list_run_ids,
+    read_file,
+    read_record,
+    read_run,
+    record_verdict,
+    seal_run,
+    upload_run,
+)
+from fmnist.store.folder import FolderStore
+from tests.support import records
+from tests.support.memory import MemoryStore
+from tests.support.processes import files_in
+from tests.support.registry import (
+    ALL,
+    FILES,
+    NOW,
+    edited,
+    has_a_flipped_bit,
+    is_cut_short,
+    is_missing,
+    once,
+    promote,
+    put,
+    refused,
+    rejected,
+    seal,
+    without,
+)
+
+
+def reseal(folder: Path, name: str, content: bytes) -> None:
+    """Finish a run with another content of one file."""
+    (folder / MANIFEST).unlink()
+    (folder / name).write_bytes(content)
+    seal_run(folder, records.RUN_ID, NOW)
+
+
+def test_the_manifest_lists_every_file(sealed: Path) -> None:
+    """The manifest has size and SHA-256 of every other file, in folders too."""
+    manifest = from_json(Manifest, (sealed / MANIFEST).read_bytes(), MANIFEST)
+    assert manifest == Manifest(
+        FORMAT,
+        records.RUN_ID,
+        NOW,
+        {
+            name: FileEntry(len(content), hashlib.sha256(content).hexdigest())
+            for name, content in (FILES | {"id": records.RUN_ID.encode()}).items()
+        },
+    )
+
+
+@pytest.mark.parametrize("place", ["write_flushed", "Path.replace"])
+def test_a_manifest_is_there_completely_or_not_at_all(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the disk is full at that moment, the folder has none, so it is not a finished run."""
+
+    def fail(path: Path, *_: object) -> None:
+        path.write_bytes(b'{"format"')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"fmnist.store.durable.{place}", fail)
+        with pytest.raises(OSError, match="No space left"):
+            seal(tmp_path / "run", records.RUN_ID)
+    assert files_in(tmp_path / "run") == {*FILES, "id"}
+    seal_run(tmp_path / "run", records.RUN_ID, NOW)
+    assert files_in(tmp_path / "run") == ALL
+
+
+def test_the_manifest_is_written_last(sealed: Path) -> None:
+    """Publishing creates every file of the run, and its manifest after all of them."""
+    store = MemoryStore()
+    upload_run(store, sealed)
+    place = f"runs/{records.RUN_ID}"
+    assert {key for _, key in store.writes} == {f"{place}/{name}" for name in ALL}
+    assert {verb for verb, _ in store.writes} == {"put_if_absent"}
+    assert store.writes[-1] == ("put_if_absent", f"{place}/{MANIFEST}")
+    for name in ALL:
+        assert store.objects[f"{place}/{name}"] == (sealed / name).read_bytes()
+
+
+def test_publishing_may_be_repeated(sealed: Path, tmp_path: Path) -> None:
+    """Publishing the same run again changes nothing."""
+    store = FolderStore(str(tmp_path / "store"))
+    first = upload_run(store, sealed)
+    assert upload_run(store, sealed) == first
+    assert first.content == (sealed / MANIFEST).read_bytes()
+    assert first.sha256 == hashlib.sha256(first.content).hexdigest()
+
+
+def test_another_run_of_the_same_id_is_refused(sealed: Path) -> None:
+    """A run with other files under a published id is refused, and the published one stays."""
+    store = MemoryStore()
+    upload_run(store, sealed)
+    before = dict(store.objects)
+    reseal(sealed, "model.keras", b"other")
+    with pytest.raises(StoreError, match="other content"):
+        upload_run(store, sealed)
+    assert store.objects == before
+
+
+def lacks_its_manifest(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+
+
+def lacks_a_file(folder: Path) -> None:
+    (folder / "model.keras").unlink()
+
+
+def was_changed(folder: Path) -> None:
+    (folder / "model.keras").write_bytes(b"w" * len(FILES["model.keras"]))
+
+
+def climbs_out(folder: Path) -> None:
+    (folder.parent / "secret").write_bytes(b"secret")
+    content = json.loads((folder / MANIFEST).read_bytes())
+    entry = FileEntry(6, hashlib.sha256(b"secret").hexdigest())
+    content["files"]["../secret"] = vars(entry)
+    (folder / MANIFEST).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lacks_its_manifest, lacks_a_file, was_changed, climbs_out],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_a_folder_that_is_not_a_finished_run_is_not_published(
+    spoil: Callable[[Path], None], sealed: Path
+) -> None:
+    """A folder that does not match its manifest is named, and nothing of it is stored."""
+    spoil(sealed)
+    store = MemoryStore()
+    with pytest.raises(DamagedError, match=re.escape(str(sealed))) as caught:
+        upload_run(store, sealed)
+    assert caught.value.exit_code == ExitCode.DAMAGED and "\n" not in str(caught.value)
+    assert store.writes == []
+
+
+def listing(**changed: object) -> Callable[[bytes], bytes]:
+    """Changes the model's entry in a manifest."""
+
+    def change(content: bytes) -> bytes:
+        manifest = json.loads(content)
+        manifest["files"][MODEL] |= changed
+        return json.dumps(manifest).encode()
+
+    return change
+
+
+def naming(name: str) -> Callable[[bytes], bytes]:
+    """Lists one more file in a manifest, with the digest of the model."""
+
+    def change(content: bytes) -> bytes:
+        manifest = json.loads(content)
+        manifest["files"][name] = manifest["files"][MODEL]
+        return json.dumps(manifest).encode()
+
+    return change
+
+
+LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "wrong size": (listing(size=1), MODEL),
+    "wrong digest": (listing(sha256="0" * 64), MODEL),
+    "huge size": (listing(size=10**30), MODEL),
+    "negative size": (listing(size=-1), "greater than or equal to 0"),
+    "fractional size": (listing(size=1.5), "integer"),
+    "no size": (listing(size=None), "integer"),
+    "digest that is not hex": (listing(sha256="z" * 64), "sha256"),
+    "digest cut short": (listing(sha256="0" * 63), "sha256"),
+    "digest in upper case": (listing(sha256="A" * 64), "sha256"),
+    "a file that is not there": (naming("absent.json"), "absent.json"),
+    "a name that climbs out": (naming("../../outside"), "files"),
+    "a name that climbs inside": (naming("figures/../../x"), "files"),
+    "an absolute name": (naming("/etc/passwd"), "files"),
+    "a name with a backslash": (naming("..\\x"), "files"),
+    "a name with NUL": (naming("a\x00"), "files"),
+    "an empty name": (naming(""), "files"),
+    "a very long name": (naming("x" * 201), "files"),
+    "a name with two slashes": (naming("figures//a.png"), "files"),
+    "another format": (lambda old: edited(old, format=3), "format"),
+    "the first format": (lambda old: edited(old, format=1), "format"),
+    "a format in words": (lambda old: edited(old, format="2"), "format"),
+    "a naive time": (lambda old: edited(old, created_at="2026-03-14T09:26:53"), "created_at"),
+    "no time": (lambda old: edited(old, created_at="today"), "created_at"),
+    "files as a list": (lambda old: edited(old, files=[]), "files"),
+    "no run id": (without("run_id"), "run_id"),
+    "a run id that climbs out": (lambda old: edited(old, run_id="../../champion"), "run_id"),
+    "no files": (without("files"), "files"),
+    "not JSON": (lambda _: b"format: 2\n", "JSON"),
+    "not text": (lambda _: b"\xff\xfe\x00\x80", "JSON"),
+    "empty": (lambda _: b"", "JSON"),
+    "truncated": (lambda old: old[:-20], "JSON"),
+    "two records": (lambda old: old + old, "JSON"),
+    "deeply nested": (lambda _: b"[" * 100_000 + b"]" * 100_000, "cannot be read"),
+    "10 MB of JSON": (lambda old: edited(old, created_at="x" * 10 * 2**20), "created_at"),
+    "50,000 names": (
+        lambda old: edited(old, files={f"../{number}": {} for number in range(50_000)}),
+        "files",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("lie", "told"), LIES.values(), ids=LIES.keys())
+def test_a_folder_whose_manifest_lies_is_not_published(
+    lie: Callable[[bytes], bytes], told: str, sealed: Path
+) -> None:
+    """The folder and the fault are named, and not one object is created."""
+    (sealed / MANIFEST).write_bytes(lie((sealed / MANIFEST).read_bytes()))
+    store = MemoryStore()
+    refused(lambda: upload_run(store, sealed), ExitCode.DAMAGED, str(sealed), told)
+    assert store.writes == []
+
+
+@pytest.mark.parametrize(("lie", "told"), LIES.values(), ids=LIES.keys())
+@pytest.mark.parametrize("resealed", [False, True], ids=["swapped", "named by the champion too"])
+def test_a_champion_whose_manifest_lies_is_not_read(
+    lie: Callable[[bytes], bytes], told: str, resealed: bool
+) -> None:
+    """Whether or not `champion.json` was changed to match, none of its files is returned."""
+    store = MemoryStore()
+    put(store, "one", promoted=True)
+    key = f"runs/one/{MANIFEST}"
+    store.objects[key] = lie(store.objects[key])
+    if resealed:
+        digest = hashlib.sha256(store.objects[key]).hexdigest()
+        store.objects[CHAMPION] = edited(store.objects[CHAMPION], manifest_sha256=digest)
+    told = told if resealed else "SHA-256 differs"
+    refused(lambda: read_champion(store), ExitCode.DAMAGED, "runs/one/", told)
+
+
+@pytest.mark.parametrize("content", [None, b"short"], ids=["removed", "cut short"])
+def test_a_file_that_was_lost_while_the_run_was_stored_is_noticed(
+    content: bytes | None, sealed: Path
+) -> None:
+    """A run of which the store does not list every file in its size is not taken for published."""
+    store = MemoryStore()
+    model = f"runs/{records.RUN_ID}/model.keras"
+
+    def lose() -> None:
+        del store.objects[model]
+        if content is not None:
+            store.objects[model] = content
+
+    once(store, "before", "put_if_absent", f"runs/{records.RUN_ID}/{MANIFEST}", lose)
+    with pytest.raises(DamagedError, match=re.escape(store.location(model))):
+        upload_run(store, sealed)
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def test_a_run_exists_when_its_manifest_does(sealed: Path) -> None:
+    """Without its manifest a run is not found, whatever else of it is there."""
+    store = MemoryStore()
+    published = upload_run(store, sealed)
+    assert find_run(store, records.RUN_ID) == published
+    assert read_run(store, records.RUN_ID, published.sha256) == published
+    del store.objects[f"runs/{records.RUN_ID}/{MANIFEST}"]
+    assert find_run(store, records.RUN_ID) is None
+    with pytest.raises(StoreError, match="this store has no run") as caught:
+        read_run(store, records.RUN_ID)
+    assert caught.value.exit_code == ExitCode.STORE
+    with pytest.raises(DamagedError, match="is missing, although the run was promoted"):
+        read_run(store, records.RUN_ID, published.sha256)
+
+
+def test_runs_are_listed_the_newest_first() -> None:
+    """Every run's id is listed once, also of one that was never finished, and nothing else."""
+    store = MemoryStore()
+    for run_id in ("20260102T000000Z-a", "20260103T000000Z-b", "20260101T000000Z-c"):
+        put(store, run_id)
+    store.objects["runs/20260104T000000Z-d/model.keras"] = b"unfinished"
+    store.objects["runs/stray"] = b"a file of somebody"
+    store.objects[CHAMPION] = b"{}"
+    assert [run_id[-1] for run_id in list_run_ids(store)] == ["d", "b", "a", "c"]
+
+
+def test_a_manifest_that_was_swapped_is_noticed() -> None:
+    """A manifest of another digest than the promoted one is an error that names it."""
+    store = MemoryStore()
+    run = put(store, "one")
+    key = f"runs/one/{MANIFEST}"
+    store.objects[key] = store.objects[key].replace(b"2026", b"2025")
+    assert find_run(store, "one")
+    with pytest.raises(DamagedError, match=re.escape(f"memory/{key} is not the manifest that was")):
+        find_run(store, "one", run.sha256)
+
+
+def test_the_manifest_of_another_run_is_noticed() -> None:
+    """A valid manifest in another run's place is an error that names that place."""
+    store = MemoryStore()
+    put(store, "one")
+    other = put(store, "two")
+    store.objects[f"runs/one/{MANIFEST}"] = other.content
+    for sha256 in (None, other.sha256):
+        with pytest.raises(DamagedError, match="runs/one/.* is the manifest of another run"):
+            find_run(store, "one", sha256)
+
+
+def is_another_files(store: MemoryStore, key: str) -> None:
+    store.objects[key] = b"weight2" * 1000
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [is_missing, is_cut_short, has_a_flipped_bit, is_another_files],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_a_file_that_is_not_the_listed_one_is_never_read(
+    spoil: Callable[[MemoryStore, str], None],
+) -> None:
+    """A file of another size or digest than its manifest lists is an error that names it."""
+    store = MemoryStore()
+    run = put(store, "one")
+    promote(store, run)
+    assert read_file(store, run, "model.keras") == FILES["model.keras"]
+    spoil(store, "runs/one/model.keras")
+    for action in (
+        lambda: read_file(store, run, "model.keras"),
+        lambda: read_champion(store),
+    ):
+        with pytest.raises(DamagedError, match=r"memory/runs/one/model\.keras is (not|missing)"):
+            action()
+
+
+def test_a_file_that_is_not_listed_is_never_read() -> None:
+    """A file that was put beside a run is no part of it."""
+    store = MemoryStore()
+    run = put(store, "one")
+    store.objects["runs/one/extra"] = b"extra"
+    with pytest.raises(DamagedError, match="runs/one/extra is not listed"):
+        read_file(store, run, "extra")
+
+
+def test_a_file_of_a_run_is_read_as_a_record(sealed: Path) -> None:
+    """A record comes back equal; a file that holds none is named as damaged."""
+    reseal(sealed, EVALUATION, to_json(records.evaluation()))
+    store = MemoryStore()
+    run = upload_run(store, sealed)
+    kind = type(records.evaluation())
+    assert read_record(store, run, EVALUATION, kind) == records.evaluation()
+    with pytest.raises(DamagedError, match=f"runs/{records.RUN_ID}/id cannot be read"):
+        read_record(store, run, "id", kind)
+
+
+# ---- later verdicts -----------------------------------------------------------------------------
+
+
+def test_later_verdicts_are_kept_beside_each_other() -> None:
+    """Several verdicts of a run come back in the order of what they were passed against."""
+    store = MemoryStore()
+    run = put(store, "one")
+    verdicts = [replace(rejected(None), generation=number) for number in (11, 2, 2)]
+    verdicts[2] = replace(verdicts[2], reason="for another reason")
+    for verdict in verdicts:
+        for _ in range(2):  # a repeat changes nothing
+            record_verdict(store, run, verdict)
+    found = later_verdicts(store, "one")
+    assert len(found) == 3 and set(found) == set(verdicts)
+    assert [verdict.generation for verdict in found] == [2, 2, 11]
+
+
+def test_a_damaged_later_verdict_is_named() -> None:
+    """A verdict that cannot be read is an error that names its place."""
+    store = MemoryStore()
+    store.objects["verdicts/one/00000001-abc.json"] = b"{"
+    with pytest.raises(DamagedError, match="memory/verdicts/one/00000001-abc.json"):
+        later_verdicts(store, "one")

@@ -1,0 +1,178 @@
+"""Verifying a store: every damage is found, and nothing else is called damage."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmnist.errors import ExitCode, StoreError
+from fmnist.registry.prune import prune_store
+from fmnist.registry.records import history_key
+from fmnist.registry.runs import read_run, record_verdict
+from fmnist.registry.usage import record_use
+from fmnist.registry.verify import verify_store
+from fmnist.store.folder import FolderStore
+from tests.support.memory import MemoryStore
+from tests.support.registry import (
+    FILES,
+    LONG_AFTER,
+    load,
+    overwrite,
+    passed,
+    promote,
+    put,
+    rollback,
+    run_id,
+)
+
+
+def test_a_store_in_order_has_no_faults(store: MemoryStore) -> None:
+    """Every run is read, and nothing is wrong or left over after an ordinary life."""
+    for number in range(1, 6):
+        put(store, number, promoted=number < 4)
+    record_use(store, "ab" * 32, run_id(1))
+    record_verdict(store, read_run(store, run_id(4)), passed(None))
+    rollback(store)
+    report = verify_store(store, load, LONG_AFTER)
+    assert report.damage == [] and report.leftovers == ()
+    assert [run.run_id for run in report.runs] == [run_id(number) for number in range(1, 6)]
+    size = sum(map(len, FILES.values())) + len(run_id(1))
+    assert {(run.files, run.size) for run in report.runs} == {(4, size)}
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "part"),
+    [
+        (f"runs/{run_id(1)}/id", b"rEport", "id is not the file"),
+        (f"runs/{run_id(1)}/id", None, "id is missing"),
+        (f"runs/{run_id(1)}/manifest.json", b"{}", "(its SHA-256 differs)"),
+        (f"runs/{run_id(3)}/manifest.json", b"{}", "manifest.json cannot be read"),
+        (f"runs/{run_id(2)}/manifest.json", None, "is missing, although the run is the champion"),
+        ("champion.json", b"{}", "champion.json cannot be read"),
+        ("history/00000001.json", None, "the history has a gap"),
+        ("history/00000001.json", b"[]", "00000001.json cannot be read"),
+        ("history/00000002.json", b"other", "00000002.json is not an earlier version"),
+        ("history/00000007.json", b"later", "00000007.json is not an earlier version"),
+        ("history/notes.txt", b"mine", "notes.txt is not an earlier version"),
+        (f"test-sets/{'ab' * 32}.json", b"{}", ".json cannot be read"),
+        (f"verdicts/{run_id(1)}/00000001-abcdef01.json", b"{}", "abcdef01.json cannot be read"),
+    ],
+)
+def test_each_kind_of_damage_is_found(
+    key: str, content: bytes | None, part: str, store: MemoryStore
+) -> None:
+    """Whatever is changed, missing or too much is reported by its place, as one fault."""
+    for number in (1, 2, 3):
+        put(store, number, promoted=number < 3)
+    store.delete(key)
+    if content is not None:
+        store.put_if_absent(key, content)
+    (fault,) = verify_store(store, load, LONG_AFTER).damage
+    assert part in fault and key.rpartition("/")[2] in fault
+    assert "\n" not in fault
+
+
+def test_a_model_that_holds_no_network_is_a_fault(store: MemoryStore) -> None:
+    """A model whose digest is right but that cannot be loaded is reported with its place."""
+    put(store, 1, files={"model.keras": b"no network"})
+    (fault,) = verify_store(store, load, LONG_AFTER).damage
+    where = store.location(f"runs/{run_id(1)}/model.keras")
+    assert fault == f"{where}: model.keras holds no network of this project: really"
+
+
+def test_the_copy_that_a_interrupted_move_left_is_no_fault(store: MemoryStore) -> None:
+    """The champion record's own copy in the history is what a publisher leaves that dies before the swap."""
+    put(store, 1, promoted=True)
+    content = store.read("champion.json")
+    assert content
+    store.put_if_absent(history_key(1), content)
+    assert verify_store(store, load, LONG_AFTER).damage == []
+
+
+def test_a_run_removed_while_it_is_read_is_no_fault(store: MemoryStore) -> None:
+    """A prune at the same time does not look like damage."""
+    for number in range(1, 5):
+        put(store, number, promoted=number == 4)
+
+    def prune_now(content: bytes) -> None:
+        prune_store(store, 1, LONG_AFTER, by="test")
+
+    report = verify_store(store, prune_now, LONG_AFTER)
+    assert report.damage == []
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_a_promotion_while_the_history_is_checked_is_no_fault(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it comes, the champion records that it archives are not taken for strangers."""
+    store = MemoryStore()
+    for number in range(1, 4):
+        put(store, number, promoted=True)
+    fourth = put(store, 4)
+    seen: list[str] = []
+
+    def watched(real: Callable[[str], Any]) -> Callable[[str], Any]:
+        def read(key: str) -> Any:
+            seen.append(key)
+            if len(seen) == place + 1:
+                promote(store, fourth)
+            return real(key)
+
+        return read
+
+    for verb in ("read", "get", "list_entries"):
+        monkeypatch.setattr(store, verb, watched(getattr(store, verb)))
+    assert verify_store(store, load, LONG_AFTER).damage == []
+
+
+def test_a_link_in_a_folder_store_is_named(tmp_path: Path) -> None:
+    """A symbolic link ends it with a line that names the link: nobody knows where it leads."""
+    store = FolderStore(str(tmp_path / "store"))
+    put(store, 1, promoted=True)
+    link = tmp_path / "store" / "runs" / run_id(1) / "id"
+    link.unlink()
+    link.symlink_to("/etc/hostname")
+    with pytest.raises(StoreError, match="id is a symbolic link"):
+        verify_store(store, load, LONG_AFTER)
+    with pytest.raises(StoreError, match="id is a symbolic link"):
+        prune_store(store, 1, LONG_AFTER, by="test")
+
+
+@pytest.mark.parametrize("reads", [0, 1, 2])
+def test_a_store_that_goes_away_is_no_damage(reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the store itself cannot be read (any more), that is the error, not its runs."""
+    store = MemoryStore()
+    if reads:
+        put(store, 1)
+    seen: list[str] = []
+
+    def gone(key: str) -> bytes | None:
+        seen.append(key)
+        if len(seen) > reads:
+            raise StoreError("bucket 'b' does not exist")
+        return store.objects.get(key)
+
+    monkeypatch.setattr(store, "read", gone)
+    monkeypatch.setattr(store, "get", gone)
+    with pytest.raises(StoreError, match="does not exist") as caught:
+        verify_store(store, load, LONG_AFTER)
+    assert caught.value.exit_code == ExitCode.STORE
+
+
+def test_one_run_is_verified_alone(store: MemoryStore) -> None:
+    """Only that run is read, with its strays; another one's damage does not count."""
+    for number in (1, 2):
+        put(store, number, promoted=number == 1)
+    overwrite(store, f"runs/{run_id(2)}/id", b"other")
+    store.put_if_absent(f"runs/{run_id(1)}/stray", b"1")
+    report = verify_store(store, load, LONG_AFTER, run_id(1))
+    assert report.damage == [] and len(report.runs) == 1
+    assert [found.key for found in report.leftovers] == [f"runs/{run_id(1)}/stray"]
+    assert verify_store(store, load, LONG_AFTER, run_id(2)).damage
+    overwrite(store, f"runs/{run_id(1)}/manifest.json", b"{}")
+    (fault,) = verify_store(store, load, LONG_AFTER, run_id(1)).damage
+    assert "not the manifest that was promoted" in fault
+    with pytest.raises(StoreError, match="this store has no run"):
+        verify_store(store, load, LONG_AFTER, run_id(3))
