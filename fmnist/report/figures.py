@@ -59,7 +59,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
         ax=axes,
         annot=np.where(counts == 0, "·", counts.astype(str)),
         fmt="",
-        annot_kws={"fontsize": 10 if classes <= 10 else 7},
+        annot_kws={"fontsize": 10 if classes <= 10 else 8},
         # A square root keeps the few confused images visible beside the many correct ones.
         norm=PowerNorm(0.5, vmin=0, vmax=1),
         cmap="Blues",
@@ -67,7 +67,12 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
         linewidths=0.5,
         xticklabels=names,
         yticklabels=names,
-        cbar_kws={"label": "share of the true class", "format": PercentFormatter(1)},
+        cbar_kws={
+            "label": "share of the true class",
+            "format": PercentFormatter(1),
+            "shrink": 0.7,
+            "aspect": 30,
+        },
     )
     axes.set(
         xlabel="predicted class",
@@ -132,7 +137,7 @@ def confident_mistakes(evaluation: Evaluation, images: Bytes) -> Figure:
         axes.imshow(images[mistake.index], cmap="gray_r", vmin=0, vmax=255)
         axes.set_title(
             f"{_short(mistake.true, _LONGEST_CAPTION)}\n"
-            f"{_short(mistake.predicted, _LONGEST_CAPTION)} {mistake.confidence:.0%}",
+            f"{_short(mistake.predicted, _LONGEST_CAPTION - 4)} {mistake.confidence:.0%}",
             fontsize=8.5,
         )
     return figure

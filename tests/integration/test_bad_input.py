@@ -1093,7 +1093,7 @@ def test_a_champion_that_is_no_network_is_not_run(
     figures = evaluate(scores(b"\x64"), LABELS, records.CLASS_NAMES)
     run = replace(records.run(), evaluation=figures, verdict=passed(current_champion(store)))
     bench = TestSet(
-        LABELS, records.CLASS_NAMES, "0" * 64, scorer(np.zeros((100, 28, 28), np.uint8))
+        LABELS, records.CLASS_NAMES, "0" * 64, scorer(np.zeros((100, 28, 28), np.uint8), 10)
     )
     judge = Judge(store, bench, GateSettings(), NEW, conditional_writes=True)
     refused(lambda: publish_run(run, folder, judge), ExitCode.DAMAGED, "Lambda", str(folder))
