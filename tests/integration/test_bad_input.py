@@ -1005,7 +1005,7 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     flat = keras.layers.Flatten()(images)
     hidden = keras.layers.Lambda(lambda x: (Path(marker).touch(), x)[1])
     ten = keras.layers.Dense(10, activation="softmax")
-    good = saved(build(ModelSettings(hidden=(8,), dropout=(0.1,))), folder)
+    good = saved(build(ModelSettings(hidden=(8,), dropout=(0.1,)), (28, 28), 10), folder)
 
     def other_class(config: bytes) -> bytes:
         return config.replace(b'"class_name": "LeakyReLU"', b'"class_name": "Popen"').replace(
