@@ -13,6 +13,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.train import main
 from fmnist import load_champion
+from fmnist.data.cache import sha256_of
 from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Bytes
 from fmnist.errors import ExitCode
 from fmnist.registry.champion import current_champion
@@ -62,6 +63,8 @@ def data_set(folder: Path, shape: tuple[int, int], names: tuple[str, ...]) -> Da
         made = learnable_images(count, shape, len(names), seed)
         write_idx(made.images, folder / images)
         write_idx(made.labels, folder / labels)
+    sums = [f"{sha256_of(path)}  {path.name}\n" for path in folder.iterdir()]
+    (folder / "SHA256SUMS").write_text("".join(sums))
     return DataSet(folder, shape, names)
 
 
