@@ -23,10 +23,10 @@ import tensorflow as tf
 
 from fmnist.data.fetch import fetch_files
 from fmnist.data.idx import read_labelled_images
-from fmnist.data.records import CLASSES, IMAGE_SHAPE, LabelledImages
+from fmnist.data.records import LabelledImages
 from fmnist.data.split import split
 from fmnist.settings import Settings
-from fmnist.training.loop import EpochTrainer, adam, learning_rate_schedule, whole_epoch
+from fmnist.training.loop import EpochTrainer, adam, full_epoch, learning_rate_schedule
 from fmnist.training.network import build
 
 ROUNDS = 7
@@ -65,7 +65,7 @@ def main() -> None:
     contenders = {
         "ours": ours(settings, train, validation),
         f"stock Keras fit, batch {STOCK_BATCH}": stock(settings, train, validation),
-        "matrix products alone": matrix_products(settings, len(train), len(validation)),
+        "matrix products alone": matrix_products(settings, train, len(validation)),
     }
     rounds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(ROUNDS + 1):
@@ -93,7 +93,9 @@ def ours(
     settings: Settings, train: LabelledImages, validation: LabelledImages
 ) -> Callable[[], float]:
     """One compiled call for an epoch, as `fmnist.training` does it."""
-    trainer = EpochTrainer(build(settings.model), settings.training, settings.training.batch_size)
+    trainer = EpochTrainer(
+        _network(settings, train), settings.training, settings.training.batch_size
+    )
     steps = len(train) // settings.training.batch_size
     trainer.compile(
         optimizer=adam(
@@ -101,7 +103,7 @@ def ours(
             settings.training.weight_decay,
         )
     )
-    epoch = whole_epoch(train, validation)
+    epoch = full_epoch(train, validation)
 
     def run() -> float:
         clock = _Clock()
@@ -111,11 +113,15 @@ def ours(
     return run
 
 
+def _network(settings: Settings, train: LabelledImages) -> keras.Model:
+    return build(settings.model, train.images.shape[1:], len(settings.data.class_names))
+
+
 def stock(
     settings: Settings, train: LabelledImages, validation: LabelledImages
 ) -> Callable[[], float]:
     """The same network trained by `compile` and `fit`, on images that are floats already."""
-    network = build(settings.model)
+    network = _network(settings, train)
     network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     images, held_out = train.images.astype(np.float32), validation.images.astype(np.float32)
 
@@ -135,10 +141,12 @@ def stock(
     return run
 
 
-def matrix_products(settings: Settings, images: int, held_out: int) -> Callable[[], float]:
+def matrix_products(
+    settings: Settings, train: LabelledImages, held_out: int
+) -> Callable[[], float]:
     """The floor: the matrix products of every step, forward and backward, and of the validation."""
     batch = settings.training.batch_size
-    units = (int(np.prod(IMAGE_SHAPE)), *settings.model.hidden, CLASSES)
+    units = (train.images[0].size, *settings.model.hidden, len(settings.data.class_names))
     kernels = [tf.random.normal(shape) for shape in itertools.pairwise(units)]
     inputs = [tf.random.normal((batch, width)) for width in units]
     held_out_inputs = [tf.random.normal((held_out, width)) for width in units[:-1]]
@@ -162,7 +170,7 @@ def matrix_products(settings: Settings, images: int, held_out: int) -> Callable[
         seconds = []
         for _ in range(EPOCHS):
             start = time.perf_counter()
-            for _ in range(images // batch):
+            for _ in range(len(train) // batch):
                 step()
             validate()[-1].numpy()
             seconds.append(time.perf_counter() - start)

@@ -75,7 +75,7 @@ def main() -> None:
             test.labels,
             settings.data.class_names,
             fetched.origin.test_set,
-            scorer(test.images),
+            scorer(test.images, len(settings.data.class_names)),
         )
         original = Path(source)
         stored = from_json(Settings, (original / SETTINGS).read_bytes(), SETTINGS)

@@ -54,7 +54,8 @@ def main() -> None:
         for seed in range(count):
             recipe = settings.training.model_copy(update={"seed": seed})
             path = folder / f"{seed}.keras"
-            result = train_network(train_set, validation_set, settings.model, recipe, path)
+            classes = len(settings.data.class_names)
+            result = train_network(train_set, validation_set, classes, settings.model, recipe, path)
             probabilities = predict(load_model(path), test_set.images)
             evaluation = evaluate(probabilities, test_set.labels, settings.data.class_names)
             evaluations.append(evaluation)

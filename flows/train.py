@@ -88,6 +88,7 @@ def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingR
         return train_network(
             load_images(prepared.train),
             load_images(prepared.validation),
+            len(settings.data.class_names),
             settings.model,
             settings.training,
             model_file(folder),

@@ -16,8 +16,12 @@ from fmnist.evaluation.metrics import CONFIDENCE, Interval
 class RecallDifference:
     """The recall of one class under the champion and under the challenger.
 
-    `gained` counts its images that only the challenger has right, `lost` those that only the
-    champion has. A class without images has a recall of 0 under both.
+    Attributes:
+        name: of the class.
+        champion: the champion's recall; 0 if the class has no images.
+        challenger: the challenger's recall; likewise.
+        gained: how many images of the class only the challenger classifies right.
+        lost: how many of them only the champion classifies right.
     """
 
     name: str
@@ -34,10 +38,14 @@ class RecallDifference:
 
 @dataclass(frozen=True)
 class ChangedImage:
-    """A test image, by its place, that just one of the two classified right.
+    """A test image that only one of the two models classifies right.
 
-    `champion` and `challenger` are the classes that they took it for, `confidence` is the
-    challenger's in its own.
+    Attributes:
+        index: its place in the test set, from 0.
+        true: its class.
+        champion: the class that the champion takes it for.
+        challenger: the class that the challenger takes it for.
+        confidence: the probability that the challenger gives to that class.
     """
 
     index: int
@@ -56,12 +64,21 @@ class ChangedImage:
 class Comparison:
     """Champion and challenger on the same test images.
 
-    `gained` counts the images that only the challenger has right, `lost` those that only the
-    champion has. `difference` is the challenger's accuracy less the champion's, `interval` its
-    confidence interval, `p_value` that of McNemar's exact test, two-sided. `same_test_set` tells
-    whether the champion was once judged on these test images too, under these class names; if not,
-    they may be among those that it was trained on. `changed` has every image that changed sides:
-    the lost ones, then the gained ones, of each those first that the challenger is surest of.
+    Attributes:
+        champion: the champion's run id.
+        images: how many test images there are.
+        champion_accuracy: the champion's accuracy on them.
+        accuracy: the challenger's accuracy on them.
+        difference: the challenger's accuracy minus the champion's.
+        interval: the difference's confidence interval.
+        gained: how many images only the challenger classifies right.
+        lost: how many images only the champion classifies right.
+        p_value: of McNemar's exact test, two-sided.
+        same_test_set: whether the champion was judged on these images and class names too; if not,
+            it may have been trained on some of them.
+        classes: the recall of each class, by class number.
+        changed: every image counted in `lost`, then those in `gained`; of each those first that
+            the challenger is surest of.
     """
 
     champion: str
@@ -79,28 +96,28 @@ class Comparison:
 
     @property
     def p_value_worse(self) -> float:
-        """McNemar's exact test, one-sided: how likely so few gains are of two equally good models.
+        """McNemar's exact test, one-sided: small if the challenger is worse.
 
-        Small where the challenger is worse.
+        The probability of so few gains if both models were equally good.
         """
         return float(binom.cdf(self.gained, self.gained + self.lost, 0.5))
 
     @property
     def p_value_better(self) -> float:
-        """McNemar's exact test, one-sided: how likely so many gains are of two equally good models.
+        """McNemar's exact test, one-sided: small if the challenger is better.
 
-        Small where the challenger is better.
+        The probability of so many gains if both models were equally good.
         """
         return float(binom.cdf(self.lost, self.gained + self.lost, 0.5))
 
     @property
     def largest_drop(self) -> RecallDifference:
-        """The class that loses most recall; one whose loss is not a number comes before all."""
+        """The class that loses most recall; a loss that is not a number counts as the largest."""
         return max(self.classes, key=lambda scores: (math.isnan(scores.drop), scores.drop))
 
     @property
     def in_words(self) -> str:
-        """How the challenger stands to the champion, in points."""
+        """How the challenger compares with the champion, in points."""
         champion = f"the champion's {self.champion_accuracy:.4f} on the same images"
         if self.gained == self.lost:
             return f"level with {champion}"
@@ -110,7 +127,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ComparisonFailed:
-    """A champion that could not be scored on the test images, and why."""
+    """A champion that could not be scored on the test images.
+
+    Attributes:
+        champion: its run id.
+        reason: why, in words.
+    """
 
     champion: str
     reason: str
@@ -168,19 +190,19 @@ def compare(
 
 def in_points(difference: float) -> str:
     """A difference of two shares in points, with its sign."""
-    # Adding 0 makes of -0.0 a 0.
+    # Adding 0 turns -0.0 into 0.
     return f"{round(difference * 100, 2) + 0:+.2f}"
 
 
 def in_digits(p_value: float) -> str:
-    """A p value in four digits, which are never all 0."""
+    """A p-value in four digits, which are never all 0."""
     return f"{p_value:.4f}" if p_value >= 0.0001 else "below 0.0001"
 
 
 def mcnemar_p_value(gained: int, lost: int) -> float:
-    """McNemar's exact test, two-sided: are gains and losses as even as a fair coin's?
+    """McNemar's exact test, two-sided: are gains and losses as likely as a fair coin's sides?
 
-    Source: McNemar, 1947; exact by the binomial distribution of the discordant pairs.
+    Source: McNemar, 1947; exact, by the binomial distribution of the discordant pairs.
     """
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
 
@@ -188,8 +210,9 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
 def difference_interval(gained: int, lost: int, images: int) -> Interval:
     """The confidence interval for the difference of two accuracies on the same images.
 
-    The adjusted Wald interval for paired proportions (Bonett and Price, 2012). Close to the edge it
-    may exclude 0 where McNemar's exact test, by which the gate decides, is not yet significant.
+    The adjusted Wald interval for paired proportions (Bonett and Price, 2012). In
+    close cases it may exclude 0 although McNemar's exact test, which the gate uses, is not
+    significant.
     """
     more, fewer = (gained + 1) / (images + 2), (lost + 1) / (images + 2)
     difference = more - fewer
@@ -199,9 +222,9 @@ def difference_interval(gained: int, lost: int, images: int) -> Interval:
 
 
 def _surest_first(
-    places: npt.NDArray[np.intp], confidence: npt.NDArray[np.float32]
+    indices: npt.NDArray[np.intp], confidence: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.intp]:
-    return places[np.argsort(-confidence[places], kind="stable")]
+    return indices[np.argsort(-confidence[indices], kind="stable")]
 
 
 def _share(hits: npt.NDArray[np.bool_]) -> float:

@@ -1,4 +1,4 @@
-"""Judge class probabilities against the true labels."""
+"""A model's figures on the test set, from its probabilities and the true labels."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import classification_report, confusion_matrix
 
 from fmnist.data.records import Bytes
 
@@ -19,7 +19,12 @@ _MISTAKES_KEPT = 24
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval for a share, at the level `CONFIDENCE`."""
+    """A confidence interval for a share, at the level `CONFIDENCE`.
+
+    Attributes:
+        low: its lower bound.
+        high: its upper bound.
+    """
 
     low: float
     high: float
@@ -27,7 +32,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Precision, recall, F1 and number of images of one class, or an average over the classes."""
+    """The scores of one class, or their average over the classes.
+
+    Attributes:
+        name: of the class, or `macro average` or `weighted average`.
+        precision: share of the images predicted as this class that are of it.
+        recall: share of the images of this class that were predicted as it.
+        f1: the harmonic mean of the two.
+        support: how many images are of this class.
+    """
 
     name: str
     precision: float
@@ -38,7 +51,13 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """How many images of one class were taken for another."""
+    """Two classes of which one was taken for the other.
+
+    Attributes:
+        true: the class of the images.
+        predicted: the class they were taken for.
+        images: how many.
+    """
 
     true: str
     predicted: str
@@ -47,7 +66,14 @@ class ConfusedPair:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One wrongly classified image, by its place in the test set."""
+    """A test image that was classified wrongly.
+
+    Attributes:
+        index: its place in the test set, from 0.
+        true: its class.
+        predicted: the class it was taken for.
+        confidence: the probability given to that class.
+    """
 
     index: int
     true: str
@@ -57,12 +83,21 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one look at the test set.
+    """A model's figures on the test set.
 
-    `loss` is the mean cross-entropy; `calibration_error` the expected calibration error;
-    `confusion[true][predicted]` counts images; pairs and mistakes come worst first;
-    `predictions_sha256` is the digest that `digest_of_predictions` makes of all predictions (empty
-    in runs of before it was kept).
+    Attributes:
+        images: how many images were scored.
+        correct: how many of them were classified right.
+        accuracy: the share of those.
+        interval: the accuracy's confidence interval (Wilson).
+        loss: the mean cross-entropy.
+        calibration_error: the expected calibration error.
+        classes: the scores of each class, by class number.
+        averages: their macro and weighted averages.
+        confusion: `confusion[true][predicted]` counts images.
+        confused_pairs: the classes confused most often, worst first.
+        mistakes: the mistakes that the model was surest of, most confident first.
+        predictions_sha256: see `digest_of_predictions`; empty in older files.
     """
 
     images: int
@@ -87,11 +122,30 @@ def digest_of_predictions(probabilities: npt.NDArray[np.float32]) -> str:
 def evaluate(
     probabilities: npt.NDArray[np.float32], labels: Bytes, class_names: Sequence[str]
 ) -> Evaluation:
-    """Judge probabilities `(n, classes)` by the true labels `(n,)`."""
+    """The figures of probabilities `(n, classes)` for images of these labels `(n,)`."""
     predicted = probabilities.argmax(axis=1)
     correct = int((predicted == labels).sum())
     confusion = confusion_matrix(labels, predicted, labels=np.arange(len(class_names)))
     of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    # By number, since a class may be called "accuracy" or "macro avg".
+    report = classification_report(
+        labels,
+        predicted,
+        labels=np.arange(len(class_names)),
+        output_dict=True,
+        zero_division=0,
+    )
+
+    def scores(name: str, key: str) -> ClassScores:
+        row = report[key]
+        return ClassScores(
+            name,
+            precision=float(row["precision"]),
+            recall=float(row["recall"]),
+            f1=float(row["f1-score"]),
+            support=int(row["support"]),
+        )
+
     return Evaluation(
         images=len(labels),
         correct=correct,
@@ -99,8 +153,8 @@ def evaluate(
         interval=wilson_interval(correct, len(labels)),
         loss=float(-np.log(np.clip(of_truth, 1e-30, None)).mean()),
         calibration_error=expected_calibration_error(probabilities, labels),
-        classes=_scores_of_classes(labels, predicted, class_names),
-        averages=tuple(_average(labels, predicted, kind) for kind in ("macro", "weighted")),
+        classes=tuple(scores(name, str(number)) for number, name in enumerate(class_names)),
+        averages=tuple(scores(f"{kind} average", f"{kind} avg") for kind in ("macro", "weighted")),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         confused_pairs=_confused_pairs(confusion, class_names),
         mistakes=_mistakes(probabilities, predicted, labels, class_names),
@@ -124,27 +178,8 @@ def expected_calibration_error(probabilities: npt.NDArray[np.float32], labels: B
     hit = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
     bins = np.digitize(confidence, edges, right=True)
-    gaps = [abs(float((hit - confidence)[bins == place].sum())) for place in np.unique(bins)]
+    gaps = [abs(float((hit - confidence)[bins == number].sum())) for number in np.unique(bins)]
     return sum(gaps) / len(labels)
-
-
-def _scores_of_classes(
-    labels: Bytes, predicted: npt.NDArray[np.int64], class_names: Sequence[str]
-) -> tuple[ClassScores, ...]:
-    columns = precision_recall_fscore_support(
-        labels, predicted, labels=np.arange(len(class_names)), zero_division=0.0
-    )
-    return tuple(
-        ClassScores(name, float(precision), float(recall), float(f1), int(support))
-        for name, precision, recall, f1, support in zip(class_names, *columns, strict=True)
-    )
-
-
-def _average(labels: Bytes, predicted: npt.NDArray[np.int64], kind: str) -> ClassScores:
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, predicted, average=kind, zero_division=0.0
-    )
-    return ClassScores(f"{kind} average", float(precision), float(recall), float(f1), len(labels))
 
 
 def _confused_pairs(

@@ -55,7 +55,8 @@ def make_test_set(
     with quiet_tensorflow_import():
         from fmnist.training.model_file import scorer
 
-    return TestSet(test.labels, class_names, origin.test_set, scorer(test.images))
+    score = scorer(test.images, len(class_names))
+    return TestSet(test.labels, class_names, origin.test_set, score)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _COLOURS = 128
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes, in a palette of 128 colours.
 
-    That is a third of the size, so that a page of the Prefect UI holds all of a run's figures.
+    That is a third of the size, so that all of a run's figures fit on a page of the Prefect UI.
     """
     drawn, reduced = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DOTS_PER_INCH)
@@ -40,30 +40,39 @@ def png(figure: Figure) -> bytes:
 
 
 def _plain(name: str) -> str:
-    """A name that matplotlib takes as text, and not as a formula."""
+    """The name, escaped so that matplotlib does not read it as a formula."""
     return name.replace("$", r"\$")
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
-    """Heat map of true by predicted classes: counts, coloured by the share of the true class."""
+    """Heat map of true by predicted classes: counts, coloured by share of the true class."""
     counts = np.array(evaluation.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [_plain(scores.name) for scores in evaluation.classes]
-    figure = Figure(figsize=(8.4, 7.2), layout="constrained")
+    classes = len(counts)
+    # Above ten classes the cells shrink, so that the figure grows more slowly than their number.
+    side = max(5.0, 2.4 + 0.48 * min(classes, 10) + 0.36 * max(classes - 10, 0))
+    names = [_short(scores.name, _LONGEST_NAME) for scores in evaluation.classes]
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.add_subplot()
     seaborn.heatmap(
         shares,
         ax=axes,
         annot=np.where(counts == 0, "·", counts.astype(str)),
         fmt="",
-        # A square root keeps the few confused images visible beside the many right ones.
+        annot_kws={"fontsize": 10 if classes <= 10 else 8},
+        # A square root keeps the few confused images visible beside the many correct ones.
         norm=PowerNorm(0.5, vmin=0, vmax=1),
         cmap="Blues",
         square=True,
         linewidths=0.5,
         xticklabels=names,
         yticklabels=names,
-        cbar_kws={"label": "share of the true class", "format": PercentFormatter(1)},
+        cbar_kws={
+            "label": "share of the true class",
+            "format": PercentFormatter(1),
+            "shrink": 0.7,
+            "aspect": 30,
+        },
     )
     axes.set(
         xlabel="predicted class",
@@ -72,8 +81,9 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
         f"{evaluation.images - evaluation.correct:,} wrong",
     )
     axes.tick_params(axis="x", rotation=40)
+    axes.tick_params(axis="y", rotation=0)
     for label in axes.get_xticklabels():
-        label.set_horizontalalignment("right")
+        label.set(horizontalalignment="right", rotation_mode="anchor")
     return figure
 
 
@@ -116,7 +126,7 @@ def learning_curves(result: TrainingResult) -> Figure:
 
 
 def confident_mistakes(evaluation: Evaluation, images: Bytes) -> Figure:
-    """The wrongly classified test images the model was surest of, most confident first."""
+    """The misclassified test images that the model was surest of, most confident first."""
     rows = max(1, -(-len(evaluation.mistakes) // _COLUMNS))
     figure = Figure(figsize=(10, 1.65 * rows + 0.5), layout="constrained")
     figure.suptitle("Most confident mistakes: true class, then what it was taken for")
@@ -126,16 +136,17 @@ def confident_mistakes(evaluation: Evaluation, images: Bytes) -> Figure:
     for axes, mistake in zip(grid.flat, evaluation.mistakes, strict=False):
         axes.imshow(images[mistake.index], cmap="gray_r", vmin=0, vmax=255)
         axes.set_title(
-            f"{_plain(mistake.true)}\n{_plain(mistake.predicted)} {mistake.confidence:.0%}",
+            f"{_short(mistake.true, _LONGEST_CAPTION)}\n"
+            f"{_short(mistake.predicted, _LONGEST_CAPTION - 4)} {mistake.confidence:.0%}",
             fontsize=8.5,
         )
     return figure
 
 
 def champion_and_challenger(comparison: Comparison, images: Bytes) -> Figure:
-    """What each class gains and loses against the champion, and images that changed sides.
+    """What each class gains and loses against the champion, and some of the images.
 
-    Of the images those are shown that the challenger is surest of, the lost ones first.
+    Those the challenger is surest of are shown, the lost ones first.
     """
     sides = {
         "Lost, the surest first: true class, then what the challenger takes it for": [
@@ -146,7 +157,7 @@ def champion_and_challenger(comparison: Comparison, images: Bytes) -> Figure:
         ],
     }
     shown = {title: side[:_COLUMNS] for title, side in sides.items() if side}
-    heights = [4.0, *[1.85] * len(shown)]
+    heights = [max(2.5, 1 + 0.3 * len(comparison.classes)), *[1.85] * len(shown)]
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _recall_differences(parts[0], comparison)
@@ -156,7 +167,7 @@ def champion_and_challenger(comparison: Comparison, images: Bytes) -> Figure:
 
 
 def _recall_differences(part: SubFigure, comparison: Comparison) -> None:
-    """Bars of the recall difference of each class, with the counts behind it on the right."""
+    """A bar for each class's difference in recall, with the counts of images on the right."""
     points = [-100 * scores.drop for scores in comparison.classes]
     axes = part.add_subplot()
     places = range(len(points))
@@ -196,7 +207,7 @@ def _changed_images(part: SubFigure, title: str, side: list[ChangedImage], image
 
 
 def _short(name: str, longest: int) -> str:
-    """A name as `_plain` gives it; of one that is too long the middle is left out."""
+    """The name as `_plain` gives it, without its middle if it is too long."""
     half = (longest - 1) // 2
     return _plain(name if len(name) <= longest else f"{name[:half]}…{name[-half:]}")
 

@@ -15,7 +15,7 @@ _WEAKEST = 3
 def markdown(run: Run, images: Mapping[str, str], files: Sequence[str] = ()) -> str:
     """The report of a run. `images` maps each figure's title to its address or data.
 
-    `files`, if given, are listed with their place in the store.
+    `files`, if given, are listed with their locations in the store.
     """
     others = {title: at for title, at in images.items() if title != CHAMPION_AND_CHALLENGER}
     parts = [
@@ -66,7 +66,7 @@ def summary(run: Run, seconds: float) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
-    """A Markdown table; all columns but the first stand right, unless they are `words`."""
+    """A Markdown table; all columns but the first are right-aligned, unless they are `words`."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     rule = "---" if words else "---:"
     lines = [header, ["---", *[rule] * (len(header) - 1)], *cells]
@@ -82,7 +82,7 @@ def _sentence(words: str) -> str:
 
 
 def _rules(verdict: Verdict) -> list[str]:
-    """The rules as a table, if any were asked, and the notes as a list, if there are any."""
+    """The rules as a table, and the notes as a list, if there are any."""
     rows = [
         [rule.name, rule.measured, rule.needed, "pass" if rule.passed else "FAIL"]
         for rule in verdict.rules
@@ -113,7 +113,7 @@ def _figures_of_merit(run: Run) -> str:
 def _champions(run: Run) -> list[list[str]]:
     before = run.champion_before
     if not run.verdict.decided:
-        return [["champion", "not asked about yet"]]
+        return [["champion", "not known yet"]]
     return [
         ["against the champion", _against(run.against)],
         ["champion before", f"{before.run_id} ({before.accuracy:.4f})" if before else "none"],
@@ -133,7 +133,7 @@ def _against(against: Comparison | ComparisonFailed | None) -> str:
 
 
 def _champion_and_challenger(run: Run, figure: str | None) -> list[str]:
-    """The section about the comparison; empty where there was no champion."""
+    """The section about the comparison; empty if there was no champion."""
     if run.against is None:
         return []
     asked = _asked(run.settings.gate)
@@ -146,13 +146,13 @@ def _champion_and_challenger(run: Run, figure: str | None) -> list[str]:
 
 def _not_compared(against: ComparisonFailed, asked: Sequence[str]) -> list[str]:
     policy = (
-        f"{' '.join(asked)} Without a comparison nothing of that is proved: this run is rejected."
+        f"{' '.join(asked)} That takes a comparison: this run is rejected."
         if asked
-        else "No rule of the gate asks for a comparison, so that this decides nothing."
+        else "No rule of the gate needs a comparison, so this decides nothing."
     )
     return [
         f"{_sentence(f'the champion {against.champion} could not be scored: {against.reason}')} "
-        f"`fmnist verify {against.champion}` looks at its files.",
+        f"`fmnist verify {against.champion}` checks its files.",
         policy,
     ]
 
@@ -160,8 +160,8 @@ def _not_compared(against: ComparisonFailed, asked: Sequence[str]) -> list[str]:
 def _compared(against: Comparison, asked: Sequence[str], figure: str | None) -> list[str]:
     if not against.same_test_set:
         policy = (
-            "The champion was judged on other test data or under other class names, so that these "
-            "images may be among those it was trained on: this is shown and does not decide."
+            "The champion was judged on other test data or under other class names, so it may have "
+            "been trained on some of these images: this is shown and does not decide."
         )
     else:
         policy = " ".join(asked) or "`gate.champion` is `off`: this is shown and does not decide."
@@ -187,16 +187,18 @@ def _compared(against: Comparison, asked: Sequence[str], figure: str | None) -> 
 
 
 def _asked(gate: GateSettings) -> list[str]:
-    """What the gate asks of a challenger, each in a sentence."""
+    """What the gate requires of a challenger, one sentence each."""
     asked = []
     if gate.champion == "not_worse":
-        asked.append("`gate.champion` is `not_worse`: one that is significantly worse is rejected.")
+        asked.append(
+            "`gate.champion` is `not_worse`: a significantly worse challenger is rejected."
+        )
     elif gate.champion == "better":
-        asked.append("`gate.champion` is `better`: only one that is significantly better passes.")
+        asked.append("`gate.champion` is `better`: only a significantly better challenger passes.")
     if gate.max_class_drop is not None:
         asked.append(
-            f"`gate.max_class_drop` is {gate.max_class_drop}: one that loses more recall than that "
-            "in any class is rejected."
+            f"`gate.max_class_drop` is {gate.max_class_drop}: a challenger that loses more recall "
+            "than that in any class is rejected."
         )
     return asked
 
@@ -220,7 +222,7 @@ def _difference(against: Comparison) -> list[list[str]]:
 
 def _confused_pairs(evaluation: Evaluation) -> str:
     if not evaluation.confused_pairs:
-        return "None: every test image was classified right."
+        return "None: every test image was classified correctly."
     rows = [[pair.true, pair.predicted, str(pair.images)] for pair in evaluation.confused_pairs]
     return _table(["true class", "taken for", "images"], rows)
 
@@ -263,8 +265,8 @@ def _settings(settings: Settings) -> list[list[str]]:
     changed = non_defaults(settings)
     count = f"{len(changed)} changed, the others" if changed else "all"
     return [
-        ["settings", f"{count} by default; in `settings.json`"],
-        # One row each: a page does not wrap a table's cells.
+        ["settings", f"{count} at their defaults; in `settings.json`"],
+        # One row each: the Prefect UI does not wrap a table's cells.
         *([f"`{name}`", str(value)] for name, value in changed.items()),
     ]
 
@@ -272,19 +274,19 @@ def _settings(settings: Settings) -> list[list[str]]:
 def _way_back(run: Run) -> str:
     before = run.champion_before
     if not run.verdict.decided:
-        return "Nothing to go back from: nothing was decided yet."
+        return "Nothing to undo: nothing has been decided yet."
     if not run.verdict.promoted:
-        return "Nothing to go back from: this run changed no champion."
+        return "Nothing to undo: this run did not change the champion."
     if before is None:
         return "There was no champion before this run."
     state = (
-        f"could not be scored; `fmnist verify {before.run_id}` tells whether it is whole"
+        f"could not be scored; check it first with `fmnist verify {before.run_id}`"
         if isinstance(run.against, ComparisonFailed)
-        else "is still whole in the store"
+        else "is still in the store"
     )
     return (
-        f"The champion before, {before.run_id}, {state}. This makes it the champion again, from the "
-        "project's folder and with the store's keys in the environment:\n\n"
+        f"The previous champion, {before.run_id}, {state}. To make it the champion again, run this "
+        "in the project's folder, with the store's keys in the environment:\n\n"
         "```sh\n"
         f"fmnist rollback {before.run_id} --store.url {shlex.quote(run.settings.store.url)}\n"
         "```"
@@ -292,9 +294,11 @@ def _way_back(run: Run) -> str:
 
 
 def _usage(run: Run) -> str:
+    height, width = run.training.image_shape
     return (
-        "The model takes raw grey images, `(n, 28, 28)` of 0 to 255, and gives ten calibrated "
-        "probabilities. Scaling and flattening are inside; nothing of this project is needed.\n\n"
+        f"The model takes raw grey images `(n, {height}, {width})` of 0 to 255, and returns "
+        f"{len(run.evaluation.classes)} calibrated probabilities for each. It scales them itself, "
+        "and needs nothing of this project.\n\n"
         "```python\n"
         "import keras\n\n"
         f"# the file {run.location}/model.keras\n"

@@ -1,9 +1,8 @@
 """Train the network: augmentation, schedule, early stopping, calibration, a saved file.
 
-The data set is small enough to stay in memory, and the network small enough that the time between
-two steps costs more than a step. So one compiled call runs a whole epoch, and Keras's own `fit`
-sees an epoch as one batch: its callbacks, history and early stopping work as ever and cost
-nothing for each step.
+The data set fits into memory, and the network is so small that the time between two steps costs
+more than a step. So one compiled call runs an entire epoch, and Keras's own `fit` sees an epoch as
+one batch: its callbacks, history and early stopping work as usual, at no cost per step.
 """
 
 import hashlib
@@ -20,8 +19,10 @@ import tensorflow as tf
 from fmnist.data.records import LabelledImages
 from fmnist.errors import StoreError, TrainingError
 from fmnist.settings import ModelSettings, TrainingSettings
-from fmnist.training.augmentation import _POOL, MaskPool, erasing_masks, shift, with_pooled_dropout
+from fmnist.training.augmentation import erasing_masks, shift
 from fmnist.training.calibration import divide_logits, fit_temperature
+from fmnist.training.graph import learning_variables, with_pooled_dropout
+from fmnist.training.masks import MaskPool, pool_size
 from fmnist.training.model_file import predict
 from fmnist.training.network import build
 from fmnist.training.records import Epoch, TrainingResult
@@ -34,18 +35,19 @@ def _ignore(_: Epoch) -> None:
 def train_network(
     train_set: LabelledImages,
     validation_set: LabelledImages,
+    classes: int,
     model_settings: ModelSettings,
     settings: TrainingSettings,
     path: Path,
     report: Callable[[Epoch], None] = _ignore,
 ) -> TrainingResult:
-    """Train a network, calibrate it, and save it at `path` (`.keras`).
+    """Train a network for images of that many classes, calibrate it, save it at `path` (`.keras`).
 
-    The same settings and data give the same weights to the byte on the same machine, if they say
-    `deterministic`. `report` is called after each epoch.
+    If the settings say `deterministic`, the same settings and data give the same weights to the
+    byte on the same machine. `report` is called after each epoch.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is not a finite number.
         StoreError: the file cannot be written.
     """
     start = time.monotonic()
@@ -54,7 +56,8 @@ def train_network(
         # Seeds fix what is drawn; this fixes the order in which parallel sums are taken.
         tf.config.experimental.enable_op_determinism()
 
-    network = build(model_settings)
+    image_shape = train_set.images.shape[1:]
+    network = build(model_settings, image_shape, classes)
     batch = min(settings.batch_size, len(train_set))
     steps = len(train_set) // batch
     schedule = learning_rate_schedule(settings, steps)
@@ -65,16 +68,16 @@ def train_network(
     )
     recorder = _Recorder(settings.epochs, schedule, steps, report)
     trainer.fit(
-        whole_epoch(train_set, validation_set),
+        full_epoch(train_set, validation_set),
         epochs=settings.epochs,
         shuffle=False,
         verbose=0,
         callbacks=[recorder, early_stopping],
     )
     temperature = fit_temperature(predict(network, validation_set.images), validation_set.labels)
-    divide_logits(network, temperature)
+    calibrated = divide_logits(network, temperature)
     try:
-        network.save(path)
+        calibrated.save(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise StoreError(
@@ -89,6 +92,7 @@ def train_network(
         stopped_early=len(recorder.epochs) < settings.epochs,
         temperature=temperature,
         seconds=time.monotonic() - start,
+        image_shape=image_shape,
     )
 
 
@@ -97,7 +101,7 @@ def learning_rate_schedule(
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Linear warm-up to the highest rate, then a cosine down to 0 at the last step.
 
-    `steps` is the number of steps in an epoch. Source: Loshchilov & Hutter, "SGDR", 2017.
+    `steps` is the number of steps per epoch. Source: Loshchilov & Hutter, "SGDR", 2017.
     """
     total = settings.epochs * steps
     warmup = round(total * settings.warmup_fraction)
@@ -117,10 +121,10 @@ def adam(schedule: Any, weight_decay: float) -> keras.optimizers.Adam:
     return adam
 
 
-def whole_epoch(train_set: LabelledImages, validation_set: LabelledImages) -> tf.data.Dataset:
-    """What `EpochTrainer` is fitted on: one element, which holds everything.
+def full_epoch(train_set: LabelledImages, validation_set: LabelledImages) -> tf.data.Dataset:
+    """What `EpochTrainer` is fitted on: one element that holds everything.
 
-    The training images get a border of one empty pixel, `(n, 30, 30)`, ready to be shifted.
+    The training images get a border of one empty pixel, ready to be shifted.
     """
     padded = np.pad(train_set.images, ((0, 0), (1, 1), (1, 1)))
     return tf.data.Dataset.from_tensors(
@@ -129,9 +133,9 @@ def whole_epoch(train_set: LabelledImages, validation_set: LabelledImages) -> tf
 
 
 class EpochTrainer(keras.Model):
-    """Wraps the plain network: what Keras takes for one training step is a whole epoch.
+    """Wraps the network so that one of Keras's training steps is an entire epoch.
 
-    It is fitted on the one element of `whole_epoch`. The network's own layers and weights are
+    It is fitted on the one element of `full_epoch`. The network's own layers and weights are
     trained; nothing of this class ends up in the saved file.
     """
 
@@ -141,11 +145,13 @@ class EpochTrainer(keras.Model):
         self.network = network
         self._seed = settings.seed
         self._batch = batch
-        self._shifted = settings.shift_fraction
+        self._shift_fraction = settings.shift_fraction
         generator = np.random.default_rng(settings.seed)
         self._training_network = with_pooled_dropout(network, batch, generator)
+        image_shape = network.input_shape[1:]
+        masks = pool_size(math.prod(image_shape), batch)
         self._erasures = MaskPool(
-            erasing_masks(_POOL + batch, settings.max_erase_size, generator), batch, generator
+            erasing_masks(masks, image_shape, settings.max_erase_size, generator), batch, generator
         )
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -153,11 +159,10 @@ class EpochTrainer(keras.Model):
         return self.network(images, training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Train on every image once, then validate; mean loss and accuracy of each."""
-        (images, labels), (held_out_images, held_out_labels) = data
-        loss, accuracy = self._run_epoch(images, labels)
-        probabilities = self.network(held_out_images, training=False)
-        val_loss, val_accuracy = _loss_and_accuracy(held_out_labels, probabilities)
+        """Train on every image once, then validate; returns the mean loss and accuracy of each."""
+        training, validation = data
+        loss, accuracy = self._run_epoch(*training)
+        val_loss, val_accuracy = self._validate(*validation)
         return {
             "loss": loss,
             "accuracy": accuracy,
@@ -170,7 +175,7 @@ class EpochTrainer(keras.Model):
         """Shuffle, then train on each full batch; the few images left over sit this epoch out."""
         size = images.shape[0]
         steps = size // self._batch
-        variables = _learning_variables(self.network)
+        variables = learning_variables(self.network)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(size), tf.stack([self._seed, tf.cast(self.optimizer.iterations, tf.int64)])
         )
@@ -179,32 +184,32 @@ class EpochTrainer(keras.Model):
             rows = order[step * self._batch : (step + 1) * self._batch]
             rows = tf.ensure_shape(rows, (self._batch,))
             batch_labels = tf.gather(labels, rows)
-            batch_images = shift(tf.gather(images, rows), self._shifted) * self._erasures.draw()
+            shifted = shift(tf.gather(images, rows), self._shift_fraction)
             with tf.GradientTape() as tape:
-                probabilities = self._training_network(batch_images, training=True)
+                probabilities = self._training_network(
+                    shifted * self._erasures.draw(), training=True
+                )
                 loss, accuracy = _loss_and_accuracy(batch_labels, probabilities)
-            self.optimizer.apply(tape.gradient(loss, variables), variables)
+                total = tf.add_n([loss, *self._training_network.losses])
+            self.optimizer.apply(tape.gradient(total, variables), variables)
             loss_sum += loss
             accuracy_sum += accuracy
         return loss_sum / steps, accuracy_sum / steps
 
-
-def _learning_variables(network: keras.Model) -> list[keras.Variable]:
-    """The trainable variables, without the biases that a BatchNormalization follows.
-
-    It subtracts the mean that such a bias shifts: the gradient is 0 by the formula, so it is not
-    computed, and the bias stays at the 0 it starts from.
-    """
-    idle = [
-        layer.bias
-        for layer, following in zip(network.layers, network.layers[1:], strict=False)
-        if isinstance(following, keras.layers.BatchNormalization)
-    ]
-    return [
-        variable
-        for variable in network.trainable_variables
-        if not any(variable is bias for bias in idle)
-    ]
+    @tf.function
+    def _validate(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean loss and accuracy, one batch at a time: all activations at once may not fit."""
+        size = images.shape[0]
+        loss_sum, accuracy_sum = tf.constant(0.0), tf.constant(0.0)
+        for start in tf.range(0, size, self._batch):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            rows = slice(start, start + self._batch)
+            probabilities = self.network(images[rows], training=False)
+            loss, accuracy = _loss_and_accuracy(labels[rows], probabilities)
+            count = tf.cast(tf.shape(probabilities)[0], tf.float32)
+            loss_sum += loss * count
+            accuracy_sum += accuracy * count
+        return loss_sum / size, accuracy_sum / size
 
 
 def _loss_and_accuracy(labels: tf.Tensor, probabilities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -214,12 +219,14 @@ def _loss_and_accuracy(labels: tf.Tensor, probabilities: tf.Tensor) -> tuple[tf.
 
 
 class _Recorder(keras.callbacks.Callback):
-    """Keeps and reports each epoch's figures, and ends a training whose loss is not finite."""
+    """Keeps and reports each epoch's figures, and stops when the loss is not finite."""
 
-    def __init__(self, of: int, schedule: Any, steps: int, report: Callable[[Epoch], None]) -> None:
+    def __init__(
+        self, total: int, schedule: Any, steps: int, report: Callable[[Epoch], None]
+    ) -> None:
         super().__init__()
         self.epochs: list[Epoch] = []
-        self._of, self._schedule, self._steps, self._report = of, schedule, steps, report
+        self._total, self._schedule, self._steps, self._report = total, schedule, steps, report
         self._start = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -229,14 +236,14 @@ class _Recorder(keras.callbacks.Callback):
         figures = {name: float(value) for name, value in (logs or {}).items()}
         if not all(math.isfinite(value) for value in figures.values()):
             raise TrainingError(
-                f"the loss was no longer finite in epoch {epoch + 1} of {self._of}; lower "
+                f"the loss was no longer finite in epoch {epoch + 1} of {self._total}; lower "
                 "training.learning_rate or training.weight_decay"
             )
         last_step = (epoch + 1) * self._steps - 1
         self.epochs.append(
             Epoch(
                 number=epoch + 1,
-                total=self._of,
+                total=self._total,
                 **figures,
                 learning_rate=float(self._schedule(last_step)),
                 seconds=time.monotonic() - self._start,

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fmnist.data.records import CLASSES, IMAGE_SHAPE, Bytes
+from fmnist.data.records import Bytes
 from fmnist.errors import DamagedError
 
-_BATCH = 5000
+# So small that a batch of a convolutional network's activations fits into memory.
+_BATCH = 1000
 _LARGEST_UNPACKED = 512 * 2**20
 
 
@@ -20,8 +21,8 @@ def load_model(path: Path) -> keras.Model:
     """Read a published network. Code hidden in the file is refused, not run.
 
     Raises:
-        DamagedError: the file is damaged, unpacks to more than a network of ours could, holds code
-            or foreign classes, or takes or gives something else than `build` makes.
+        DamagedError: the file is damaged, unpacks to too much, holds code or foreign classes, or
+            does not map images `(n, h, w)` to probabilities `(n, classes)`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -29,12 +30,14 @@ def load_model(path: Path) -> keras.Model:
         if unpacked > _LARGEST_UNPACKED:
             raise ValueError(f"it unpacks to {unpacked:,} bytes")
         network: keras.Model = keras.models.load_model(path, compile=False, safe_mode=True)
-        shapes = network.input_shape, network.output_shape
-        if shapes != ((None, *IMAGE_SHAPE), (None, CLASSES)):
-            raise ValueError(f"it maps {shapes[0]} to {shapes[1]}")
-    # Whatever a file that somebody made up leads Keras into is a fault of that file.
+        match network.input_shape, network.output_shape:
+            case (None, int(), int()), (None, int()):
+                pass
+            case taken, given:
+                raise ValueError(f"it maps {taken} to {given}")
+    # Whatever goes wrong in Keras while it reads the file is the file's fault.
     except Exception as error:
-        # Keras wraps the reason in long configurations; it is what all began with.
+        # Keras wraps the reason in long configurations; the first exception has it.
         first: BaseException = error
         while earlier := first.__cause__ or first.__context__:
             first = earlier
@@ -47,7 +50,7 @@ def load_model_bytes(content: bytes) -> keras.Model:
     """Read a published network from the bytes of its file.
 
     Raises:
-        DamagedError: as `load`.
+        DamagedError: as `load_model`.
     """
     with tempfile.TemporaryDirectory(prefix="fmnist-") as folder:
         path = Path(folder) / "model.keras"
@@ -55,12 +58,27 @@ def load_model_bytes(content: bytes) -> keras.Model:
         return load_model(path)
 
 
-def scorer(images: Bytes) -> Callable[[bytes], npt.NDArray[np.float32]]:
-    """What scores the bytes of a network's file on these images `(n, 28, 28)`; see `predict`."""
-    return lambda content: predict(load_model_bytes(content), images)
+def scorer(images: Bytes, classes: int) -> Callable[[bytes], npt.NDArray[np.float32]]:
+    """A function that scores a network, given as the bytes of its file, on images `(n, h, w)`.
+
+    It returns probabilities `(n, classes)`, and raises a `DamagedError` if the network cannot be
+    loaded, takes images of another shape, or has another number of classes.
+    """
+
+    def score(content: bytes) -> npt.NDArray[np.float32]:
+        network = load_model_bytes(content)
+        (_, height, width), (_, known) = network.input_shape, network.output_shape
+        if (height, width) != images.shape[1:]:
+            asked = " x ".join(map(str, images.shape[1:]))
+            raise DamagedError(f"its model takes {height} x {width} images, not {asked}")
+        if known != classes:
+            raise DamagedError(f"its model has {known} classes, not {classes}")
+        return predict(network, images)
+
+    return score
 
 
 def predict(network: keras.Model, images: Bytes) -> npt.NDArray[np.float32]:
-    """Class probabilities `(n, 10)` for raw images `(n, 28, 28)` of 0..255."""
+    """Class probabilities `(n, classes)` for raw images `(n, h, w)` of 0..255."""
     probabilities: npt.NDArray[np.float32] = network.predict(images, batch_size=_BATCH, verbose=0)
     return probabilities

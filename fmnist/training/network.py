@@ -2,19 +2,21 @@
 
 import keras
 
-from fmnist.data.records import CLASSES, IMAGE_SHAPE
 from fmnist.settings import ModelSettings
 
 _LARGEST_PIXEL = 255
 
 
-def build(settings: ModelSettings) -> keras.Model:
-    """The untrained network: raw `(n, 28, 28)` images of 0..255 in, `(n, 10)` probabilities out.
+def build(settings: ModelSettings, image_shape: tuple[int, int], classes: int) -> keras.Model:
+    """The untrained network: raw images `(n, *image_shape)` of 0..255 to `(n, classes)`.
 
-    Scaling to 0..1 and flattening to 784 are its first two layers, and nowhere else. Each hidden
-    block is Dense, BatchNormalization, LeakyReLU, Dropout; a softmax layer ends it.
+    Scaling and flattening are its first two layers, so the published model carries them. Each
+    hidden block is Dense, BatchNormalization, LeakyReLU, Dropout; a softmax layer ends it.
+
+    To train another network, return it here: any functional or sequential Keras model from such
+    images to probabilities will do.
     """
-    images = keras.Input(IMAGE_SHAPE, name="images")
+    images = keras.Input(image_shape, name="images")
     x = keras.layers.Rescaling(1 / _LARGEST_PIXEL, name="scale")(images)
     x = keras.layers.Flatten(name="flatten")(x)
     for number, (units, rate) in enumerate(
@@ -24,5 +26,5 @@ def build(settings: ModelSettings) -> keras.Model:
         x = keras.layers.BatchNormalization(name=f"normalization_{number}")(x)
         x = keras.layers.LeakyReLU(settings.leaky_slope, name=f"leaky_relu_{number}")(x)
         x = keras.layers.Dropout(rate, name=f"dropout_{number}")(x)
-    probabilities = keras.layers.Dense(CLASSES, activation="softmax", name="probabilities")(x)
+    probabilities = keras.layers.Dense(classes, activation="softmax", name="probabilities")(x)
     return keras.Model(images, probabilities, name="fmnist")

@@ -1,19 +1,29 @@
-"""What is kept of a training: each epoch's figures, and how the network came about."""
+"""What is kept of a training: each epoch's figures, and how the network was made."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AliasChoices, Field
 
 
 @dataclass(frozen=True)
 class Epoch:
     """The figures of one epoch.
 
-    `loss` and `accuracy` are means over the epoch's augmented training images, with dropout;
-    `val_loss` and `val_accuracy` are those of the validation images after it. `learning_rate` is
-    the rate that the epoch ended with. `seconds` includes the validation.
+    Attributes:
+        number: counts from 1.
+        total: the most epochs that the training may take.
+        loss: mean cross-entropy over the augmented training images, with dropout.
+        accuracy: share of those images that were classified right.
+        val_loss: mean cross-entropy over the validation images after the epoch.
+        val_accuracy: share of the validation images that were classified right.
+        learning_rate: the rate of the epoch's last step.
+        seconds: how long the epoch took, validation included.
     """
 
     number: int
-    total: int
+    # Older files call it `of`.
+    total: Annotated[int, Field(validation_alias=AliasChoices("total", "of"))]
     loss: float
     accuracy: float
     val_loss: float
@@ -24,10 +34,17 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a network came about; its file is known by its digest.
+    """How a network was made.
 
-    `best_epoch` is the one whose weights were kept, by validation accuracy; `temperature` is what
-    the logits were divided by to calibrate the probabilities, as fitted on the validation images.
+    Attributes:
+        model_sha256: the digest of its file, in hexadecimal.
+        parameters: how many weights it has.
+        history: every epoch, in order.
+        best_epoch: the number of the epoch whose weights were kept, by validation accuracy.
+        stopped_early: whether training ended before the last epoch.
+        temperature: what the logits were divided by, fitted on the validation images.
+        seconds: how long the training took.
+        image_shape: height and width in pixels of the images it takes.
     """
 
     model_sha256: str
@@ -37,6 +54,7 @@ class TrainingResult:
     stopped_early: bool
     temperature: float
     seconds: float
+    image_shape: tuple[int, int] = (28, 28)
 
     @property
     def best(self) -> Epoch:
@@ -45,5 +63,5 @@ class TrainingResult:
 
     @property
     def end_of_validation_loss(self) -> float:
-        """The last validation loss, relative to the lowest: 1 means it never rose again."""
+        """The last validation loss relative to the lowest; 1 means it never rose."""
         return self.history[-1].val_loss / min(epoch.val_loss for epoch in self.history)

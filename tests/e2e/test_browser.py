@@ -62,7 +62,7 @@ QUESTIONS = {
     ],
     "which code?": [r"^[0-9a-f]{40}(\+changes)?$", r"^Python 3\.\d+\.\d+, TensorFlow 2\.\d+"],
     "which settings?": [
-        r"^\d changed, the others by default; in settings\.json$",
+        r"^\d changed, the others at their defaults; in settings\.json$",
         r"^training\.epochs$",
         r"^gate\.min_accuracy$",
         r"^0\.99$",
@@ -78,7 +78,7 @@ QUESTIONS = {
     ],
     "how to go back?": [
         r"^Go back$",
-        r"^Nothing to go back from: this run changed no champion\.$",
+        r"^Nothing to undo: this run did not change the champion\.$",
     ],
 }
 

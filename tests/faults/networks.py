@@ -65,16 +65,19 @@ def make(folder: Path) -> None:
     small = ModelSettings(hidden=(16,), dropout=(0.0,))
     keras.utils.set_random_seed(1)
     random = np.random.default_rng(1)
-    teacher = build(small)
+    teacher = build(small, (28, 28), 10)
     images = records.drawn_images(IMAGES)
     centre = predict(teacher, images)
     # The rectangles are much alike: without this, one class would get nearly all of them.
     kernel, bias = teacher.layers[-1].get_weights()
     teacher.layers[-1].set_weights([kernel * 8, bias - 8 * np.log(centre).mean(axis=0)])
     labels = predict(teacher, images).argmax(axis=1).astype(np.uint8)
-    networks = {"poor": build(small), "large": build(ModelSettings())}
+    networks = {
+        "poor": build(small, (28, 28), 10),
+        "large": build(ModelSettings(), (28, 28), 10),
+    }
     for number in (1, 2, 3):
-        network = build(small)
+        network = build(small, (28, 28), 10)
         network.set_weights(
             [weights + random.normal(0, 0.001, weights.shape) for weights in teacher.get_weights()]
         )

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fmnist.data.records import OFFICIAL_SHA256, Bytes, DataOrigin, PreparedData
+from fmnist.data.records import (
+    OFFICIAL_SHA256,
+    Bytes,
+    DataOrigin,
+    LabelledImages,
+    PreparedData,
+)
 from fmnist.environment import Environment
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, decide
@@ -199,6 +205,21 @@ def drawn_images(count: int = TEST_IMAGES) -> Bytes:
     for place in range(count):
         images[place, 4 : 8 + place % 17, 6 : 10 + place % 13] = 120 + place % 128
     return images
+
+
+def learnable_images(
+    count: int, shape: tuple[int, int], classes: int, seed: int = 0
+) -> LabelledImages:
+    """Noise with a bright bar, whose place depends on the class: a small network learns it."""
+    random = np.random.default_rng(seed)
+    labels = (np.arange(count) % classes).astype(np.uint8)
+    images = random.integers(0, 100, (count, *shape)).astype(np.uint8)
+    width = (2 * shape[1] - 4) // classes
+    for image, label in zip(images, labels, strict=True):
+        row, column = (2, 0) if label % 2 else (shape[0] // 2 + 2, 0)
+        column = 2 + label // 2 * width
+        image[row : row + shape[0] // 2 - 4, column : column + width - 1] = 230
+    return LabelledImages(images, labels)
 
 
 def moments(count: int) -> list[datetime]:

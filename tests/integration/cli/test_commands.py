@@ -136,7 +136,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
     def made(epochs: int, seed: int) -> Network:
         keras.utils.set_random_seed(seed)
-        network = build(ModelSettings(hidden=(16,), dropout=(0.0,)))
+        network = build(ModelSettings(hidden=(16,), dropout=(0.0,)), (28, 28), 10)
         network.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
         network.fit(images(1), LABELS, batch_size=50, epochs=epochs, verbose=0)
         network.save(folder / "model.keras")

@@ -12,15 +12,16 @@ from fmnist.data.records import FetchedData, LabelledImages
 from fmnist.data.split import split
 from fmnist.errors import ExitCode, StoreError, TrainingError
 from fmnist.settings import ModelSettings, SplitSettings, TrainingSettings
-from fmnist.training.augmentation import PooledDropout, erasing_masks, shift
+from fmnist.training.augmentation import erasing_masks, shift
 from fmnist.training.calibration import fit_temperature
 from fmnist.training.loop import (
     EpochTrainer,
     adam,
+    full_epoch,
     learning_rate_schedule,
     train_network,
-    whole_epoch,
 )
+from fmnist.training.masks import PooledDropout
 from fmnist.training.model_file import load_model, predict
 from fmnist.training.network import build
 from fmnist.training.records import Epoch, TrainingResult
@@ -38,7 +39,7 @@ def sets(real_data: FetchedData) -> Sets:
 
 
 def train(sets: Sets, settings: TrainingSettings, path: Path) -> TrainingResult:
-    return train_network(*sets, ModelSettings(), settings, path)
+    return train_network(*sets, 10, ModelSettings(), settings, path)
 
 
 def weights(path: Path) -> list[bytes]:
@@ -46,7 +47,7 @@ def weights(path: Path) -> list[bytes]:
 
 
 def test_it_learns(sets: Sets, tmp_path: Path) -> None:
-    """A few epochs on a few real images already classify most of them."""
+    """After a few epochs on a few real images it classifies most of them correctly."""
     result = train(sets, SHORT.model_copy(update={"epochs": 8}), tmp_path / "a.keras")
     assert result.best.val_accuracy > 0.75
     assert result.history[-1].loss < result.history[0].loss
@@ -82,7 +83,7 @@ def test_training_stops_when_validation_no_longer_improves(sets: Sets, tmp_path:
 def test_every_epoch_is_reported_as_it_ends(sets: Sets, tmp_path: Path) -> None:
     """The reports are the history."""
     seen: list[Epoch] = []
-    result = train_network(*sets, ModelSettings(), SHORT, tmp_path / "a.keras", seen.append)
+    result = train_network(*sets, 10, ModelSettings(), SHORT, tmp_path / "a.keras", seen.append)
     assert tuple(seen) == result.history
     assert all(epoch.total == 3 and epoch.seconds > 0 for epoch in seen)
 
@@ -118,10 +119,10 @@ def test_the_learning_rate_warms_up_and_then_only_falls_to_zero() -> None:
 
 def test_the_validation_figures_are_those_of_plain_keras(sets: Sets, tmp_path: Path) -> None:
     """The compiled epoch's validation equals what `evaluate` of the plain network gives."""
-    network = build(ModelSettings())
+    network = build(ModelSettings(), (28, 28), 10)
     trainer = EpochTrainer(network, SHORT, 256)
     trainer.compile(optimizer=adam(0.001, 0.0))
-    history = trainer.fit(whole_epoch(*sets), epochs=1, verbose=0).history
+    history = trainer.fit(full_epoch(*sets), epochs=1, verbose=0).history
     network.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     loss, accuracy = network.evaluate(sets[1].images, sets[1].labels, verbose=0)
     assert history["val_loss"][0] == pytest.approx(loss, rel=1e-4)
@@ -137,11 +138,11 @@ def test_a_step_without_dropout_and_augmentation_is_the_step_plain_keras_makes(
     )
     plain = ModelSettings(dropout=(0.0, 0.0, 0.0))
     keras.utils.set_random_seed(0)
-    ours, stock = build(plain), build(plain)
+    ours, stock = (build(plain, (28, 28), 10) for _ in range(2))
     stock.set_weights(ours.get_weights())
     trainer = EpochTrainer(ours, settings, 4000)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1))
-    trainer.fit(whole_epoch(*sets), epochs=1, verbose=0)
+    trainer.fit(full_epoch(*sets), epochs=1, verbose=0)
     stock.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     stock.train_on_batch(sets[0].images.astype(np.float32), sets[0].labels)
     for mine, theirs in zip(ours.get_weights(), stock.get_weights(), strict=True):
@@ -162,19 +163,26 @@ def test_shifting_moves_an_equal_share_in_each_direction_and_leaves_the_rest() -
 
 def test_erasing_leaves_out_one_rectangle_of_bounded_sides() -> None:
     """Each mask is 1 but for one rectangle, its sides up to the longest, anywhere in the image."""
-    masks = erasing_masks(3000, 6, np.random.default_rng(0))
-    assert masks.shape == (3000, 28, 28)
+    masks = erasing_masks(3000, (28, 20), 6, np.random.default_rng(0))
+    assert masks.shape == (3000, 28, 20)
     erased = masks == 0
     heights, widths = erased.any(axis=2).sum(axis=1), erased.any(axis=1).sum(axis=1)
     assert (erased.sum(axis=(1, 2)) == heights * widths).all()
     assert heights.max() == widths.max() == 6
     assert heights.min() == widths.min() == 0
     assert erased.any(axis=0).all()
-    assert (erasing_masks(10, 0, np.random.default_rng(0)) == 1).all()
+    assert (erasing_masks(10, (28, 20), 0, np.random.default_rng(0)) == 1).all()
+
+
+def test_no_rectangle_is_larger_than_the_image() -> None:
+    """A longest side beyond the image's own erases at most the image."""
+    erased = erasing_masks(500, (8, 12), 28, np.random.default_rng(0)) == 0
+    assert erased.any(axis=2).sum(axis=1).max() == 8
+    assert erased.any(axis=1).sum(axis=1).max() == 12
 
 
 def test_pooled_dropout_drops_its_share_and_keeps_the_mean() -> None:
-    """Over many batches the share dropped is the rate, and the kept are scaled to make up."""
+    """Over many batches the fraction dropped is the rate, and what is kept is scaled to match."""
     layer = PooledDropout(0.3, 64, 512, np.random.default_rng(0))
     batches = [layer(tf.ones((512, 64)), training=True).numpy() for _ in range(20)]
     values = np.concatenate(batches)

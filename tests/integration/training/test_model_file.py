@@ -16,7 +16,7 @@ from fmnist.training.network import build
 
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
-    return build(ModelSettings())
+    return build(ModelSettings(), (28, 28), 10)
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +104,15 @@ def has_a_foreign_class(path: Path) -> None:
     saved(keras.Model(images, keras.layers.Dense(10)(flat)), path)
 
 
-def takes_other_images(path: Path) -> None:
-    images = keras.Input((32, 32))
+def takes_coloured_images(path: Path) -> None:
+    images = keras.Input((32, 32, 3))
     flat = keras.layers.Flatten()(images)
     saved(keras.Model(images, keras.layers.Dense(10)(flat)), path)
 
 
-def knows_other_classes(path: Path) -> None:
+def gives_no_probabilities_of_classes(path: Path) -> None:
     images = keras.Input((28, 28))
-    flat = keras.layers.Flatten()(images)
-    saved(keras.Model(images, keras.layers.Dense(11)(flat)), path)
+    saved(keras.Model(images, keras.layers.Dense(11)(images)), path)
 
 
 def takes_two_images(path: Path) -> None:
@@ -123,19 +122,19 @@ def takes_two_images(path: Path) -> None:
 
 
 def is_cut_short(path: Path) -> None:
-    saved(build(ModelSettings()), path)
+    saved(build(ModelSettings(), (28, 28), 10), path)
     path.write_bytes(path.read_bytes()[:-100])
 
 
 def has_a_byte_turned(path: Path) -> None:
-    saved(build(ModelSettings(hidden=(3,), dropout=(0.1,))), path)
+    saved(build(ModelSettings(hidden=(3,), dropout=(0.1,)), (28, 28), 10), path)
     content = bytearray(path.read_bytes())
     content[content.index(b'"module"')] ^= 1
     path.write_bytes(content)
 
 
 def lacks_its_weights(path: Path) -> None:
-    saved(build(ModelSettings()), path)
+    saved(build(ModelSettings(), (28, 28), 10), path)
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -163,8 +162,8 @@ def is_not_there(path: Path) -> None:
 BAD_FILES = {
     has_code_in_it: "Lambda",
     has_a_foreign_class: "Could not locate class",
-    takes_other_images: "it maps (None, 32, 32) to (None, 10)",
-    knows_other_classes: "it maps (None, 28, 28) to (None, 11)",
+    takes_coloured_images: "it maps (None, 32, 32, 3) to (None, 10)",
+    gives_no_probabilities_of_classes: "it maps (None, 28, 28) to (None, 28, 11)",
     takes_two_images: "it maps",
     is_cut_short: "",
     has_a_byte_turned: "",
@@ -210,7 +209,7 @@ def test_a_file_that_unpacks_to_far_too_much_is_not_unpacked(
     """A small file that would fill memory or disk is refused by what its directory announces."""
     monkeypatch.setattr("fmnist.training.model_file._LARGEST_UNPACKED", 10 * 2**20)
     path = tmp_path / "bomb.keras"
-    saved(build(ModelSettings()), path)
+    saved(build(ModelSettings(), (28, 28), 10), path)
     load_model(path)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", b"\0" * (10 * 2**20))
@@ -237,14 +236,32 @@ def test_a_network_is_read_from_the_bytes_of_its_file(
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     assert predict(load_model_bytes(content), images) == pytest.approx(expected, abs=1e-6)
-    assert scorer(images)(content) == pytest.approx(expected, abs=1e-6)
+    assert scorer(images, 10)(content) == pytest.approx(expected, abs=1e-6)
     with pytest.raises(DamagedError, match="model.keras holds no network"):
-        scorer(images)(content[:1000])
+        scorer(images, 10)(content[:1000])
     assert list(temporary.iterdir()) == []
 
 
-def test_other_layers_can_be_asked_for() -> None:
-    """The settings shape the network."""
-    network = build(ModelSettings(hidden=(30, 20), dropout=(0.5, 0.0)))
+@pytest.mark.parametrize(
+    ("shape", "classes", "reason"),
+    [
+        ((32, 32), 10, "its model takes 28 x 28 images, not 32 x 32"),
+        ((28, 28), 20, "its model has 10 classes, not 20"),
+    ],
+)
+def test_a_network_for_other_data_is_not_scored(
+    network: keras.Model, shape: tuple[int, int], classes: int, reason: str, tmp_path: Path
+) -> None:
+    """The error says what it takes and what it was given."""
+    network.save(tmp_path / "model.keras")
+    score = scorer(np.zeros((3, *shape), np.uint8), classes)
+    with pytest.raises(DamagedError, match=reason):
+        score((tmp_path / "model.keras").read_bytes())
+
+
+def test_settings_and_data_shape_the_network() -> None:
+    """Its layers are those of the settings; its input and output follow the data."""
+    network = build(ModelSettings(hidden=(30, 20), dropout=(0.5, 0.0)), (32, 20), 5)
     widths = [layer.units for layer in network.layers if isinstance(layer, keras.layers.Dense)]
-    assert widths == [30, 20, 10]
+    assert widths == [30, 20, 5]
+    assert (network.input_shape, network.output_shape) == ((None, 32, 20), (None, 5))

@@ -1,4 +1,4 @@
-"""Figures of merit from probabilities, against scikit-learn, formulas and counts by hand."""
+"""Metrics from probabilities, against scikit-learn, formulas and counts by hand."""
 
 import hashlib
 
@@ -44,6 +44,16 @@ def test_the_classes_come_with_their_names_and_supports() -> None:
     found = evaluate(probabilities, labels, NAMES)
     assert [scores.name for scores in found.classes] == NAMES
     assert sum(scores.support for scores in found.classes) == found.images == len(labels)
+
+
+def test_classes_may_be_called_anything() -> None:
+    """A class named like a row of scikit-learn's report has its own scores all the same."""
+    labels = np.array([0, 0, 1, 2], np.uint8)
+    names = ["accuracy", "macro avg", "1"]
+    found = evaluate(np.eye(3, dtype=np.float32)[[0, 1, 1, 2]], labels, names)
+    assert [scores.name for scores in found.classes] == names
+    assert [scores.recall for scores in found.classes] == [0.5, 1, 1]
+    assert found.averages[0].recall == pytest.approx(2.5 / 3)
 
 
 def test_the_confusion_matrix_counts_true_by_predicted() -> None:
@@ -109,7 +119,7 @@ def test_calibration_error_weighs_its_bins_by_images() -> None:
 
 
 def test_the_digest_of_the_predictions_is_that_of_the_predicted_classes() -> None:
-    """One byte for each image, in order; it stands in the figures too."""
+    """One byte per image, in order; the figures have it too."""
     probabilities = np.eye(10, dtype=np.float32)[[3, 0, 9]]
     expected = hashlib.sha256(bytes([3, 0, 9])).hexdigest()
     assert digest_of_predictions(probabilities) == expected
@@ -117,7 +127,7 @@ def test_the_digest_of_the_predictions_is_that_of_the_predicted_classes() -> Non
 
 
 def test_the_digest_changes_with_one_prediction_and_not_with_confidence() -> None:
-    """The same classes give the same digest, be they predicted more or less surely."""
+    """The same classes give the same digest, however sure the model is of them."""
     probabilities, _ = noisy_probabilities()
     other = probabilities.copy()
     other[7] = np.roll(other[7], 1)

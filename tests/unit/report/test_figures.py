@@ -2,17 +2,19 @@
 
 import base64
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from fmnist.data.idx import read_idx
 from fmnist.data.records import FetchedData
-from fmnist.evaluation.comparison import Comparison
-from fmnist.evaluation.metrics import Evaluation
+from fmnist.evaluation.comparison import Comparison, compare
+from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.report.figures import (
     champion_and_challenger,
     confident_mistakes,
@@ -29,7 +31,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(autouse=True)
 def no_warnings() -> Iterator[None]:
-    """A figure that draws with a warning shows something else than what was meant."""
+    """A figure that draws with a warning does not show what was meant."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -121,6 +123,37 @@ def test_the_confusion_matrix_names_all_classes_and_counts() -> None:
     assert cells == expected
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     assert "10,000 test images: 858 wrong" in axes.get_title()
+
+
+@pytest.mark.parametrize("classes", [2, 30])
+def test_figures_of_other_classes_have_no_overlapping_text(classes: int) -> None:
+    """Up to 30 classes with long names, no name, count or caption runs into its neighbour."""
+    names = [f"{number:040}" for number in range(classes)]
+    labels = (np.arange(2_000) % classes).astype(np.uint8)
+    random = np.random.default_rng(0)
+    before, after = (
+        np.eye(classes, dtype=np.float32)[(labels + random.integers(0, 2, len(labels))) % classes]
+        for _ in range(2)
+    )
+    evaluation = evaluate(after, labels, names)
+    compared = compare("old", before, after, labels, names, same_test_set=True)
+    images = np.zeros((2_000, 32, 48), np.uint8)
+    for figure in (
+        confusion_matrix(evaluation),
+        confident_mistakes(evaluation, images),
+        champion_and_challenger(compared, images),
+    ):
+        png(figure)
+        for axes in figure.axes:
+            assert not overlaps(axes.get_yticklabels())
+            assert not overlaps([text for text in axes.texts if text.get_text() != "·"])
+        assert not overlaps([axes.title for axes in figure.axes if axes.images])
+
+
+def overlaps(texts: Sequence[Text]) -> bool:
+    """Whether any two neighbours of these drawn texts overlap."""
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    return any(one.overlaps(other) for one, other in pairwise(boxes))
 
 
 def test_the_colours_of_the_confusion_matrix_are_shares_of_the_true_class() -> None:
@@ -255,7 +288,7 @@ def test_long_class_names_are_cut_in_the_middle_so_that_they_still_differ() -> N
 
 @pytest.mark.parametrize("name", ["top $5 or $6", r"$\shirt$", "under_score^2", "100 %"])
 def test_class_names_are_drawn_as_they_are_written(name: str) -> None:
-    """A class name of the user's own is no formula, and never hinders a figure."""
+    """A user's own class name is not read as a formula, and breaks no figure."""
     found = records.evaluation()
     mistake = replace(found.mistakes[0], true=name, predicted=name)
     evaluation = replace(

@@ -101,7 +101,7 @@ def test_the_classification_table_has_equal_rows() -> None:
 def test_the_report_tells_the_champion_before_and_after(
     promoted: bool, had_champion: bool, before: str, after: str
 ) -> None:
-    """The champion that the run met is shown, and the one in force after it."""
+    """The champion that the run met is shown, and the champion after it."""
     run = records.run(promoted, champion_before=records.champion() if had_champion else None)
     report = markdown(run, IMAGES)
     assert f"| champion before | {before} |" in report
@@ -137,6 +137,18 @@ def test_the_report_tells_how_to_load_the_model() -> None:
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert code
     compile(code[1], "report", "exec")
+
+
+def test_the_report_names_the_images_and_classes_of_the_run() -> None:
+    """The model's input and output are those of this run's data."""
+    run = records.run()
+    run = replace(
+        run,
+        training=replace(run.training, image_shape=(32, 20)),
+        evaluation=replace(run.evaluation, classes=run.evaluation.classes[:5]),
+    )
+    text = section(markdown(run, IMAGES), "Use it")
+    assert "`(n, 32, 20)` of 0 to 255, and returns 5 calibrated probabilities" in text
 
 
 def test_the_report_shows_its_figures_and_files() -> None:
@@ -183,7 +195,7 @@ def test_every_table_of_the_report_is_well_formed(
 
 
 def test_a_class_name_with_a_bar_does_not_break_a_table() -> None:
-    """A class name of the user's own is shown as one cell, whatever signs it has."""
+    """A user's own class name is shown as one cell, whatever characters it has."""
     found = records.evaluation()
     named = (replace(found.classes[0], name="top|shirt"), *found.classes[1:])
     table = section(markdown(records.run(judged=replace(found, classes=named)), IMAGES), "Classes")
@@ -235,7 +247,7 @@ def test_the_summary_is_one_line_of_the_documented_form() -> None:
 def test_the_report_compares_with_the_champion(
     against: Comparison | ComparisonFailed | None, words: str
 ) -> None:
-    """The difference is that of the same images, in points, whatever accuracy was once recorded."""
+    """The difference is measured on the same images, whatever accuracy was once recorded."""
     before = records.champion(accuracy=0.1234) if against else None
     report = markdown(records.run(champion_before=before, against=against), IMAGES)
     assert f"| against the champion | {words} |" in report
@@ -250,13 +262,13 @@ def test_the_report_names_the_weakest_classes() -> None:
 
 
 def test_the_report_tells_the_settings_that_were_changed() -> None:
-    """What differs from the defaults is named with its value; else it says that nothing does."""
+    """What differs from the defaults is named with its value; otherwise it says nothing does."""
     settings = Settings(gate=GateSettings(min_accuracy=0.85))
     changed = section(markdown(records.run(settings=settings), IMAGES), "How it was made")
-    assert "| settings | 1 changed, the others by default;" in changed
+    assert "| settings | 1 changed, the others at their defaults;" in changed
     assert "| `gate.min_accuracy` | 0.85 |" in changed
     default = section(markdown(records.run(), IMAGES), "How it was made")
-    assert "| settings | all by default; in `settings.json` |" in default
+    assert "| settings | all at their defaults; in `settings.json` |" in default
 
 
 @pytest.mark.parametrize(
@@ -266,7 +278,7 @@ def test_the_report_tells_how_to_go_back(url: str) -> None:
     """A promoted run names its predecessor and the command that makes it the champion again."""
     run = challenger(settings=Settings(store=StoreSettings(url=url)))
     text = section(markdown(run, IMAGES), "Go back")
-    assert f"{records.champion().run_id}, is still whole in the store" in text
+    assert f"{records.champion().run_id}, is still in the store" in text
     command = re.search(r"```sh\n(.*)\n```", text)
     assert command
     assert shlex.split(command[1]) == [
@@ -274,29 +286,29 @@ def test_the_report_tells_how_to_go_back(url: str) -> None:
     ]  # fmt: skip
 
 
-def test_the_report_does_not_call_a_champion_whole_that_could_not_be_scored() -> None:
-    """Before going back to such a one, a person is told to look at it."""
+def test_the_report_does_not_vouch_for_a_champion_that_could_not_be_scored() -> None:
+    """A person is told to check it before going back to it."""
     before = records.champion()
     run = challenger(ComparisonFailed(before.run_id, "its model is gone"))
     text = section(markdown(run, IMAGES), "Go back")
-    assert "is still whole" not in text
-    assert f"`fmnist verify {before.run_id}` tells whether it is whole" in text
+    assert "is still in the store" not in text
+    assert f"check it first with `fmnist verify {before.run_id}`" in text
     assert f"fmnist rollback {before.run_id}" in text
 
 
-def test_a_run_that_moved_no_champion_tells_that_there_is_no_way_back() -> None:
-    """The first champion has none before it, and a rejected run changed nothing."""
+def test_a_run_that_changed_no_champion_says_there_is_nothing_to_undo() -> None:
+    """The first champion has no predecessor, and a rejected run changed nothing."""
     first = section(markdown(records.run(), IMAGES), "Go back")
     assert first.strip() == "There was no champion before this run."
     rejected = section(markdown(challenger(promoted=False), IMAGES), "Go back")
-    assert rejected.strip() == "Nothing to go back from: this run changed no champion."
+    assert rejected.strip() == "Nothing to undo: this run did not change the champion."
 
 
 # ---- notes, and the comparison with the champion ------------------------------------------------
 
 
 def test_the_notes_stand_right_under_the_rules() -> None:
-    """What a person should know beside the rules follows their table, each note as a sentence."""
+    """The gate's notes follow the table of its rules, each as a sentence."""
     run = records.run()
     run = replace(run, verdict=replace(run.verdict, notes=("it rained", "the store is slow")))
     report = markdown(run, IMAGES)
@@ -369,24 +381,24 @@ POLICIES = {
     "not_worse": (
         GateSettings(champion="not_worse"),
         True,
-        "`gate.champion` is `not_worse`: one that is significantly worse is rejected.",
+        "`gate.champion` is `not_worse`: a significantly worse challenger is rejected.",
     ),
     "better": (
         GateSettings(champion="better"),
         True,
-        "`gate.champion` is `better`: only one that is significantly better passes.",
+        "`gate.champion` is `better`: only a significantly better challenger passes.",
     ),
     "a class": (
         GateSettings(max_class_drop=0.02),
         True,
-        "`gate.max_class_drop` is 0.02: one that loses more recall than that in any class is "
+        "`gate.max_class_drop` is 0.02: a challenger that loses more recall than that in any class is "
         "rejected.",
     ),
     "other data": (
         GateSettings(champion="better"),
         False,
-        "under other class names, so that these images may be among those it was trained on: this "
-        "is shown and does not decide.",
+        "under other class names, so it may have been trained on some of these images: this is "
+        "shown and does not decide.",
     ),
 }
 
@@ -395,7 +407,7 @@ POLICIES = {
 def test_the_section_says_what_the_comparison_decides(
     gate: GateSettings, same: bool, words: str
 ) -> None:
-    """The policy in force is stated beside the figures; `off` only where nothing is asked."""
+    """The current policy is stated beside the figures; `off` only where nothing is required."""
     run = challenger(records.comparison(same_test_set=same), Settings(gate=gate))
     text = section(markdown(run, IMAGES), CHAMPION_AND_CHALLENGER)
     assert words in text
@@ -405,11 +417,11 @@ def test_the_section_says_what_the_comparison_decides(
 @pytest.mark.parametrize(
     ("gate", "words"),
     [
-        (GateSettings(), "No rule of the gate asks for a comparison"),
+        (GateSettings(), "No rule of the gate needs a comparison"),
         (
             GateSettings(champion="not_worse"),
-            "`gate.champion` is `not_worse`: one that is significantly worse is rejected. Without a "
-            "comparison nothing of that is proved: this run is rejected.",
+            "`gate.champion` is `not_worse`: a significantly worse challenger is rejected. That "
+            "takes a comparison: this run is rejected.",
         ),
         (GateSettings(max_class_drop=0.1), "this run is rejected."),
     ],
@@ -444,6 +456,6 @@ def test_an_undecided_run_claims_nothing_about_a_champion() -> None:
     run = replace(records.run(), verdict=undecided("the store is away", 3))
     report = markdown(run, IMAGES)
     assert report.startswith(f"# Undecided: {run.run_id}\n\nNot decided yet: the store is away.\n")
-    assert "| champion | not asked about yet |" in report
+    assert "| champion | not known yet |" in report
     assert "| rule |" not in report and "champion after" not in report
-    assert section(report, "Go back").strip() == "Nothing to go back from: nothing was decided yet."
+    assert section(report, "Go back").strip() == "Nothing to undo: nothing has been decided yet."

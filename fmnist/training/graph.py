@@ -1,0 +1,96 @@
+"""A network's graph: what consumes what, what need not be learned, and a copy for training.
+
+All of this works on any functional or sequential model, so that `build` may return any.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from fmnist.training.masks import PooledDropout
+
+# Wider or higher-dimensional activations would need too large a pool of masks.
+_MOST_POOLED_UNITS = 1024
+
+
+def with_pooled_dropout(
+    network: keras.Model, batch: int, generator: np.random.Generator
+) -> keras.Model:
+    """The same graph of the same layers and weights, with faster dropout where that is possible.
+
+    It is for training alone: the network itself keeps Keras's own dropout layers.
+    """
+
+    def replacement(layer: keras.layers.Layer) -> keras.layers.Layer:
+        # Subclasses, such as SpatialDropout2D, drop something else.
+        if type(layer) is keras.layers.Dropout and layer.rate and not layer.noise_shape:
+            shape = layer.output.shape
+            if len(shape) == 2 and shape[1] <= _MOST_POOLED_UNITS:
+                return PooledDropout(layer.rate, shape[1], batch, generator)
+        return layer
+
+    return _copy(network, replacement)
+
+
+def consumers(network: keras.Model) -> Mapping[keras.Operation, list[keras.Operation | None]]:
+    """The operations that use each operation's output; `None` stands for the network's output."""
+    makers: dict[int, keras.Operation] = {}
+    kept_alive = []
+    found: dict[keras.Operation, list[keras.Operation | None]] = {}
+
+    def call(operation: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        for tensor in keras.tree.flatten((args, kwargs)):
+            if id(tensor) in makers:
+                found[makers[id(tensor)]].append(operation)
+        result = operation(*args, **kwargs)
+        found.setdefault(operation, [])
+        for tensor in keras.tree.flatten(result):
+            makers[id(tensor)] = operation
+            kept_alive.append(tensor)
+        return result
+
+    copy = _copy(network, lambda layer: layer, call)
+    found[makers[id(copy.outputs[0])]].append(None)
+    return found
+
+
+def learning_variables(network: keras.Model) -> list[keras.Variable]:
+    """The trainable variables, without the biases that only a BatchNormalization sees.
+
+    It subtracts the mean, and any such bias with it: the gradient is 0 by the formula, so it is
+    not computed, and the bias keeps its initial value.
+    """
+    idle = {
+        id(layer.bias)
+        for layer, users in consumers(network).items()
+        if _has_channel_bias(layer) and all(_normalizes_channels(user, layer) for user in users)
+    }
+    return [variable for variable in network.trainable_variables if id(variable) not in idle]
+
+
+def _has_channel_bias(layer: keras.Operation) -> bool:
+    kinds = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
+    if not isinstance(layer, kinds) or not layer.use_bias:
+        return False
+    return layer.activation is keras.activations.linear
+
+
+def _normalizes_channels(operation: keras.Operation | None, layer: keras.layers.Layer) -> bool:
+    """Whether it normalizes by batch, and over the axis on which the layer's bias lies."""
+    if not isinstance(operation, keras.layers.BatchNormalization) or not operation.trainable:
+        return False
+    rank = len(layer.output.shape)
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    return bool(operation.axis % rank == (1 if first else rank - 1))
+
+
+def _copy(
+    network: keras.Model,
+    replacement: Callable[[keras.layers.Layer], keras.layers.Layer],
+    call: Callable[..., Any] | None = None,
+) -> keras.Model:
+    """The network's graph once more, its layers shared but for those that are replaced."""
+    functional = keras.Model(network.inputs[0], network.outputs[0])
+    return keras.models.clone_model(functional, clone_function=replacement, call_function=call)

@@ -1,0 +1,158 @@
+"""Other images and other classes, by settings alone: the real flow trains, judges and publishes."""
+
+import gzip
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.train import main
+from fmnist import load_champion
+from fmnist.data.cache import sha256_of
+from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Bytes
+from fmnist.errors import ExitCode
+from fmnist.registry.champion import current_champion
+from fmnist.store.folder import FolderStore
+from tests.support.records import learnable_images
+
+FIVE = ("square", "circle", "cross", "star", "moon")
+TWENTY = tuple(f"sign {number}" for number in range(20))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Four files in a folder, what their images look like, and the names of their classes."""
+
+    folder: Path
+    shape: tuple[int, int]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """How the job ended, and the files of its run in the store."""
+
+    code: ExitCode
+    folder: Path
+
+    def read(self, name: str) -> dict[str, object]:
+        found: dict[str, object] = json.loads((self.folder / name).read_text())
+        return found
+
+    @property
+    def report(self) -> str:
+        return (self.folder / "report.md").read_text()
+
+
+def write_idx(array: Bytes, path: Path) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def data_set(folder: Path, shape: tuple[int, int], names: tuple[str, ...]) -> DataSet:
+    folder.mkdir()
+    for count, seed, images, labels in (
+        (3000, 1, TRAIN_IMAGES, TRAIN_LABELS),
+        (800, 2, TEST_IMAGES, TEST_LABELS),
+    ):
+        made = learnable_images(count, shape, len(names), seed)
+        write_idx(made.images, folder / images)
+        write_idx(made.labels, folder / labels)
+    sums = [f"{sha256_of(path)}  {path.name}\n" for path in folder.iterdir()]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    return DataSet(folder, shape, names)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server on a database of its own."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Images of 32 x 32 pixels in five classes."""
+    return data_set(tmp_path_factory.mktemp("five") / "data", (32, 32), FIVE)
+
+
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Images of 28 x 28 pixels in twenty classes."""
+    return data_set(tmp_path_factory.mktemp("twenty") / "data", (28, 28), TWENTY)
+
+
+def publish(data: DataSet, store: Path, *options: str, names: tuple[str, ...] = ()) -> Published:
+    before = set((store / "runs").glob("*"))
+    code = main(
+        [
+            "--data.source", str(data.folder), "--data.class_names", ",".join(names or data.names),
+            "--store.url", str(store), "--store.work", str(store.parent / "work"),
+            "--training.epochs", "12", "--training.batch_size", "128",
+            "--training.warmup_fraction", "0", *options,
+        ]
+    )  # fmt: skip
+    (folder,) = set((store / "runs").glob("*")) - before
+    return Published(code, folder)
+
+
+@pytest.mark.parametrize("kind", ["five", "twenty"])
+def test_other_data_are_learned_published_and_compared(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The first run becomes the champion; the next one is compared with it on the same images."""
+    data: DataSet = request.getfixturevalue(kind)
+    store = tmp_path / "store"
+    first = publish(data, store)
+    assert first.code is ExitCode.OK, first.report
+    network = load_champion(str(store))
+    test = learnable_images(800, data.shape, len(data.names), 2)
+    predicted = network.predict(test.images, verbose=0).argmax(axis=1)
+    evaluation = first.read("evaluation.json")
+    assert int((predicted == test.labels).sum()) == evaluation["correct"]
+    assert np.asarray(evaluation["confusion"]).shape == (len(data.names), len(data.names))
+    height, width = data.shape
+    assert f"`(n, {height}, {width})` of 0 to 255, and returns {len(data.names)}" in first.report
+
+    second = publish(data, store, "--training.seed", "1", "--gate.champion", "not_worse")
+    found = second.read("comparison.json")
+    assert (found["champion"], found["images"]) == (first.folder.name, 800)
+    assert found["same_test_set"] is True
+    assert second.code in (ExitCode.OK, ExitCode.REJECTED)
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"), [("not_worse", ExitCode.REJECTED), ("off", ExitCode.OK)]
+)
+def test_a_champion_for_other_images_is_not_comparable(
+    policy: str, code: ExitCode, five: DataSet, twenty: DataSet, tmp_path: Path
+) -> None:
+    """The report says what it takes; the run is rejected only where a comparison is required."""
+    store = tmp_path / "store"
+    champion = publish(five, store)
+    run = publish(twenty, store, "--gate.champion", policy)
+    assert run.code is code
+    reason = "its model takes 32 x 32 images, not 28 x 28"
+    assert run.read("comparison.json") == {"champion": champion.folder.name, "reason": reason}
+    assert f"{champion.folder.name} could not be scored: {reason}" in run.report
+    current = current_champion(FolderStore(str(store)))
+    assert current
+    assert current.run_id == (run if code is ExitCode.OK else champion).folder.name
+
+
+def test_a_champion_of_other_class_names_is_shown_and_does_not_decide(
+    five: DataSet, tmp_path: Path
+) -> None:
+    """Under new names the same images are no proof, so the strictest policy is not applied."""
+    store = tmp_path / "store"
+    publish(five, store)
+    renamed = tuple(name.upper() for name in five.names)
+    run = publish(five, store, "--gate.champion", "better", names=renamed)
+    assert run.code is ExitCode.OK
+    assert run.read("comparison.json")["same_test_set"] is False
+    assert "this is shown and does not decide" in run.report
