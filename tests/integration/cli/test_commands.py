@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fmnist.cli.commands import COMMANDS, main
 
 from fmnist.cli.app import Call, Ended
-from fmnist.cli.commands import COMMANDS, main
 from fmnist.cli.doctor import Finding
 from fmnist.data.records import FILES, Bytes, DataOrigin
 from fmnist.errors import ExitCode
