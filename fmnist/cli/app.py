@@ -4,10 +4,11 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
-from fmnist.cli.command import make_app, run
+from fmnist.cli.command import Result, make_app, run
 from fmnist.cli.options import JSON
-from fmnist.errors import ExitCode
+from fmnist.errors import ExitCode, SettingsError
 
 app = make_app(
     "fmnist",
@@ -34,9 +35,24 @@ _COMMANDS = (
 )
 for index, (name, function, summary) in enumerate(_COMMANDS):
     app.command(f"fmnist.cli.{function}", name=name, help=summary, sort_key=index)
-app.register_install_completion_command(
-    help="Install completion of commands and options for bash, zsh or fish."
-)
+
+
+@app.command(name="--install-completion")
+def install_completion(*, shell: Literal["bash", "zsh", "fish"] | None = None) -> Result:
+    """Install completion of commands and options for bash, zsh or fish.
+
+    Without --shell, for the shell that this is run from.
+    """
+    from cyclopts.completion.detect import ShellDetectionError
+
+    try:
+        script = app.install_completion(shell=shell)
+    except ShellDetectionError as error:
+        raise SettingsError("the shell is unknown; add --shell bash, zsh or fish") from error
+    except OSError as error:
+        raise SettingsError(f"the completion cannot be installed: {error}") from error
+    line = ("ok", f"installed in {script}", "open a new shell to use it")
+    return Result(ExitCode.OK, line, {"script": script})
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:

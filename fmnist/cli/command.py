@@ -136,8 +136,7 @@ def parse(
 ) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
     """The function that a command line asks for, and its arguments, the `Context` first.
 
-    For `--help`, `--version` and `--install-completion` it is a function of the library, without a
-    `Context`.
+    `--help`, `--version` and `--install-completion` work without settings and get no `Context`.
 
     Raises:
         SettingsError: an argument, an option or a setting is wrong; one line for each fault.
@@ -150,7 +149,8 @@ def parse(
     except UnknownCommandError as error:
         raise SettingsError(_no_command(app, (error.unused_tokens or [""])[0])) from error
     except (CycloptsError, SettingsError) as error:
-        faults = _not_understood(app, words, [word for word in words if word.startswith("-")])
+        options = [word for word in app.parse_commands(words)[2] if word.startswith("-")]
+        faults = _not_understood(app, words, options)
         if not (faults and isinstance(error, UnknownOptionError)):
             faults.append(_describe(error, app, words))
         raise SettingsError("\n".join(faults)) from error

@@ -11,7 +11,7 @@ from fmnist.cli.app import app
 from fmnist.cli.command import docstring
 from fmnist.configure import all_settings
 from fmnist.errors import ExitCode
-from fmnist.settings import sections
+from fmnist.settings import RENAMED, sections
 
 _GENERATED = "<!-- Written by `python -m fmnist.cli.reference docs`; do not edit. -->\n"
 
@@ -30,8 +30,10 @@ def _settings_page() -> Iterator[str]:
         "(`--training.epochs 20`), an\nenvironment variable (`FMNIST_TRAINING__EPOCHS=20`) or a line "
         "of that form in a file `.env` in the current\nfolder; the first of these that is given "
         "counts. `python flows/train.py --show-settings` prints the values\nin use and where each "
-        "comes from. Lists are written with commas."
+        "comes from. Lists are written with commas.\n"
     )
+    renamed = ", ".join(f"`training.{old}` (now `{new}`)" for old, new in RENAMED.items())
+    yield f"Earlier names are still accepted: {renamed}."
     for name, section in sections().items():
         yield f"\n## {name}\n\n{(section.__doc__ or '').strip()}\n"
         yield "| Setting | Default | Allowed | Environment variable | Meaning |"
@@ -71,7 +73,7 @@ def _commands_page() -> Iterator[str]:
     yield "\n## Completion in the shell\n"
     yield (
         "`fmnist --install-completion` installs completion of commands and options for the shell it "
-        "is run from:\nbash, zsh or fish. For another shell, name it: `fmnist --install-completion "
+        "is run from:\nbash, zsh or fish. For another one, name it: `fmnist --install-completion "
         "--shell zsh`. It writes a script\ninto your home folder and, for bash and zsh, a line into "
         "the shell's start-up file that loads it; open a new\nshell afterwards. Run it again after "
         "an update, to learn about new options."
