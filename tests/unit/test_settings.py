@@ -14,7 +14,6 @@ from fmnist.settings import (
     non_defaults,
     sections,
 )
-from tests.support.processes import run_program
 
 
 def test_defaults_are_valid() -> None:
@@ -60,18 +59,6 @@ def test_a_partial_value_keeps_its_siblings(
     assert settings.training.batch_size == 64
     assert settings.training.patience == 50
     assert settings.gate.lower_bound is True
-
-
-def test_nothing_is_read_at_import(tmp_path: Path) -> None:
-    """A wrong value in the environment or in `.env` does not hinder an import."""
-    (tmp_path / ".env").write_text("FMNIST_SPLIT__SEED=bad\n")
-    imported = run_program(
-        "-c",
-        "import fmnist.cli.app, fmnist.cli.inspect, fmnist.settings",
-        FMNIST_TRAINING__EPOCHS="bad",
-        FMNIST_NO="1",
-    )
-    assert imported.returncode == 0, imported.stderr
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,15 @@ def test_help_and_slips_do_not_wait_for_large_packages(words: list[str]) -> None
         "print([name for name in large if name in sys.modules])"
     )
     assert run_program("-c", program).stdout.splitlines()[-1] == "[]"
+
+
+def test_nothing_is_read_at_import(tmp_path: Path) -> None:
+    """A wrong value in the environment or in `.env` does not prevent an import."""
+    (tmp_path / ".env").write_text("FMNIST_SPLIT__SEED=bad\n")
+    imported = run_program(
+        "-c",
+        "import fmnist.cli.app, fmnist.cli.inspect, fmnist.settings",
+        FMNIST_TRAINING__EPOCHS="bad",
+        FMNIST_NO="1",
+    )
+    assert imported.returncode == 0, imported.stderr
