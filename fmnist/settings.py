@@ -105,22 +105,12 @@ class DataSettings(_Section):
     class_names: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_checked_names)
     ] = Field(
-        (
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ),
+        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+         "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         min_length=2,
         max_length=256,
         description="Names of the classes, in the order of their labels, which count from 0.",
-    )
+    )  # fmt: skip
 
 
 class SplitSettings(_Section):
@@ -272,14 +262,11 @@ def _current_names(source: PydanticBaseSettingsSource) -> Callable[[], dict[str,
 
     def read() -> dict[str, Any]:
         tree = source()
-        given = tree.get("training")
-        if not isinstance(given, Mapping):
+        if not isinstance(given := tree.get("training"), Mapping):
             return tree
         earlier = {new: given[old] for old, new in RENAMED.items() if old in given}
-        return {
-            **tree,
-            "training": earlier | {k: v for k, v in given.items() if k not in RENAMED},
-        }
+        current = {name: value for name, value in given.items() if name not in RENAMED}
+        return tree | {"training": earlier | current}
 
     return read
 

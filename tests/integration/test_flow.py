@@ -391,7 +391,7 @@ def test_wrong_settings_end_with_2_and_a_line_for_each(tmp_path: Path) -> None:
         "gate.min_accuracy: '90' was given; allowed: number from 0 to 1",
         "split.sed: no such setting; did you mean split.seed?",
     )
-    assert_failed(command(tmp_path, "--epochs", "3"), 2, "settings", "epochs: no such setting")
+    assert_failed(command(tmp_path, "--epochs", "3"), 2, "settings", "--epochs: no such option")
 
 
 def test_credentials_in_an_address_are_refused_and_not_repeated(tmp_path: Path) -> None:
