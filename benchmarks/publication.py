@@ -21,7 +21,7 @@ from typing import Any
 
 import conditions
 
-from fmnist.cli.options import parse
+from fmnist.configure import load_named_settings
 from fmnist.data.fetch import fetch_files
 from fmnist.data.split import load_images, prepare_sets
 from fmnist.environment import Environment
@@ -59,7 +59,9 @@ class Step:
 def main() -> None:
     """Print the table."""
     source, *options = sys.argv[1:]
-    settings = parse(options, "benchmarks/publication.py").settings
+    settings = load_named_settings(
+        dict(zip((name.removeprefix("--") for name in options[::2]), options[1::2], strict=True))
+    )
     store = open_store(settings.store.url)
     store.check()
     measured = _measurer(store)

@@ -2,7 +2,7 @@
 
 import sys
 
-from fmnist.cli.commands import main
+from fmnist.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,8 +3,9 @@
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,7 +19,14 @@ _DELIMITER = "__"
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting as a user meets it."""
+    """One setting as a user meets it.
+
+    Attributes:
+        name: its dotted name, such as `training.epochs`.
+        allowed: which values it takes, in words.
+        default: its default, as it would be written on the command line.
+        meaning: what it does, in one or two sentences.
+    """
 
     name: str
     allowed: str
@@ -31,6 +39,7 @@ class Setting:
         return ENV_PREFIX + self.name.upper().replace(".", _DELIMITER)
 
 
+@cache
 def all_settings() -> tuple[Setting, ...]:
     """Every setting, in the order of the stages."""
     return tuple(
@@ -46,7 +55,7 @@ def all_settings() -> tuple[Setting, ...]:
 
 
 def load_named_settings(given: Mapping[str, str]) -> Settings:
-    """The settings for these values by dotted name, over the environment, `.env` and defaults.
+    """Complete these values, by dotted name, from the environment, `.env` and the defaults.
 
     Raises:
         SettingsError: a wrong name, type or range; one line for each fault.
@@ -59,7 +68,7 @@ def load_named_settings(given: Mapping[str, str]) -> Settings:
 
 
 def load_settings(part: Mapping[str, Any]) -> Settings:
-    """The settings for a part of their tree, over the environment, `.env` and defaults.
+    """Complete a part of the settings from the environment, `.env` and the defaults.
 
     Raises:
         SettingsError: a wrong name, type or range; one line for each fault.
@@ -72,7 +81,8 @@ def load_settings(part: Mapping[str, Any]) -> Settings:
         field = re.search(r'field "(\w+)"', str(error))
         name = ENV_PREFIX + field[1].upper() if field else "the environment or .env"
         raise SettingsError(
-            f"{name}: cannot be read as JSON; set single values, as {ENV_PREFIX}TRAINING__EPOCHS=3"
+            f"{name}: cannot be read as JSON; set one value at a time, such as "
+            f"{ENV_PREFIX}TRAINING__EPOCHS=3"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f".env cannot be read: {error}") from error
@@ -97,16 +107,27 @@ def describe_faults(error: ValidationError) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def unknown_setting(name: str, own: Sequence[str] = ()) -> str:
-    name = name.lstrip("-").partition("=")[0].lower()
-    known = [*own, *(setting.name for setting in all_settings())]
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}?" if close else "see --help for all settings"
-    return f"{name}: no such setting; {hint}"
+def unknown_setting(name: str) -> str:
+    """The line about a name that is not a setting's."""
+    known = [setting.name for setting in all_settings()]
+    return f"{name}: no such setting; {suggest(name, known) or 'see --help for all settings'}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known names closest to one, which may lack its section; empty if none is."""
+    by_leaf: dict[str, list[str]] = {}
+    for candidate in known:
+        leaf = candidate.rpartition(".")[2].lstrip("-")
+        for key in {candidate, leaf}:
+            by_leaf.setdefault(key, []).append(candidate)
+    name = name.lower()
+    close = [key for key in (name, name.lstrip("-")) if key in by_leaf]
+    close = close or difflib.get_close_matches(name, by_leaf, 1)
+    return f"did you mean {' or '.join(by_leaf[close[0]])}?" if close else ""
 
 
 def hide_secrets(value: object) -> str:
-    """What was given, as text, without what may be a secret in an address."""
+    """A value as text, without any part of an address that may be a secret."""
     text = value if isinstance(value, str) else as_text(value)
     scheme, separator, rest = text.partition("://")
     if separator:
@@ -127,7 +148,7 @@ def as_text(value: Any) -> str:
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
-    """What a value may be, in words, from its JSON schema."""
+    """Which values a setting takes, in words, from its JSON schema."""
     if "anyOf" in schema:
         return " or ".join(_allowed(option) for option in schema["anyOf"])
     if "enum" in schema:
@@ -141,8 +162,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
             return "a folder" if schema.get("format") == "path" else "text"
         case "array":
             least, most = schema.get("minItems", 0), schema.get("maxItems")
-            count = str(least) if least == most else f"{least} to {most}" if most else f"{least}+"
-            return f"{count} comma-separated, each {_allowed(schema['items'])}"
+            count = f"{least} to {most}" if most else f"{least} or more"
+            return f"{count} values, comma-separated: {_allowed(schema['items'])}"
         case kind:
             return f"{kind} {_range(schema)}".rstrip()
 

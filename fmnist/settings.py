@@ -1,12 +1,11 @@
-"""Every setting, once: its name, type, range, default and meaning.
+"""Every setting, defined once: its name, type, range, default and meaning.
 
-`Settings` is one frozen tree with a section for each stage. Values come, in this order, from
-the caller (command line or flow parameter), the environment (`FMNIST_TRAINING__EPOCHS`), a
-`.env` file in the current folder, and the defaults below. They are read when a `Settings` is
-made, never at import.
+`Settings` is one frozen tree with a section for each stage. A value comes from the caller (command
+line or flow parameter), else the environment (`FMNIST_TRAINING__EPOCHS`), else a `.env` file in the
+current folder, else the defaults below. They are read when a `Settings` is made, never at import.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +23,8 @@ from fmnist.locations import check_location, check_mirror, check_store_url, expa
 
 ENV_PREFIX = "FMNIST_"
 MIRRORS = "mirrors"
+# Earlier names of settings of the training, still accepted from every source.
+RENAMED = {"warmup": "warmup_fraction", "shifted": "shift_fraction", "erased": "max_erase_size"}
 
 
 def _split_commas(value: object) -> object:
@@ -34,18 +35,20 @@ def _split_commas(value: object) -> object:
 
 
 def _none_in_words(value: object) -> object:
-    """Let an optional value be written as `none`, to have its default back."""
+    """Let an optional value be written as `none`, to get its default."""
     return None if value in ("none", "") else value
 
 
 def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Accept names that tell the classes apart.
+    """Accept names that can be printed and told apart.
 
     Raises:
-        ValueError: an empty name, or one that stands twice.
+        ValueError: a name is empty, occurs twice or has a control character.
     """
     if not all(names) or len(set(names)) < len(names):
-        raise ValueError("must not be empty or alike")
+        raise ValueError("class names must be distinct and not empty")
+    if not all(name.isprintable() for name in names):
+        raise ValueError("class names must not contain control characters")
     return names
 
 
@@ -62,7 +65,7 @@ Pauses = Annotated[
 
 
 class _Section(BaseModel):
-    """What all sections share: frozen, and no name that is not a setting."""
+    """What all sections share: frozen, and unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,8 +75,8 @@ class DataSettings(_Section):
 
     source: Location = Field(
         MIRRORS,
-        description="Where the four files are: 'mirrors' (the public ones, in order), a folder, "
-        "an http(s):// address or s3://bucket/prefix.",
+        description="Where the four files are: 'mirrors' (the public mirrors), a folder, an "
+        "http(s):// address or s3://bucket/prefix.",
     )
     mirrors: Annotated[
         tuple[Annotated[str, AfterValidator(check_mirror)], ...],
@@ -86,38 +89,28 @@ class DataSettings(_Section):
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion",
         ),
         min_length=1,
-        description="The addresses tried in order when the source is 'mirrors'; they must serve "
-        "the official files.",
+        description="Addresses to try in order when the source is 'mirrors'; they must serve the "
+        "official files.",
     )
     cache: OptionalFolder = Field(
-        None, description="Folder for verified downloads; by default in the user's cache folder."
+        None, description="Folder for verified downloads; `none` uses the user's cache folder."
     )
     timeout: float = Field(
-        30.0, gt=0, le=600, description="Longest wait for an answer from a mirror, in seconds."
+        30.0, gt=0, le=600, description="Longest wait for a response from a server, in seconds."
     )
     retry_pauses: Pauses = Field(
         (5.0, 30.0),
-        description="Pauses before the fetch is tried again, in seconds; one more try for each.",
+        description="Delays between retries of the fetch, in seconds; one retry per value.",
     )
     class_names: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_checked_names)
     ] = Field(
-        (
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ),
-        min_length=10,
-        max_length=10,
-        description="The names of the classes 0 to 9, in order.",
-    )
+        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+         "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        min_length=2,
+        max_length=256,
+        description="Names of the classes, in the order of their labels, which count from 0.",
+    )  # fmt: skip
 
 
 class SplitSettings(_Section):
@@ -134,17 +127,17 @@ class ModelSettings(_Section):
 
     hidden: Annotated[
         tuple[Annotated[int, Field(ge=1, le=4096)], ...], NoDecode, BeforeValidator(_split_commas)
-    ] = Field((256, 128, 64), min_length=1, max_length=8, description="Units of each hidden layer.")
+    ] = Field((256, 128, 64), min_length=1, max_length=8, description="Units in each hidden layer.")
     dropout: Annotated[
         tuple[Annotated[float, Field(ge=0, le=0.9)], ...], NoDecode, BeforeValidator(_split_commas)
     ] = Field(
         (0.1, 0.05, 0.02),
         min_length=1,
         max_length=8,
-        description="Dropout rate after each hidden layer.",
+        description="Dropout rate after each hidden layer, one per layer.",
     )
     leaky_slope: float = Field(
-        0.1, ge=0, le=1, description="Slope of LeakyReLU for negative inputs."
+        0.1, ge=0, le=1, description="LeakyReLU's slope for negative inputs."
     )
 
     @model_validator(mode="after")
@@ -152,50 +145,52 @@ class ModelSettings(_Section):
         if len(self.hidden) != len(self.dropout):
             raise ValueError(
                 f"model.dropout has {len(self.dropout)} rates for {len(self.hidden)} hidden layers:"
-                " give one for each"
+                " give one rate per layer"
             )
         return self
 
 
 class TrainingSettings(_Section):
-    """The recipe. The defaults were chosen on validation figures alone."""
+    """How the network is trained. The defaults were chosen on validation data alone."""
 
-    epochs: int = Field(150, ge=1, le=10_000, description="Most epochs to train.")
-    batch_size: int = Field(2048, ge=8, le=65_536, description="Images in each training step.")
+    epochs: int = Field(150, ge=1, le=10_000, description="Maximum number of epochs.")
+    batch_size: int = Field(2048, ge=8, le=65_536, description="Images per training step.")
     learning_rate: float = Field(
         0.012,
         gt=0,
         le=1,
-        description="Adam's highest learning rate; it warms up to it, then falls along a cosine.",
+        description="Adam's peak learning rate: reached after the warm-up, followed by cosine "
+        "decay.",
     )
     warmup_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Share of the steps over which the learning rate warms up."
+        0.1, ge=0, lt=1, description="Share of the steps during which the learning rate warms up."
     )
     weight_decay: float = Field(
-        0.1, ge=0, le=10, description="Adam's decoupled weight decay, on the Dense kernels only."
+        0.1, ge=0, le=10, description="Adam's decoupled weight decay, for Dense kernels only."
     )
     shift_fraction: float = Field(
-        0.5, ge=0, le=1, description="Share of each batch that is shifted by one pixel."
+        0.5, ge=0, le=1, description="Share of each batch to shift by one pixel."
     )
     max_erase_size: int = Field(
         6,
         ge=0,
-        le=28,
-        description="Longest side, in pixels, of the rectangle erased in each image; 0 erases none.",
+        le=256,
+        description="Longest side, in pixels, of the rectangle erased from each image; 0 disables "
+        "it.",
     )
     patience: int = Field(
         50,
         ge=1,
         le=10_000,
-        description="Epochs without a better validation accuracy after which training stops.",
+        description="Stop after this many epochs without a better validation accuracy.",
     )
     seed: int = Field(
-        0, ge=0, lt=2**32, description="Seed of the weights, the shuffling and the augmentation."
+        0, ge=0, lt=2**32, description="Seed of the weights, shuffling and augmentation."
     )
     deterministic: bool = Field(
         True,
-        description="Make the same seed give the same weights, to the byte, on the same machine; "
-        "costs a few percent of the time.",
+        description="Produce the same weights, to the byte, for the same seed on the same machine; "
+        "takes a few percent longer.",
     )
 
 
@@ -207,18 +202,20 @@ class GateSettings(_Section):
     )
     lower_bound: bool = Field(
         False,
-        description="Also ask it of the lower end of the accuracy's 95 % interval.",
+        description="Also require the lower bound of the accuracy's 95 % confidence interval to "
+        "reach min_accuracy.",
     )
     champion: Literal["off", "not_worse", "better"] = Field(
         "off",
-        description="What is asked against the champion on the same test images: nothing (off), "
-        "not to be significantly worse (not_worse), or to be significantly better (better).",
+        description="Comparison with the champion on the same test images: none (off), must not be "
+        "significantly worse (not_worse), or must be significantly better (better).",
     )
     max_class_drop: Annotated[float | None, BeforeValidator(_none_in_words)] = Field(
         None,
         ge=0,
         le=1,
-        description="Most recall that any class may lose against the champion; none asks nothing.",
+        description="Largest allowed drop in any class's recall against the champion; `none` "
+        "disables the check.",
     )
 
 
@@ -232,23 +229,22 @@ class StoreSettings(_Section):
     )
     single_publisher: bool = Field(
         False,
-        description="Accept a bucket that does not honour conditional writes; safe only while "
-        "nothing but one job publishes there.",
+        description="Accept a bucket that ignores conditional writes; safe only if a single job "
+        "publishes there.",
     )
     work: OptionalFolder = Field(
         None,
-        description="Folder in which a run is put together, kept if it cannot be published; "
-        "by default in the user's cache folder.",
+        description="Folder in which a run is assembled, and kept if it cannot be published; "
+        "`none` uses the user's cache folder.",
     )
     retry_pauses: Pauses = Field(
         (2.0, 10.0, 30.0),
-        description="Pauses before the publication is tried again, in seconds; one more try for "
-        "each.",
+        description="Delays between retries of the publication, in seconds; one retry per value.",
     )
 
 
 class _StrictEnvironment(EnvSettingsSource):
-    """The environment, where a name with our prefix that is no setting is a fault too."""
+    """The environment, where an unknown name with our prefix is a fault too."""
 
     def __call__(self) -> dict[str, Any]:
         found = super().__call__()
@@ -259,6 +255,20 @@ class _StrictEnvironment(EnvSettingsSource):
                 if section not in self.settings_cls.model_fields:
                     found[name.removeprefix(prefix)] = self.env_vars[name]
         return found
+
+
+def _current_names(source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
+    """A source whose settings go by their current names, so that its precedence holds for each."""
+
+    def read() -> dict[str, Any]:
+        tree = source()
+        if not isinstance(given := tree.get("training"), Mapping):
+            return tree
+        earlier = {new: given[old] for old, new in RENAMED.items() if old in given}
+        current = {name: value for name, value in given.items() if name not in RENAMED}
+        return tree | {"training": earlier | current}
+
+    return read
 
 
 class Settings(BaseSettings):
@@ -274,10 +284,10 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    data: DataSettings = Field(DataSettings(), description="Where the data come from.")
+    data: DataSettings = Field(DataSettings(), description="Where the data comes from.")
     split: SplitSettings = Field(SplitSettings(), description="Training and validation.")
     model: ModelSettings = Field(ModelSettings(), description="The network.")
-    training: TrainingSettings = Field(TrainingSettings(), description="The recipe.")
+    training: TrainingSettings = Field(TrainingSettings(), description="How to train.")
     gate: GateSettings = Field(GateSettings(), description="What a model must reach.")
     store: StoreSettings = Field(StoreSettings(), description="Where runs are kept.")
 
@@ -289,14 +299,17 @@ class Settings(BaseSettings):
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
+    ) -> tuple[Any, ...]:
         """Order the sources: caller, environment, `.env`."""
-        return init_settings, _StrictEnvironment(settings_cls), dotenv_settings
+        sources = init_settings, _StrictEnvironment(settings_cls), dotenv_settings
+        return tuple(_current_names(source) for source in sources)
 
 
-def given_outside() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What the environment sets, and what `.env` does, as trees of raw values."""
-    return _StrictEnvironment(Settings)(), DotEnvSettingsSource(Settings)()
+def read_sources() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What the environment sets, and what `.env` sets, as trees of raw values."""
+    sources = _StrictEnvironment(Settings), DotEnvSettingsSource(Settings)
+    environment, dotenv = (_current_names(source)() for source in sources)
+    return environment, dotenv
 
 
 def sections() -> Mapping[str, type[BaseModel]]:

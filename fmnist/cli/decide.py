@@ -1,7 +1,13 @@
 """Console commands that change the champion."""
 
-from fmnist.cli.app import Call, Ended
-from fmnist.cli.tables import folder_of, no_champion, say_judgement, say_verdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fmnist.cli.command import Context, Result
+from fmnist.cli.options import Reason, RunId, flag, takes_settings
+from fmnist.cli.tables import home_expanded, no_champion, say_decision, say_verdict
 from fmnist.errors import ExitCode, SettingsError
 from fmnist.promotion.stored import (
     GateRequest,
@@ -15,57 +21,90 @@ from fmnist.registry.records import run_key
 from fmnist.store.base import Store
 
 
-def promote(call: Call) -> Ended:
-    """Ask the gate about a stored run, and make it the champion if it passes."""
-    forced = call.own["reason"]
-    if call.own["force"] and forced is None:
+@takes_settings("store", "data", "gate")
+def promote(
+    context: Context,
+    run: RunId,
+    /,
+    *,
+    force: Annotated[bool, flag("Promote it whatever the verdict; needs --reason.")] = False,
+    reason: Reason = None,
+) -> Result:
+    """Make a stored run the champion, if it passes the gate.
+
+    Every file of the run is read and checked, and its model scored again on the test images and
+    compared with the champion. The gate is the one recorded in the run's settings.json; only --gate
+    options on the command line take precedence, not the environment or .env. A rejection is
+    recorded, with exit code 3.
+    """
+    if force and reason is None:
         raise SettingsError("--force needs --reason TEXT, which is kept in the history")
-    if forced is not None and not call.own["force"]:
-        raise SettingsError("--reason goes with --force: else the verdict is the reason")
-    store = call.store()
-    promotion = promote_stored_run(store, call.own["run"], _request(call, "fmnist promote", forced))
-    return _ended(call, store, promotion)
+    if reason is not None and not force:
+        raise SettingsError("--reason needs --force; without it, the verdict is the reason")
+    store = context.store()
+    promotion = promote_stored_run(store, run, _request(context, "fmnist promote", reason))
+    return _result(context, store, promotion)
 
 
-def publish_folder(call: Call) -> Ended:
-    """Finish the publication of a run from the folder in which it was kept."""
-    folder, store = folder_of(call), call.store()
-    promotion = publish_kept_run(store, folder, _request(call, "fmnist publish"))
-    ended = _ended(call, store, promotion)
-    removed = remove_kept_folder(folder, promotion.run_id, call.settings)
+@takes_settings("store", "data", "gate")
+def publish_folder(
+    context: Context,
+    folder: Annotated[Path, Parameter(help="The folder that the failure's message names.")],
+    /,
+) -> Result:
+    """Finish a run whose publication failed.
+
+    The run is stored and, unless it was rejected when it was trained, promoted as by `promote`.
+    Safe to repeat. The folder is then removed if it is the one that the job kept below store.work;
+    any other folder is left as it is.
+    """
+    folder, store = home_expanded(folder), context.store()
+    promotion = publish_kept_run(store, folder, _request(context, "fmnist publish"))
+    result = _result(context, store, promotion)
+    removed = remove_kept_folder(folder, promotion.run_id, context.settings)
     note = () if removed else (f"{folder} is left as it is",)
-    return Ended(ended.code, (*ended.line, *note), {**ended.found, "folder_removed": removed})
+    return Result(
+        result.code, (*result.line, *note), {**result.document, "folder_removed": removed}
+    )
 
 
-def rollback(call: Call) -> Ended:
+@takes_settings("store")
+def rollback(
+    context: Context,
+    run: Annotated[
+        RunId | None, Parameter(help="An earlier champion; by default the previous.")
+    ] = None,
+    /,
+    *,
+    reason: Reason = None,
+) -> Result:
     """Make an earlier champion the champion again."""
-    store = call.store()
+    store = context.store()
     if current_champion(store) is None:
         raise no_champion(store)
     store.check()
-    reason = call.own["reason"] or ""
-    head = roll_back(store, call.own["run"], reason=reason, by="fmnist rollback")
+    head = roll_back(store, run, reason=reason or "", by="fmnist rollback")
     where = store.location(run_key(head.run_id))
-    return Ended(
+    return Result(
         ExitCode.OK,
         ("ok", head.run_id, f"generation {head.generation}", f"before {head.previous}", where),
         {"champion": head, "location": where},
     )
 
 
-def _request(call: Call, by: str, forced: str | None = None) -> GateRequest:
-    """Only what the command line says of the gate replaces what is recorded in the run."""
-    given = [name.partition(".")[2] for name in call.given if name.startswith("gate.")]
-    overrides = {name: getattr(call.settings.gate, name) for name in given}
-    return GateRequest(call.settings, overrides, by, forced)
+def _request(context: Context, by: str, forced: str | None = None) -> GateRequest:
+    """Of the gate, only options on the command line replace what is recorded in the run."""
+    given = [name.partition(".")[2] for name in context.overrides if name.startswith("gate.")]
+    overrides = {name: getattr(context.settings.gate, name) for name in given}
+    return GateRequest(context.settings, overrides, by, forced)
 
 
-def _ended(call: Call, store: Store, promotion: Promotion) -> Ended:
+def _result(context: Context, store: Store, promotion: Promotion) -> Result:
     """Show what was decided, and sum it up."""
     if promotion.decision:
-        say_judgement(call, promotion.decision)
+        say_decision(context, promotion.decision)
     elif promotion.verdict:
-        say_verdict(call, promotion.verdict)
+        say_verdict(context, promotion.verdict)
     found: dict[str, object] = {"run_id": promotion.run_id}
     if promotion.verdict:
         found["verdict"] = promotion.verdict
@@ -73,13 +112,13 @@ def _ended(call: Call, store: Store, promotion: Promotion) -> Ended:
         found |= {"evaluation": promotion.decision.evaluation, "champion": promotion.champion}
     head = promotion.promoted_by
     if head is None:
-        return Ended(
+        return Result(
             ExitCode.REJECTED,
             ("rejected", promotion.run_id, promotion.reason),
             {"kind": "rejected", "message": promotion.reason, **found},
         )
     location = store.location(run_key(promotion.run_id))
-    return Ended(
+    return Result(
         ExitCode.OK,
         (
             "promoted" if promotion.verdict else "ok",

@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from fmnist.cli.app import Call, Ended
+from fmnist.cli.command import Context, Result
+from fmnist.cli.options import Count, RunId, takes_settings
 from fmnist.cli.tables import (
     accuracy_text,
     comparison_lines,
@@ -54,13 +56,23 @@ from fmnist.registry.runs import (
 from fmnist.store.base import Store
 
 _READERS = 8
+Limit = Annotated[Count, Parameter(help="How many to show.")]
 
 
 @dataclass(frozen=True)
 class RunLine:
-    """A run in the list of runs. One that is not `whole` has no figures, and `problem` says why.
+    """A run in the list of runs.
 
-    `rejected_later` tells that it was turned down after its own verdict had passed it.
+    Attributes:
+        run_id: the run.
+        state: `whole`, `unfinished` or `damaged`; only a whole run has figures.
+        champion: whether it is the champion.
+        finished_at: when it was finished.
+        accuracy: its test accuracy.
+        interval: the confidence interval of that.
+        verdict: what its gate decided, in a word.
+        rejected_later: whether it was rejected after its own verdict had passed it.
+        problem: what is damaged.
     """
 
     run_id: str
@@ -74,9 +86,15 @@ class RunLine:
     problem: str = ""
 
 
-def list_runs(call: Call) -> Ended:
-    """List a page of runs, the newest first."""
-    store, limit, before = call.store(), call.own["limit"], call.own["before"]
+@takes_settings("store")
+def list_runs(
+    context: Context,
+    *,
+    limit: Limit = 20,
+    before: Annotated[RunId | None, Parameter(help="List only runs older than this one.")] = None,
+) -> Result:
+    """List the runs, newest first."""
+    store = context.store()
     head = current_champion(store)
     everything = list_run_ids(store)
     rest = [run for run in everything if before is None or run < before]
@@ -85,12 +103,12 @@ def list_runs(call: Call) -> Ended:
     with ThreadPoolExecutor(_READERS) as readers:
         lines = list(readers.map(lambda run: _run_line(store, run, head, judged_later), page))
     if lines:
-        call.say(_table_of_runs(lines, call.console.width))
-        _explain_marks(call, lines)
+        context.say(_table_of_runs(lines, context.console.width))
+        _explain_marks(context, lines)
     where = store.location("")
     count = f"{len(lines):,} of {len(everything):,} runs in {where}"
     following = f"the next page: --before {page[-1]}" if more else "the last page"
-    return Ended(
+    return Result(
         ExitCode.OK,
         ("ok", count, following) if lines else ("ok", f"no run in {where}"),
         {"runs": lines, "total": len(everything), "next_before": page[-1] if more else None},
@@ -144,35 +162,36 @@ def _table_of_runs(lines: Sequence[RunLine], width: int) -> Table:
     return table
 
 
-def _explain_marks(call: Call, lines: Sequence[RunLine]) -> None:
+def _explain_marks(context: Context, lines: Sequence[RunLine]) -> None:
     if any(line.champion for line in lines):
-        call.say("* the champion")
+        context.say("* the champion")
     if any(line.rejected_later for line in lines):
-        call.say("! rejected later, when it was to be promoted")
+        context.say("! rejected later, when it was to be promoted")
     for line in lines:
         if line.problem:
-            call.say(f"{line.run_id}: {line.problem}")
+            context.say(f"{line.run_id}: {line.problem}")
 
 
-def show_run(call: Call) -> Ended:
-    """Show all about one run."""
-    store, run_id = call.store(), call.own["run"]
+@takes_settings("store")
+def show_run(context: Context, run: RunId, /) -> Result:
+    """Show everything about one run."""
+    store = context.store()
     head = current_champion(store)
-    run = read_run(store, run_id)
-    figures = read_record(store, run, EVALUATION, RecordedFigures)
-    evaluation = read_record(store, run, EVALUATION, dict[str, Any])
-    verdict = read_record(store, run, VERDICT, Verdict)
-    origin = read_record(store, run, DATA, DataOrigin)
-    against = _recorded_comparison(store, run)
-    later = later_verdicts(store, run_id)
-    changed = recorded_changes(store, run)
-    is_champion = head is not None and head.run_id == run_id
+    stored = read_run(store, run)
+    figures = read_record(store, stored, EVALUATION, RecordedFigures)
+    evaluation = read_record(store, stored, EVALUATION, dict[str, Any])
+    verdict = read_record(store, stored, VERDICT, Verdict)
+    origin = read_record(store, stored, DATA, DataOrigin)
+    against = _recorded_comparison(store, stored)
+    later = later_verdicts(store, run)
+    changed = recorded_changes(store, stored)
+    is_champion = head is not None and head.run_id == run
     kind = "the official files" if origin.official else "not the official files"
-    call.say(
+    context.say(
         facts(
             {
-                "run": f"{run_id}{', the champion' if is_champion else ''}",
-                "finished": second_text(run.manifest.created_at),
+                "run": f"{run}{', the champion' if is_champion else ''}",
+                "finished": second_text(stored.manifest.created_at),
                 "test accuracy": accuracy_text(figures.accuracy, figures.interval)
                 + ("" if figures.images is None else f", {figures.images:,} images"),
                 "test loss": _figure_text(figures.loss),
@@ -183,25 +202,25 @@ def show_run(call: Call) -> Ended:
             },
         )
     )
-    say_verdict(call, verdict)
+    say_verdict(context, verdict)
     if isinstance(against, Comparison):
-        call.say("", f"against the champion {against.champion}:", *comparison_lines(against))
+        context.say("", f"against the champion {against.champion}:", *comparison_lines(against))
     for passed_later in later:
-        call.say(f"\njudged again, against generation {passed_later.generation}:")
-        say_verdict(call, passed_later)
-    table = make_table("bytes", "file", right=(0,), width=call.console.width)
-    for name, entry in sorted(run.manifest.files.items()):
+        context.say(f"\njudged again, against generation {passed_later.generation}:")
+        say_verdict(context, passed_later)
+    table = make_table("bytes", "file", right=(0,), width=context.console.width)
+    for name, entry in sorted(stored.manifest.files.items()):
         table.add_row(f"{entry.size:,}", name)
-    location = store.location(run_key(run_id))
-    call.say("", table)
-    return Ended(
+    location = store.location(run_key(run))
+    context.say("", table)
+    return Result(
         ExitCode.OK,
-        ("ok", run_id, later[-1].word if later and not is_champion else verdict.word, location),
+        ("ok", run, later[-1].word if later and not is_champion else verdict.word, location),
         {
-            "run_id": run_id,
+            "run_id": run,
             "champion": is_champion,
             "location": location,
-            "manifest": run.manifest,
+            "manifest": stored.manifest,
             "evaluation": evaluation,
             "verdict": verdict,
             "comparison": against,
@@ -226,14 +245,15 @@ def _recorded_comparison(store: Store, run: StoredRun) -> Comparison | Compariso
         return read_record(store, run, COMPARISON, ComparisonFailed)
 
 
-def show_champion(call: Call) -> Ended:
-    """Show the champion in force."""
-    store = call.store()
+@takes_settings("store")
+def show_champion(context: Context) -> Result:
+    """Show the current champion."""
+    store = context.store()
     head, files = read_champion(store, EVALUATION)
     where = store.location(run_key(head.run_id))
     figures = from_json(RecordedFigures, files[EVALUATION], where)
     evaluation = from_json(dict[str, Any], files[EVALUATION], where)
-    call.say(
+    context.say(
         facts(
             {
                 "champion": head.run_id,
@@ -246,21 +266,22 @@ def show_champion(call: Call) -> Ended:
             },
         )
     )
-    return Ended(
+    return Result(
         ExitCode.OK,
         ("ok", head.run_id, f"test accuracy {head.accuracy:.4f}", where),
         {"champion": head, "evaluation": evaluation, "location": where},
     )
 
 
-def show_history(call: Call) -> Ended:
-    """Show every move of the champion, the newest first."""
-    store = call.store()
-    moves = list(islice(champion_history(store), call.own["limit"]))
+@takes_settings("store")
+def show_history(context: Context, *, limit: Limit = 20) -> Result:
+    """Show every change of the champion, newest first."""
+    store = context.store()
+    moves = list(islice(champion_history(store), limit))
     if not moves:
         raise no_champion(store)
     for head in moves:
-        call.say(
+        context.say(
             f"{head.generation:>5,}  {second_text(head.moved_at)}  {head.move}"
             + (f"  by {head.by}" if head.by else ""),
             f"       {head.previous or 'none'} -> {head.run_id}"
@@ -269,29 +290,33 @@ def show_history(call: Call) -> Ended:
             *([f"       {head.reason}"] if head.reason else []),
         )
     current = moves[0]
-    return Ended(
+    return Result(
         ExitCode.OK,
         ("ok", f"{len(moves):,} of {current.generation:,} moves", f"champion {current.run_id}"),
         {"moves": moves, "total": current.generation},
     )
 
 
-def compare_runs(call: Call) -> Ended:
-    """Score two runs' models on the same test images."""
-    store = call.store()
-    stored = [read_run(store, call.own[name]) for name in ("first", "second")]
+@takes_settings("store", "data")
+def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
+    """Score two runs' models on the same test images.
+
+    With --json, every image that only one of them gets right is listed.
+    """
+    store = context.store()
+    stored = [read_run(store, run_id) for run_id in (first, second)]
     models = [read_file(store, run, MODEL) for run in stored]
     origins = [read_record(store, run, DATA, DataOrigin) for run in stored]
-    data, test = fetch_test_data(call.settings.data)
-    score = make_test_set(test, call.settings.data.class_names, data).score
-    first, second = (score(model) for model in models)
-    names = call.settings.data.class_names
+    data, test = fetch_test_data(context.settings.data)
+    score = make_test_set(test, context.settings.data.class_names, data).score
+    before, after = (score(model) for model in models)
+    names = context.settings.data.class_names
     same = [origin.test_set == data.test_set for origin in origins]
-    found = compare(stored[0].run_id, first, second, test.labels, names, same_test_set=same[0])
-    call.say(f"first   {stored[0].run_id}", f"second  {stored[1].run_id}", "")
-    call.say(*comparison_lines(found, "first", "second"))
+    found = compare(first, before, after, test.labels, names, same_test_set=same[0])
+    context.say(f"first   {first}", f"second  {second}", "")
+    context.say(*comparison_lines(found, "first", "second"))
     table = make_table(
-        "class", "first", "second", "points", right=(1, 2, 3), width=call.console.width
+        "class", "first", "second", "points", right=(1, 2, 3), width=context.console.width
     )
     for scores in found.classes:
         table.add_row(
@@ -300,12 +325,14 @@ def compare_runs(call: Call) -> Ended:
             f"{scores.challenger:.4f}",
             in_points(-scores.drop),
         )
-    call.say("", "recall by class", table)
+    context.say("", "recall by class", table)
     for run, is_same in zip(stored, same, strict=True):
         if not is_same:
-            call.say(f"{run.run_id} was judged on other test data, and may have trained on these")
+            context.say(
+                f"{run.run_id} was judged on other test data, and may have trained on these"
+            )
     low, high = found.interval.low, found.interval.high
-    return Ended(
+    return Result(
         ExitCode.OK,
         (
             "ok",
@@ -314,8 +341,8 @@ def compare_runs(call: Call) -> Ended:
             f"{len(found.changed):,} of {found.images:,} images changed sides",
         ),
         {
-            "first": stored[0].run_id,
-            "second": stored[1].run_id,
+            "first": first,
+            "second": second,
             "judged_on_these_images": same,
             "comparison": found,
         },

@@ -2,31 +2,46 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
 
-from fmnist.cli.app import Call, Ended
-from fmnist.cli.tables import counted, folder_of, megabytes
+from cyclopts import Parameter
+
+from fmnist.cli.command import Context, Result
+from fmnist.cli.options import Count, RunId, flag, takes_settings
+from fmnist.cli.tables import counted, home_expanded, megabytes
 from fmnist.errors import ExitCode
 from fmnist.registry.champion import current_champion
 from fmnist.registry.leftovers import Leftover
 from fmnist.registry.prune import Removal, plan_prune, prune_store
 from fmnist.registry.pull import pull_champion
 from fmnist.registry.verify import verify_store
+from fmnist.settings import sections
 from fmnist.store.base import Store
 from fmnist.tensorflow_import import quiet_tensorflow_import
 
 
-def verify_runs(call: Call) -> Ended:
-    """Read everything that the store holds, or one run, and tell what is wrong."""
+@takes_settings("store")
+def verify_runs(
+    context: Context,
+    run: Annotated[RunId | None, Parameter(help="Verify only this run.")] = None,
+    /,
+) -> Result:
+    """Read the whole store, or one run, and report damage.
+
+    Checks sizes, digests, whether each model loads, the champion and its history. Files that belong
+    to no run are listed too; they are not damage.
+    """
     with quiet_tensorflow_import():
         from fmnist.training.model_file import load_model_bytes
 
-    store = call.store()
-    report = verify_store(store, load_model_bytes, datetime.now(UTC), call.own["run"])
+    store = context.store()
+    report = verify_store(store, load_model_bytes, datetime.now(UTC), run)
     damage = report.damage
     for problem in damage:
-        call.say(f"damaged: {problem}")
-    _say_leftovers(call, store, report.leftovers)
-    size = sum(run.size for run in report.runs)
+        context.say(f"damaged: {problem}")
+    _say_leftovers(context, store, report.leftovers)
+    size = sum(found.size for found in report.runs)
     safe = sum(found.safe for found in report.leftovers)
     line = (
         f"{counted(len(report.runs), 'run')}, {megabytes(size)} read",
@@ -34,7 +49,7 @@ def verify_runs(call: Call) -> Ended:
     )
     code = ExitCode.DAMAGED if damage else ExitCode.OK
     above = f"damaged: {counted(len(damage), 'fault')}, listed above"
-    return Ended(
+    return Result(
         code,
         ("failed", "-", above, *line) if damage else ("ok", *line),
         {
@@ -46,45 +61,61 @@ def verify_runs(call: Call) -> Ended:
     )
 
 
-def _say_leftovers(call: Call, store: Store, leftovers: Sequence[Leftover]) -> None:
+def _say_leftovers(context: Context, store: Store, leftovers: Sequence[Leftover]) -> None:
     for found in leftovers:
         advice = "safe to delete" if found.safe else "may be in use"
         where = store.location(found.key)
-        call.say(f"leftover: {where} {found.why} ({megabytes(found.size)}); {advice}")
+        context.say(f"leftover: {where} {found.why} ({megabytes(found.size)}); {advice}")
 
 
-def prune_runs(call: Call) -> Ended:
-    """Remove old runs and leftovers, or only say which."""
-    store, keep, now = call.store(), call.own["keep"], datetime.now(UTC)
+@takes_settings("store")
+def prune_runs(
+    context: Context,
+    *,
+    keep: Annotated[Count, Parameter(help="How many of the newest runs to keep.")],
+    delete: Annotated[bool, flag("Remove them; without it they are only listed.")] = False,
+) -> Result:
+    """Remove old runs and leftovers, or list what would go.
+
+    Also kept: the champion, the N champions before it and those that rollbacks lead to, and
+    anything that may be a run that is being published (no manifest yet, and a file from the last
+    24 hours).
+    """
+    store, now = context.store(), datetime.now(UTC)
     if current_champion(store) is None:
         found, words = Removal((), (), 0), "removed: there is no champion yet"
-    elif call.own["delete"]:
+    elif delete:
         store.check()
         found, words = prune_store(store, keep, now, by="fmnist prune"), "removed"
     else:
         found, words = plan_prune(store, keep, now), "would be removed; --delete does it"
     for run_id in found.runs:
-        call.say(f"run       {run_id}")
+        context.say(f"run       {run_id}")
     for leftover in found.leftovers:
-        call.say(f"leftover  {store.location(leftover.key)} {leftover.why}")
+        context.say(f"leftover  {store.location(leftover.key)} {leftover.why}")
     count = f"{counted(len(found.runs), 'run')}, {counted(len(found.leftovers), 'leftover')}"
-    return Ended(
+    return Result(
         ExitCode.OK,
         ("ok", f"{count} ({megabytes(found.size)}) {words}"),
         {
             "runs": found.runs,
             "leftovers": found.leftovers,
             "size": found.size,
-            "deleted": call.own["delete"],
+            "deleted": delete,
         },
     )
 
 
-def pull_model(call: Call) -> Ended:
-    """Bring the champion into a folder of this machine."""
-    pulled = pull_champion(call.store(), folder_of(call))
-    state = f"{len(pulled.files)} files" if pulled.new else "was there already, whole"
-    return Ended(
+@takes_settings("store")
+def pull_model(
+    context: Context,
+    folder: Annotated[Path, Parameter(help="A folder that does not exist yet.")] = Path("champion"),
+    /,
+) -> Result:
+    """Copy the champion, verified, into a folder."""
+    pulled = pull_champion(context.store(), home_expanded(folder))
+    state = f"{len(pulled.files)} files" if pulled.new else "was there already, complete"
+    return Result(
         ExitCode.OK,
         ("ok", pulled.champion.run_id, state, str(pulled.folder)),
         {
@@ -96,23 +127,24 @@ def pull_model(call: Call) -> Ended:
     )
 
 
-def run_doctor(call: Call) -> Ended:
-    """Look at everything that a run needs, before anyone trains."""
+@takes_settings(*sections())
+def run_doctor(context: Context) -> Result:
+    """Check everything a run needs, before anyone trains."""
     from fmnist.cli import doctor as examination
 
     findings = []
-    for finding in examination.examine(call.settings):
+    for finding in examination.examine(context.settings):
         mark = "good" if finding.ok else "BAD "
-        call.say(f"{mark}  {finding.name}: {finding.text}")
+        context.say(f"{mark}  {finding.name}: {finding.text}")
         findings.append(finding)
     bad = [finding for finding in findings if not finding.ok]
     if not bad:
-        line = ("ok", f"{len(findings)} things looked at, all good")
-        return Ended(ExitCode.OK, line, {"findings": findings})
+        line = ("ok", f"{len(findings)} checks, all good")
+        return Result(ExitCode.OK, line, {"findings": findings})
     code = bad[0].exit_code
     kind, names = code.name.lower(), ", ".join(finding.name for finding in bad)
-    message = f"{len(bad)} of {len(findings)} things are bad: {names}"
-    return Ended(
+    message = f"{len(bad)} of {len(findings)} checks failed: {names}"
+    return Result(
         code,
         ("failed", "-", f"{kind}: {message}"),
         {"kind": kind, "message": message, "findings": findings},

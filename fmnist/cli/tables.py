@@ -1,4 +1,4 @@
-"""How console commands show figures, tables and times."""
+"""How console commands format figures, tables and times."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from fmnist.cli.app import Call
+from fmnist.cli.command import Context
 from fmnist.errors import SettingsError, StoreError
 from fmnist.evaluation.comparison import Comparison, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
@@ -20,6 +20,7 @@ _WIDE = 90
 
 
 def no_champion(store: Store) -> StoreError:
+    """The error of a store without a champion."""
     where = store.location(CHAMPION)
     return StoreError(f"{where} is not there: no run was promoted yet")
 
@@ -27,6 +28,7 @@ def no_champion(store: Store) -> StoreError:
 def comparison_lines(
     found: Comparison, before: str = "champion", after: str = "challenger"
 ) -> list[str]:
+    """A comparison in four lines, with what the two models are called."""
     low, high = found.interval.low, found.interval.high
     return [
         f"accuracy        {before} {found.champion_accuracy:.4f}, {after} {found.accuracy:.4f}",
@@ -38,37 +40,43 @@ def comparison_lines(
     ]
 
 
-def folder_of(call: Call) -> Path:
-    """The folder that the command line names; a leading `~` is the user's home."""
-    folder = Path(call.own["folder"])
+def home_expanded(folder: Path) -> Path:
+    """A folder of the command line; a leading `~` is the user's home.
+
+    Raises:
+        SettingsError: it is the home of an unknown user.
+    """
     try:
         return folder.expanduser()
     except RuntimeError as error:
         raise SettingsError(f"{folder} is in the home of an unknown user; correct it") from error
 
 
-def say_judgement(call: Call, judgement: Decision) -> None:
-    say_verdict(call, judgement.verdict)
-    against = judgement.against
+def say_decision(context: Context, decision: Decision) -> None:
+    """Show a verdict, and the comparison behind it."""
+    say_verdict(context, decision.verdict)
+    against = decision.against
     if isinstance(against, Comparison):
-        call.say("", f"against the champion {against.champion}:", *comparison_lines(against))
+        context.say("", f"against the champion {against.champion}:", *comparison_lines(against))
 
 
-def say_verdict(call: Call, verdict: Verdict) -> None:
-    call.say("", f"{verdict.word}: {verdict.reason}")
+def say_verdict(context: Context, verdict: Verdict) -> None:
+    """Show a verdict with its rules and notes."""
+    context.say("", f"{verdict.word}: {verdict.reason}")
     if verdict.rules:
         table = make_table(
-            "rule", "measured", "needed", "result", right=(1, 2), width=call.console.width
+            "rule", "measured", "needed", "result", right=(1, 2), width=context.console.width
         )
         for rule in verdict.rules:
             result = Text("pass") if rule.passed else Text("FAIL", "red")
             table.add_row(rule.name, rule.measured, rule.needed, result)
-        call.say(table)
+        context.say(table)
     for note in verdict.notes:
-        call.say(f"note: {note}")
+        context.say(f"note: {note}")
 
 
 def facts(facts: Mapping[str, str]) -> Table:
+    """A table of names and values without a header."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -78,28 +86,34 @@ def facts(facts: Mapping[str, str]) -> Table:
 
 
 def make_table(*header: str, width: int, right: tuple[int, ...] = ()) -> Table:
+    """An empty table for this width; the columns `right` are aligned to the right."""
     gap = 2 if width >= _WIDE else 1
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
-    for place, name in enumerate(header):
-        table.add_column(name, justify="right" if place in right else "left", overflow="fold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index in right else "left", overflow="fold")
     return table
 
 
 def accuracy_text(accuracy: float, interval: Interval) -> str:
+    """An accuracy with its interval."""
     return f"{accuracy:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def counted(count: int, what: str) -> str:
+    """A number of things, in words."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def megabytes(size: int) -> str:
+    """A size in bytes, as megabytes."""
     return f"{size / 1e6:,.1f} MB"
 
 
 def minute_text(moment: datetime) -> str:
+    """A moment in UTC, to the minute."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def second_text(moment: datetime) -> str:
+    """A moment in UTC, to the second."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,51 +1,53 @@
 """The command line of the training job."""
 
-import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from types import FrameType
+from typing import Annotated
 
-from fmnist.cli.options import failed, parse, print_settings
-from fmnist.errors import ExitCode, JobError
+from cyclopts import App
+
+from fmnist.cli.command import Context, Result, make_app, run
+from fmnist.cli.options import flag, settings_with_origin, takes_settings
+from fmnist.errors import ExitCode
 from fmnist.report.markdown import summary
 from fmnist.report.run import Run
-from fmnist.settings import Settings
-
-_PROGRAM = "python flows/train.py"
+from fmnist.settings import Settings, sections
 
 
 def run_training_command(
     run_job: Callable[[Settings], Run], arguments: Sequence[str] | None
 ) -> ExitCode:
     """Run the job once as the command line says; the last line on standard output sums it up."""
-    start = time.monotonic()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        request = parse(sys.argv[1:] if arguments is None else arguments, _PROGRAM)
-        if request.show_settings:
-            print_settings(request)
-            return ExitCode.OK
-        run = run_job(request.settings)
-    except JobError as error:
-        if "\n" in str(error) and not error.run_id:  # Else the flow has logged it.
-            sys.stderr.write(f"{error}\n")
-        return _end(error.exit_code, failed(error))
-    except KeyboardInterrupt:
-        seconds = time.monotonic() - start
-        return _end(ExitCode.INTERRUPTED, f"interrupted  after {seconds:.0f} s")
-    except Exception as error:
-        traceback.print_exc()
-        return _end(ExitCode.DEFECT, f"defect  {type(error).__name__}: {error}".splitlines()[0])
-    code = ExitCode.OK if run.verdict.promoted else ExitCode.REJECTED
-    return _end(code, summary(run, time.monotonic() - start))
+    return run(training_app(run_job), sys.argv[1:] if arguments is None else arguments)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def training_app(run_job: Callable[[Settings], Run]) -> App:
+    """The command line of the job: every setting is an option."""
 
+    @takes_settings(*sections(), json=False)
+    def train(
+        context: Context,
+        *,
+        show_settings: Annotated[
+            bool,
+            flag("Print the settings and where each comes from; train nothing."),
+        ] = False,
+    ) -> Result:
+        if show_settings:
+            context.say(*settings_with_origin(context.settings, context.overrides))
+            return Result(ExitCode.OK, (), {})
+        start = time.monotonic()
+        result = run_job(context.settings)
+        code = ExitCode.OK if result.verdict.promoted else ExitCode.REJECTED
+        return Result(code, (summary(result, time.monotonic() - start),), {})
 
-def _end(code: ExitCode, line: str) -> ExitCode:
-    sys.stdout.write(f"{line}\n")
-    return code
+    app = make_app(
+        "python flows/train.py",
+        "Train on Fashion-MNIST, judge on the test set, publish; promote if the gate is passed.\n\n"
+        "Each setting is an option, an environment variable, or a line of that form in a file .env "
+        "in the current folder; the first of these that is given counts.",
+        usage="Usage: python flows/train.py [--section.name VALUE ...] [--show-settings]",
+    )
+    app.default(train)
+    return app

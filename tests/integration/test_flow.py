@@ -442,7 +442,7 @@ def assert_failed(done: Finished, code: int, kind: str, *words: str) -> None:
 
 
 def test_wrong_settings_end_with_2_and_a_line_for_each(
-    background: dict[str, Future[Finished]],
+    background: dict[str, Future[Finished]], tmp_path: Path
 ) -> None:
     """Each has what was given and what is allowed, but no credentials are repeated."""
     done = background["wrong settings"].result()
@@ -455,6 +455,7 @@ def test_wrong_settings_end_with_2_and_a_line_for_each(
         "split.sed: no such setting; did you mean split.seed?",
         "must not contain credentials",
     )
+    assert_failed(command(tmp_path, "--epochs", "3"), 2, "settings", "--epochs: no such option")
     assert "hush-hush" not in done.out + done.err
 
 

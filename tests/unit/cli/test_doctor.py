@@ -1,48 +1,30 @@
-"""The doctor: what it finds good, and every way in which something is bad, on real parts."""
+"""The doctor: what it finds good, and every way in which something is bad."""
 
 import base64
 import contextlib
 import errno
-import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
 
-from fmnist.cli.doctor import Finding, examine
-from fmnist.data.records import FILES, TEST_LABELS
+from fmnist.cli.doctor import examine
+from fmnist.data.records import TEST_LABELS
 from fmnist.errors import ExitCode
-from fmnist.evaluation.gate import Verdict
-from fmnist.registry.champion import current_champion, generation_of, promote_run
-from fmnist.registry.records import EVALUATION, MODEL
-from fmnist.registry.runs import seal_run, upload_run
-from fmnist.settings import DataSettings, Settings, StoreSettings
-from fmnist.store.base import Store, open_store
+from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from tests.support import records
-from tests.support.processes import S3Server, free_port
+from tests.support.doctor import CONTENTS, LIST, NAMES, OF_THE_STORE, SUMS, bad, findings, settings
+from tests.support.processes import free_port
 from tests.support.tiny_s3 import TinyS3, serving, tiny_s3
-
-OF_THE_STORE = ["store", "conditional writes", "clock", "latency", "champion"]
-NAMES = [
-    "settings", "data source", "cache folder", "work folder", *OF_THE_STORE,
-    "Prefect API", "fastapi", "sqlalchemy", "keras", "disk space",
-]  # fmt: skip
-CONTENTS = {name: name.encode() * 10 for name in FILES}
-SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
-LIST = "".join(f"{digest}  {name}\n" for name, digest in SUMS.items()).encode()
-
-real = pytest.mark.minio
 
 
 @pytest.fixture(autouse=True)
@@ -67,88 +49,6 @@ def source(tmp_path: Path) -> Path:
 def official(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small files pass for the official ones."""
     monkeypatch.setattr("fmnist.data.fetch.OFFICIAL_SHA256", SUMS)
-
-
-def settings(tmp_path: Path, store: str = "", **data: Any) -> Settings:
-    """Settings all of whose folders are the test's own."""
-    return Settings(
-        data=DataSettings(
-            **{"source": str(tmp_path / "files"), "cache": tmp_path / "cache"} | data
-        ),
-        store=StoreSettings(url=store or str(tmp_path / "store"), work=tmp_path / "work"),
-    )
-
-
-def findings(settings: Settings) -> dict[str, Finding]:
-    """Every finding by its name; each of one line, and with the exit code that fits it."""
-    found = list(examine(settings))
-    for finding in found:
-        assert finding.text and "\n" not in finding.text, finding
-        assert (finding.exit_code == ExitCode.OK) is finding.ok
-    assert len({finding.name for finding in found}) == len(found)
-    return {finding.name: finding for finding in found}
-
-
-def bad(settings: Settings, name: str, code: ExitCode, *parts: str) -> str:
-    """The text of the one finding that must be bad, while all others are good and there."""
-    found = findings(settings)
-    assert [finding.name for finding in found.values() if not finding.ok] == [name]
-    expected = [n for n in NAMES if n not in OF_THE_STORE[1:]] if name == "store" else NAMES
-    assert list(found) == expected
-    assert found[name].exit_code == code
-    for part in parts:
-        assert part in found[name].text
-    return found[name].text
-
-
-def promoted(store: Store, tmp_path: Path, run_id: str = records.RUN_ID) -> None:
-    """Publish a small run and make it the champion."""
-    folder = tmp_path / f"of-{run_id}"
-    folder.mkdir()
-    (folder / MODEL).write_bytes(run_id.encode())
-    (folder / EVALUATION).write_bytes(b"{}")
-    seal_run(folder, run_id, datetime.now(UTC))
-    verdict = Verdict(True, (), "good", generation_of(current_champion(store)))
-    run = upload_run(store, folder)
-    promote_run(store, run, 0.91, verdict, lambda head: verdict, by="tests")
-
-
-@pytest.fixture(params=["folder", pytest.param("minio", marks=real)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store in a folder, and in a bucket of a real server."""
-    if request.param == "folder":
-        return str(tmp_path / "store")
-    return f"s3://{request.getfixturevalue('bucket')}/team/fmnist"
-
-
-# ---- all is well --------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("source")
-def test_where_all_is_well_every_finding_is_good(tmp_path: Path, url: str) -> None:
-    """Each thing has its line with its figure, in order, and the probe is all that is left."""
-    found = findings(settings(tmp_path, url))
-    assert list(found) == NAMES
-    assert [finding for finding in found.values() if not finding.ok] == []
-    assert found["settings"].text.endswith(
-        "4 not at the default: data.source, data.cache, store.url, store.work"
-    )
-    assert "SHA256SUMS" in found["data source"].text
-    assert url in found["store"].text
-    assert " ms " in found["latency"].text
-    assert "none yet" in found["champion"].text
-    assert "temporary server" in found["Prefect API"].text
-    assert "GB free" in found["disk space"].text
-    assert open_store(url).list_names("") == []
-
-
-@pytest.mark.usefixtures("source")
-def test_the_champion_is_told_with_its_figures(tmp_path: Path, url: str) -> None:
-    """A whole champion is good, with its generation and accuracy."""
-    promoted(open_store(url), tmp_path)
-    text = findings(settings(tmp_path, url))["champion"].text
-    for part in (records.RUN_ID, "generation 1", "0.9100", "2 files"):
-        assert part in text
 
 
 # ---- the data source ----------------------------------------------------------------------------
@@ -228,20 +128,6 @@ def test_with_verified_copies_here_no_mirror_is_asked(tmp_path: Path) -> None:
     bad(asked, "data source", ExitCode.DATA, name, dead)
 
 
-@real
-def test_a_source_in_a_bucket_is_listed(tmp_path: Path, bucket: str) -> None:
-    """A bucket with the four files and their list is good; one that lacks a file is named."""
-    client = boto3.session.Session().client("s3")
-    for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
-        client.put_object(Bucket=bucket, Key=f"data/{name}", Body=content)
-    asked = settings(tmp_path, source=f"s3://{bucket}/data")
-    assert findings(asked)["data source"].ok
-    client.delete_object(Bucket=bucket, Key=f"data/{TEST_LABELS}")
-    bad(asked, "data source", ExitCode.DATA, f"s3://{bucket}/data/{TEST_LABELS}")
-    bad(settings(tmp_path, source="s3://not-there-at-all/data"), "data source", ExitCode.DATA,
-        "'not-there-at-all'", "data.source")  # fmt: skip
-
-
 def test_a_wrong_file_in_a_folder_is_named(tmp_path: Path, source: Path) -> None:
     """A file of another digest than its list states is named."""
     (source / TEST_LABELS).write_bytes(b"other")
@@ -290,27 +176,6 @@ def test_a_disk_without_room_for_all_places_together_is_told(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     bad(settings(tmp_path), "disk space", ExitCode.STORE, "0.2 GB free", "store.work, store.url",
         "free some space")  # fmt: skip
-
-
-# ---- the store ----------------------------------------------------------------------------------
-
-
-@real
-@pytest.mark.usefixtures("source", "minio")
-def test_a_missing_bucket_is_one_finding(tmp_path: Path) -> None:
-    """A bucket that is not there is told once, and what needs it is left out."""
-    bad(settings(tmp_path, "s3://not-there-at-all/x"), "store", ExitCode.STORE, "create it")
-
-
-@real
-@pytest.mark.usefixtures("source")
-def test_a_wrong_key_is_one_finding_without_the_key(
-    tmp_path: Path, bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A secret that the server does not know is told, and not shown."""
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-hush")
-    text = bad(settings(tmp_path, f"s3://{bucket}"), "store", ExitCode.STORE, "AWS credentials")
-    assert "hush-hush-hush" not in text and minio.access_key not in text
 
 
 @pytest.mark.usefixtures("source")
@@ -379,62 +244,12 @@ def test_clocks_within_a_minute_are_good(seconds: int, tmp_path: Path, server: T
     assert findings(settings(tmp_path, "s3://models/x"))["clock"].ok
 
 
-@real
-@pytest.mark.usefixtures("source")
-def test_a_clock_that_the_server_refuses_is_told_as_such(
-    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a request is refused for its time, the advice is about clocks, not about keys."""
-    now = datetime.now(UTC).replace(tzinfo=None)
-    monkeypatch.setattr(
-        "botocore.auth.get_current_datetime", lambda *_, **__: now + timedelta(hours=1)
-    )
-    text = bad(settings(tmp_path, f"s3://{bucket}"), "store", ExitCode.STORE, "clock", "NTP")
-    assert "credentials" not in text
-
-
 @pytest.mark.usefixtures("source")
 def test_a_slow_store_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads that take more than a second are bad, with the figure."""
     ticks = iter(range(0, 100, 2))
     monkeypatch.setattr("fmnist.cli.doctor.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     bad(settings(tmp_path), "latency", ExitCode.STORE, "2000.0 ms", "25 requests", "nearer")
-
-
-def damaged(url: str, key: str, change: Callable[[bytes], bytes | None]) -> None:
-    """Change an object of a store behind its back, or remove it."""
-    if url.startswith("s3://"):
-        store = open_store(url)
-        content = change(store.read(key) or b"")
-        store.delete(key)
-        if content is not None:
-            store.put_if_absent(key, content)
-        return
-    content = change((Path(url) / key).read_bytes())
-    (Path(url) / key).unlink()
-    if content is not None:
-        (Path(url) / key).write_bytes(content)
-
-
-OF_THE_RUN = f"runs/{records.RUN_ID}"
-DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
-    "a file gone": (f"{OF_THE_RUN}/model.keras", lambda _: None, "is not there"),
-    "a file cut short": (f"{OF_THE_RUN}/model.keras", lambda old: old[:-1], "has 24 bytes"),
-    "the manifest gone": (f"{OF_THE_RUN}/manifest.json", lambda _: None, "is missing"),
-    "another manifest": (f"{OF_THE_RUN}/manifest.json", lambda old: old + b"\n", "SHA-256 differs"),
-    "no champion.json": ("champion.json", lambda _: b"damaged", "cannot be read"),
-}  # fmt: skip
-
-
-@pytest.mark.usefixtures("source")
-@pytest.mark.parametrize(("key", "change", "told"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_champion_that_is_not_whole_is_bad(
-    key: str, change: Callable[[bytes], bytes | None], told: str, tmp_path: Path, url: str
-) -> None:
-    """Whatever is wrong with the champion is named, with its own exit code."""
-    promoted(open_store(url), tmp_path)
-    damaged(url, key, change)
-    bad(settings(tmp_path, url), "champion", ExitCode.DAMAGED, key, told)
 
 
 # ---- Prefect, and versions ----------------------------------------------------------------------

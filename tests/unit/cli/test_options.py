@@ -2,15 +2,16 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-from fmnist.cli.options import Parser, failed, parse, print_settings
-from fmnist.configure import Setting, all_settings, load_named_settings
+from fmnist.cli.command import Context, failure_line, parse
+from fmnist.cli.train import run_training_command, training_app
+from fmnist.configure import Setting, all_settings, load_named_settings, load_settings
 from fmnist.errors import DataError, ExitCode, SettingsError
 from fmnist.settings import Settings
-
-PROGRAM = "python flows/train.py"
 
 # For each setting: what is written, and what it must be read as.
 VALUES: dict[str, tuple[str, object]] = {
@@ -52,10 +53,23 @@ def value_of(settings: Settings, name: str) -> object:
     return getattr(getattr(settings, section), leaf)
 
 
-def faults(*arguments: str) -> list[str]:
+def no_job(_: Settings) -> Any:
+    """A training job that must not run."""
+    raise AssertionError
+
+
+def context_of(*words: str) -> Context:
+    """What the training job is started with for a command line."""
+    _, positional, _ = parse(training_app(no_job), words, Console())
+    context = positional[0]
+    assert isinstance(context, Context)
+    return context
+
+
+def faults(*words: str) -> list[str]:
     """The lines that a wrong command line is answered with."""
     with pytest.raises(SettingsError) as caught:
-        parse(arguments, PROGRAM)
+        context_of(*words)
     assert caught.value.exit_code == ExitCode.SETTINGS
     return str(caught.value).split("\n")
 
@@ -68,9 +82,9 @@ def test_each_setting_is_an_option(setting: Setting, form: str) -> None:
     name = setting.name
     match form:
         case "two words":
-            settings = parse([f"--{name}", text], PROGRAM).settings
+            settings = context_of(f"--{name}", text).settings
         case "one word":
-            settings = parse([f"--{name}={text}"], PROGRAM).settings
+            settings = context_of(f"--{name}={text}").settings
         case _:
             settings = load_named_settings({name: text})
     assert value_of(settings, name) == expected
@@ -86,15 +100,63 @@ def test_each_setting_is_an_environment_variable(
     """Every setting can be given by the variable that its help entry implies."""
     text, expected = VALUES[setting.name]
     monkeypatch.setenv(setting.variable, text)
-    assert value_of(parse([], PROGRAM).settings, setting.name) == expected
+    assert value_of(context_of().settings, setting.name) == expected
 
 
-def test_no_option_means_defaults_and_a_run() -> None:
-    """An empty command line asks for a run with the default settings."""
-    request = parse([], PROGRAM)
-    assert request.settings == Settings()
-    assert not request.show_settings
-    assert request.given == {}
+def test_no_option_means_defaults() -> None:
+    """An empty command line gives the default settings, and overrides none."""
+    assert (context_of().settings, context_of().overrides) == (Settings(), {})
+
+
+def test_of_a_repeated_option_the_last_counts() -> None:
+    """A value at the end of a line takes precedence over one in front of it."""
+    context = context_of("--training.epochs", "3", "--training.epochs=4")
+    assert context.settings.training.epochs == 4
+
+
+RENAMES = {"warmup": ("warmup_fraction", 0.3), "shifted": ("shift_fraction", 0.2),
+           "erased": ("max_erase_size", 3)}  # fmt: skip
+
+
+@pytest.mark.parametrize("old", RENAMES)
+@pytest.mark.parametrize("place", ["option", "environment", ".env", "parameter"])
+def test_the_earlier_name_of_a_setting_is_still_accepted(
+    old: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever set it by its earlier name gets what they meant."""
+    name, value = RENAMES[old]
+    variable = f"FMNIST_TRAINING__{old.upper()}"
+    given: dict[str, dict[str, object]] = {}
+    match place:
+        case "environment":
+            monkeypatch.setenv(variable, str(value))
+        case ".env":
+            (tmp_path / ".env").write_text(f"{variable}={value}\n")
+        case "parameter":
+            given = {"training": {old: value}}
+    if place == "option":
+        settings = context_of(f"--training.{old}", str(value)).settings
+    else:
+        settings = load_settings(given)
+    assert getattr(settings.training, name) == value
+
+
+@pytest.mark.parametrize("names", [("warmup", "warmup_fraction"), ("warmup_fraction", "warmup")])
+def test_an_earlier_name_has_the_precedence_of_its_source(
+    names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option takes precedence over the environment, whichever of them has the earlier name."""
+    option, variable = names
+    monkeypatch.setenv(f"FMNIST_TRAINING__{variable.upper()}", "0.2")
+    context = context_of(f"--training.{option}", "0.3")
+    assert context.settings.training.warmup_fraction == 0.3
+
+
+def test_a_wrong_value_by_an_earlier_name_is_told_by_the_current_one() -> None:
+    """The fault names the setting as the help does."""
+    assert faults("--training.warmup", "2") == [
+        "training.warmup_fraction: '2' was given; allowed: number from 0 below 1"
+    ]
 
 
 @pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
@@ -112,11 +174,13 @@ def test_no_pauses_can_be_written() -> None:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--training.epoch", "5"], ["training.epoch:", "did you mean training.epochs?"]),
-        (["--training.epoch=5"], ["training.epoch:", "did you mean training.epochs?"]),
-        (["--min_accuracy", "0.9"], ["min_accuracy:", "did you mean gate.min_accuracy?"]),
-        (["--Training.Epochz", "5"], ["did you mean training.epochs?"]),
-        (["--qqq", "5"], ["qqq:", "no such setting", "--help"]),
+        (["--training.epoch", "5"], ["--training.epoch:", "did you mean --training.epochs?"]),
+        (["--training.epoch=5"], ["--training.epoch:", "did you mean --training.epochs?"]),
+        (["--min_accuracy", "0.9"], ["--min_accuracy:", "did you mean --gate.min_accuracy?"]),
+        (["--Training.Epochz", "5"], ["did you mean --training.epochs?"]),
+        (["--epochs", "5"], ["--epochs:", "did you mean --training.epochs?"]),
+        (["--seed", "5"], ["did you mean --split.seed or --training.seed?"]),
+        (["--qqq", "5"], ["--qqq:", "no such option", "--help"]),
         (["--training.epochs", "many"], ["training.epochs:", "'many'", "integer from 1 to 10000"]),
         (["--training.epochs", "1.5"], ["training.epochs:", "'1.5'", "integer"]),
         (["--training.epochs", ""], ["training.epochs:", "''", "integer"]),
@@ -128,13 +192,14 @@ def test_no_pauses_can_be_written() -> None:
         (["--gate.lower_bound", "maybe"], ["gate.lower_bound:", "'maybe'", "true or false"]),
         (["--model.dropout", "0.1,x,0"], ["model.dropout:", "'x'", "0 to 0.9"]),
         (["--model.hidden", "8,8"], ["model.dropout", "3 rates", "2 hidden layers"]),
-        (["--data.class_names", "a,b"], ["data.class_names:", "a,b", "10 comma-separated"]),
+        (["--data.class_names", "a"], ["data.class_names:", "2 to 256 values"]),
+        (["--data.class_names", "a,\x1b[31m"], ["data.class_names:", "control characters"]),
         (["--data.retry_pauses", "1,1,1,1,1,1,1,1,1,1,1"], ["data.retry_pauses:", "0 to 10"]),
         (["--store.url", "http://host"], ["store.url:", "'http://host'", "AWS_ENDPOINT_URL_S3"]),
         (["--store.url", "x" * 2000], ["store.url:", "2000 characters"]),
-        (["--training.epochs"], ["training.epochs:", "expected one argument"]),
-        (["train"], ["train:", "not an option", "--name value"]),
-        (["--training.epochs", "5", "7"], ["7:", "not an option"]),
+        (["--training.epochs"], ["--training.epochs needs a value"]),
+        (["train"], ["train: unexpected argument", "--name VALUE"]),
+        (["--training.epochs", "5", "7"], ["7: unexpected argument"]),
     ],
     ids=lambda value: " ".join(value)[:40],
 )
@@ -159,7 +224,7 @@ def test_wrong_names_and_wrong_values_are_told_at_once() -> None:
     """A wrong name does not hide a wrong value beside it."""
     lines = faults("--training.epoch", "5", "--gate.mn_accuracy", "1", "--split.seed", "x")
     assert {line.partition(":")[0] for line in lines} == {
-        "training.epoch", "gate.mn_accuracy", "split.seed",
+        "--training.epoch", "--gate.mn_accuracy", "split.seed",
     }  # fmt: skip
 
 
@@ -228,36 +293,27 @@ def test_credentials_in_a_location_are_never_repeated(arguments: list[str]) -> N
     assert "KEY" not in message
 
 
-def words(text: str) -> list[str]:
-    """The words of a text, whatever its line breaks."""
-    return [word for word in re.split(r"[\s,]+", text) if word]
+def output_of(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command line that trains nothing prints."""
+    assert run_training_command(no_job, words) == ExitCode.OK
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_tells_every_setting_and_exit_code(
-    flag: str, capsys: pytest.CaptureFixture[str]
+def test_help_explains_every_setting_and_exit_code(
+    flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The help ends with success and shows each setting's meaning, range and default in full."""
-    with pytest.raises(SystemExit) as caught:
-        parse([flag], PROGRAM)
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    assert PROGRAM in text
-    entries, _, codes = text.partition("exit code")
-    missing = {}
+    """The help has each setting's meaning, range, default and variable, in a panel by section."""
+    monkeypatch.setenv("COLUMNS", "500")
+    text = output_of("--training.epochs", "bad", flag, capsys=capsys)
+    assert "python flows/train.py" in text
     for setting in all_settings():
-        assert setting.allowed and setting.meaning and setting.default, setting.name
-        entry = re.search(
-            rf"^ *--{re.escape(setting.name)}\s(.*?)(?=^ *--|\Z)", entries, re.MULTILINE | re.DOTALL
-        )
-        assert entry, setting.name
-        told = words(entry[1])
-        wanted = words(f"{setting.meaning} {setting.allowed} {setting.default}")
-        if lost := [word for word in wanted if word not in told]:
-            missing[setting.name] = lost
-    assert not missing
+        panel = text.partition(f"─ {setting.name.partition('.')[0]} ─")[2].partition("╰")[0]
+        entry = panel.partition(f"--{setting.name} ")[2].partition("--")[0]
+        shown = f"{setting.allowed} | default {setting.default} | {setting.variable} "
+        assert f"{setting.meaning} " in entry and shown in entry, setting.name
     for code in ExitCode:
-        assert re.search(rf"^ *{int(code)} +{re.escape(code.meaning)}", codes, re.MULTILINE)
+        assert f"  {int(code):3}  {code.meaning}" in text.splitlines()
 
 
 def test_help_does_not_need_valid_settings(
@@ -265,77 +321,47 @@ def test_help_does_not_need_valid_settings(
 ) -> None:
     """Somebody with a wrong value in the environment still gets the help."""
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "bad")
-    with pytest.raises(SystemExit):
-        parse(["--help"], PROGRAM)
-    assert "--training.epochs" in capsys.readouterr().out
+    assert "--training.epochs" in output_of("--help", capsys=capsys)
 
 
-def shown(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+def shown(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """What `--show-settings` prints: each setting's line after its name."""
-    request = parse(["--show-settings", *arguments], PROGRAM)
-    assert request.show_settings
-    print_settings(request)
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    return {line[0]: line[1].strip() for line in lines if len(line) == 2}
+    text = output_of("--show-settings", *words, capsys=capsys)
+    return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 
-def test_show_settings_tells_value_and_origin(
+def test_show_settings_has_value_and_origin(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each setting is shown with the value that counts and the source it comes from."""
     (tmp_path / ".env").write_text("FMNIST_SPLIT__SEED=3\nFMNIST_TRAINING__SEED=3\n")
     monkeypatch.setenv("FMNIST_TRAINING__SEED", "4")
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "4")
-    lines = shown("--training.epochs", "5", "--model.hidden", "9,8,7", capsys=capsys)
+    monkeypatch.setenv("FMNIST_TRAINING__ERASED", "4")
+    monkeypatch.setenv("FMNIST_GATE", '{"min_accuracy": 0.5}')
+    lines = shown(
+        "--training.epochs", "5", "--model.hidden", "9,8,7", "--training.warmup", "0", capsys=capsys
+    )
     assert re.fullmatch(r"5 +command line", lines["training.epochs"])
     assert re.fullmatch(r"9,8,7 +command line", lines["model.hidden"])
+    assert re.fullmatch(r"0.0 +command line", lines["training.warmup_fraction"])
     assert re.fullmatch(r"4 +environment, FMNIST_TRAINING__SEED", lines["training.seed"])
+    assert re.match(r"4 +environment", lines["training.max_erase_size"])
+    assert re.match(r"0.5 +environment", lines["gate.min_accuracy"])
     assert re.fullmatch(r"3 +\.env", lines["split.seed"])
     assert re.fullmatch(r"50 +default", lines["training.patience"])
     assert re.fullmatch(r"none +default", lines["store.work"])
-    assert {setting.name for setting in all_settings()} <= lines.keys()
-
-
-def test_show_settings_tells_the_origin_of_a_section_given_whole(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A value from a section's own variable is not called a default."""
-    monkeypatch.setenv("FMNIST_TRAINING", '{"epochs": 5}')
-    try:
-        lines = shown(capsys=capsys)
-    except SettingsError:
-        return  # refusing such a variable is right, too
-    assert re.match(r"5 +environment", lines["training.epochs"])
+    assert lines.keys() == {setting.name for setting in all_settings()}
 
 
 def test_show_settings_cuts_no_value(capsys: pytest.CaptureFixture[str]) -> None:
-    """A long value is shown whole, since a user may want to copy it."""
-    print_settings(parse(["--show-settings"], PROGRAM))
-    text = capsys.readouterr().out
-    assert "\N{HORIZONTAL ELLIPSIS}" not in text
-    for mirror in Settings().data.mirrors:
-        assert mirror in text
-
-
-def test_a_command_may_have_arguments_of_its_own() -> None:
-    """They are read beside the settings, and a wrong one is told with the likely right name."""
-    parser = Parser("command")
-    parser.add_argument("run")
-    parser.add_argument("--limit", type=int, default=20)
-    line = parser.read(["--training.epochs", "3", "an-id", "--limit=5"])
-    assert (line.own, line.given) == ({"run": "an-id", "limit": 5}, {"training.epochs": "3"})
-    assert line.settings().training.epochs == 3
-    line = parser.read(["an-id", "--limt", "5", "--split.seed", "x"])
-    with pytest.raises(SettingsError) as caught:
-        line.settings()
-    first, second = str(caught.value).splitlines()
-    assert first == "limt: no such setting; did you mean limit?"
-    assert second.startswith("split.seed: 'x'")
+    """A long value is shown complete and on one line, since a user may want to copy it."""
+    assert ",".join(Settings().data.mirrors) in shown(capsys=capsys)["data.mirrors"]
 
 
 def test_a_failure_ends_with_a_line_of_its_kind_run_and_message() -> None:
     """The last line names the run, if there is one, and says how many lines stand above it."""
     error = DataError("no mirror\n  one\n  two")
-    assert failed(error) == "failed  -  data: no mirror (and 2 more lines above)"
+    assert failure_line(error) == "failed  -  data: no mirror (and 2 more lines above)"
     error.run_id = "an-id"
-    assert failed(error).startswith("failed  an-id  data: ")
+    assert failure_line(error).startswith("failed  an-id  data: ")

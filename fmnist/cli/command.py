@@ -1,0 +1,263 @@
+"""What every command line does: read the arguments, run one command, and sum it up in one line.
+
+A command is a function that takes a `Context` and its own arguments, shows what a person reads, and
+returns a `Result`: the line that sums it up, and the same for a program.
+"""
+
+import inspect
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+from cyclopts import App, CycloptsError, Group, UnknownCommandError
+from cyclopts.exceptions import MissingArgumentError, RepeatArgumentError, UnknownOptionError
+from pydantic_core import to_json
+from rich.console import Console, RenderableType
+
+from fmnist.cli.options import pop_settings
+from fmnist.configure import hide_secrets, load_named_settings, suggest
+from fmnist.errors import ExitCode, JobError, SettingsError, without_credentials
+from fmnist.settings import Settings
+from fmnist.store.base import Store, open_store
+
+_NO_TERMINAL = 1000
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a command works with.
+
+    Attributes:
+        settings: all settings.
+        overrides: the settings given on the command line, by dotted name.
+        console: what a person reads; it shows nothing if a program reads.
+    """
+
+    settings: Settings
+    overrides: Mapping[str, str]
+    console: Console
+
+    def store(self) -> Store:
+        """The store of the settings."""
+        settings = self.settings.store
+        return open_store(settings.url, single_publisher=settings.single_publisher)
+
+    def say(self, *parts: RenderableType) -> None:
+        """Show lines, which the terminal wraps, or tables."""
+        for part in parts:
+            self.console.print(part, soft_wrap=isinstance(part, str))
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended.
+
+    Attributes:
+        code: the exit code.
+        line: the fields of the last line on standard output; if empty, there is no such line.
+        document: what a program gets besides the exit code.
+    """
+
+    code: ExitCode
+    line: tuple[str, ...]
+    document: Mapping[str, object]
+
+
+def make_app(name: str, summary: str, **options: Any) -> App:
+    """A command line without commands, whose help ends with the exit codes."""
+    codes = "\n".join(f"  {int(code):3}  {code.meaning}" for code in ExitCode)
+    return App(
+        name=name,
+        help=summary,
+        help_format="plaintext",
+        group_parameters=Group.create_default_parameters("Options"),
+        help_epilogue=f"Exit codes:\n{codes}",
+        version=_version,
+        **options,
+    )
+
+
+def _version() -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version("fmnist")
+
+
+def run(app: App, words: Sequence[str], *, for_programs: bool = False) -> ExitCode:
+    """Run a command; the last line on standard output sums it up, or JSON is all there is."""
+    start = datetime.now(UTC)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = _run(app, words, _console(quiet=for_programs))
+    except JobError as error:
+        if "\n" in str(error) and not error.run_id:  # else the flow has logged it
+            sys.stderr.write(f"{error}\n")
+        document = {"kind": error.exit_code.name.lower(), "message": str(error)}
+        result = Result(error.exit_code, (failure_line(error),), document)
+    except KeyboardInterrupt:
+        seconds = f"after {(datetime.now(UTC) - start).total_seconds():.0f} s"
+        result = _cut_short(ExitCode.INTERRUPTED, "interrupted", seconds)
+    except Exception as error:
+        traceback.print_exc()
+        message = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+        result = _cut_short(ExitCode.DEFECT, "defect", message)
+    if result.line:
+        _print_end(result, for_programs)
+    return result.code
+
+
+def failure_line(error: JobError) -> str:
+    """The last line of a failed command; it has the first line of a message with several."""
+    first, *rest = str(error).splitlines()
+    if rest:
+        first += f" (and {len(rest)} more {'line' if len(rest) == 1 else 'lines'} above)"
+    return f"failed  {error.run_id or '-'}  {error.exit_code.name.lower()}: {first}"
+
+
+def _cut_short(code: ExitCode, kind: str, message: str) -> Result:
+    return Result(code, (kind, message), {"kind": kind, "message": message})
+
+
+def _run(app: App, words: Sequence[str], console: Console) -> Result:
+    command, positional, named = parse(app, words, console)
+    if isinstance(result := command(*positional, **named), Result):
+        return result
+    return Result(ExitCode.OK, (), {})
+
+
+def parse(
+    app: App, words: Sequence[str], console: Console
+) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+    """The function that a command line asks for, and its arguments, the `Context` first.
+
+    `--help`, `--version` and `--install-completion` work without settings and get no `Context`.
+
+    Raises:
+        SettingsError: an argument, an option or a setting is wrong; one line for each fault.
+    """
+    if not words and app.default_command is None:
+        raise SettingsError(_no_command(app, ""))
+    faults: list[str] = []
+    try:
+        command, bound, unused, _ = app.parse_known_args(words, console=_Console(highlight=False))
+    except UnknownCommandError as error:
+        raise SettingsError(_no_command(app, (error.unused_tokens or [""])[0])) from error
+    except (CycloptsError, SettingsError) as error:
+        options = [word for word in app.parse_commands(words)[2] if word.startswith("-")]
+        faults = _not_understood(app, words, options)
+        if not (faults and isinstance(error, UnknownOptionError)):
+            faults.append(_describe(error, app, words))
+        raise SettingsError("\n".join(faults)) from error
+    if not hasattr(command, "__signature__"):
+        _show_docstring(app, words)
+        return command, bound.args, bound.kwargs
+    overrides = pop_settings(bound.arguments)
+    faults = _not_understood(app, words, unused)
+    try:
+        settings = load_named_settings(overrides)
+    except SettingsError as error:
+        raise SettingsError("\n".join([*faults, str(error)])) from error
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return command, (Context(settings, overrides, console), *bound.args), bound.kwargs
+
+
+def _show_docstring(app: App, words: Sequence[str]) -> None:
+    """Let a command's own help be its complete docstring, not the line in the list of commands."""
+    for found in app.parse_commands(words)[1]:
+        if hasattr(found.default_command, "__signature__") and found is not app:
+            found.help = docstring(found.default_command)
+
+
+def docstring(command: object) -> str:
+    """A command's docstring, with each paragraph on one line."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _no_command(app: App, word: str) -> str:
+    program = app.name[0]
+    if not word or word.startswith("-"):
+        return f"a command is required, such as `{program} runs`; `{program} --help` lists them"
+    commands = [name for name in app if not name.startswith("-")]
+    hint = suggest(word, commands) or f"`{program} --help` lists all"
+    return f"{without_credentials(word)[:100]!r} is not a command; {hint}"
+
+
+def _not_understood(app: App, words: Sequence[str], unused: Sequence[str]) -> list[str]:
+    """A line for each word that is no option; the value of an unknown option belongs to it."""
+    _, apps, _ = app.parse_commands(words)
+    options = [n for argument in apps[-1].assemble_argument_collection() for n in argument.names]
+    faults = []
+    before = ""
+    for word in unused:
+        name = word.partition("=")[0]
+        if name.startswith("-") and name not in options:
+            hint = suggest(name, options) or "see --help for all options"
+            faults.append(f"{name[:100]}: no such option; {hint}")
+        elif not word.startswith("-") and (not before.startswith("-") or "=" in before):
+            shown = hide_secrets(word).strip("'")
+            faults.append(f"{shown}: unexpected argument; options are written --name VALUE")
+        before = word
+    return faults
+
+
+def _describe(error: CycloptsError | SettingsError, app: App, words: Sequence[str]) -> str:
+    """One line about an argument that the command line lacks, or that is wrong."""
+    if isinstance(error, SettingsError):
+        return str(error)
+    if isinstance(error, MissingArgumentError) and error.argument:
+        typed = error.keyword or next((t.keyword for t in error.argument.tokens if t.keyword), None)
+        if typed:
+            return f"{typed} needs a value"
+        name = error.argument.name
+        name = name if name.startswith("--") else name.upper()
+        chain, _, _ = app.parse_commands(words)
+        return f"{name} is required; see `{' '.join([app.name[0], *chain])} --help`"
+    if isinstance(error, RepeatArgumentError):
+        return f"{error.token.keyword} is given more than once"
+    error.verbose = False
+    return without_credentials(" ".join(str(error).split()))
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on without output if nobody reads it any more, as in `fmnist runs | head -1`."""
+        self.quiet = True
+        _discard_output()
+
+
+def _console(*, quiet: bool = False) -> Console:
+    # Without a terminal nothing is wrapped, so that each row is one line.
+    width = None if sys.stdout.isatty() else _NO_TERMINAL
+    return _Console(markup=False, highlight=False, quiet=quiet, width=width)
+
+
+def _print_end(result: Result, for_programs: bool) -> None:
+    if for_programs:
+        document = {"ok": result.code == 0, "exit_code": int(result.code), **result.document}
+        text = to_json(document, indent=2, inf_nan_mode="null").decode()
+    else:
+        text = "  ".join(result.line)
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Send nothing more to a standard output that nobody reads, not even at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,56 @@
+"""The champion in one line: `fmnist.load_champion`."""
+
+import pytest
+
+from fmnist.store.base import open_store
+from fmnist.store.folder import FolderStore
+from tests.integration.cli.conftest import (
+    LABELS,
+    Put,
+    World,
+    images,
+    overwrite,
+    put_networks,
+    run_id,
+)
+
+
+def test_the_champion_is_loaded_in_one_line(url: str, world: World, store_run: Put) -> None:
+    """`fmnist.load_champion` gives the champion's own network."""
+    import fmnist
+
+    put_networks(open_store(url), store_run, world)
+    predicted = fmnist.load_champion(url).predict(images(0), verbose=0).argmax(axis=1)
+    assert (predicted == LABELS).mean() == world.good.evaluation.accuracy
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "part"),
+    [
+        ("nowhere", "StoreError", "no run was promoted yet"),
+        ("s3://KEY:TOPSECRET@bucket", "SettingsError", "must not contain credentials"),
+        ("http://host", "SettingsError", "must be a folder or s3://bucket/prefix"),
+        ("", "SettingsError", "must not be empty"),
+    ],
+)
+def test_a_champion_that_is_not_there_is_an_error(place: str, error: str, part: str) -> None:
+    """A store without champion, or what is no store, is told in one line without secrets."""
+    import fmnist
+
+    with pytest.raises(Exception) as caught:
+        fmnist.load_champion(place)
+    assert type(caught.value).__name__ == error
+    assert part in str(caught.value)
+    assert "TOPSECRET" not in str(caught.value)
+
+
+def test_a_swapped_model_is_never_loaded(world: World, store_run: Put) -> None:
+    """A model file that is not the champion's own is an error that names it."""
+    import fmnist
+    from fmnist.errors import DamagedError
+
+    store = FolderStore("store")
+    put_networks(store, store_run, world)
+    overwrite(store, f"runs/{run_id(1)}/model.keras", world.poor.content)
+    with pytest.raises(DamagedError, match=f"{run_id(1)}/model.keras is not the file"):
+        fmnist.load_champion("store")
