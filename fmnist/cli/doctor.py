@@ -1,4 +1,4 @@
-"""Look, before anyone trains, at everything that a run needs: one finding for each thing."""
+"""Check everything a run needs, before anyone trains: one finding per check."""
 
 import base64
 import importlib.metadata
@@ -34,7 +34,7 @@ from fmnist.settings import MIRRORS, Settings, non_defaults
 from fmnist.store.base import Store, open_store
 
 _MEGABYTE = 2**20
-# What one run writes at most, in bytes: four downloads, two of them at a time; the arrays and the
+# The most that one run writes, in megabytes: four downloads, two of them at a time; the arrays and the
 # published files; the published files alone; a model that is loaded.
 _ROOM = {"data.cache": 64, "store.work": 128, "store.url": 32, "temporary files": 32}
 _LARGEST_CLOCK_DIFFERENCE = 60
@@ -46,9 +46,13 @@ _REINSTALL = "install what requirements.txt pins (`make setup`)"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was found or, if it is not `ok`, what to do; one line.
+    """The outcome of one check.
 
-    `exit_code` is the one that a run would end with, `PROMOTED` (0) where nothing is wrong.
+    Attributes:
+        name: what was checked.
+        ok: whether a run can rely on it.
+        text: what was found and, if it is not `ok`, what to do; one line.
+        exit_code: the code that a run would end with; `OK` if nothing is wrong.
     """
 
     name: str
@@ -58,11 +62,10 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that a run with these settings needs, and give each finding as it is made.
+    """Check everything a run with these settings needs; yields each finding as it is made.
 
-    Nothing is downloaded and nothing is changed, but that the local folders are made if they are not
-    there, and that the store's own check leaves its probe. Of a store that cannot be used there is
-    that one finding alone.
+    Downloads nothing and changes nothing, except that missing local folders are created and the
+    store's own check leaves its probe. A store that cannot be used gives a single finding.
     """
     yield _finding("settings", lambda: _settings(settings))
     yield _finding("data source", lambda: check_source(settings.data))
@@ -77,7 +80,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _finding(name: str, look: Callable[[], str]) -> Finding:
-    """What `look` returns is good; a foreseeable failure that it raises is bad."""
+    """The text that `look` returns, or the foreseeable failure that it raises."""
     try:
         return Finding(name, True, _one_line(look()), ExitCode.OK)
     except JobError as error:
@@ -136,7 +139,7 @@ def _local_places(settings: Settings) -> Iterator[tuple[str, Path]]:
 
 
 def _disk_space(settings: Settings) -> str:
-    """Places that share a disk must have room there together."""
+    """Places that share a disk need room for all of them together."""
     needed: dict[int, int] = {}
     names: dict[int, list[str]] = {}
     free: dict[int, int] = {}
@@ -222,7 +225,7 @@ def _latency(store: Store) -> str:
 
 
 def _champion(store: Store) -> str:
-    """Whether it is whole, without reading all of it."""
+    """Check that the champion is complete, without reading all of it."""
     head = current_champion(store)
     if head is None:
         return "none yet: the first run that passes the gate becomes it"
@@ -285,9 +288,9 @@ def _prefect() -> str:
 
 
 def _version(package: str) -> str:
-    """The installed version of a package, if a run can rely on it; why not stands in pyproject.toml.
+    """The installed version of a package, if a run can rely on it.
 
-    The bounds there are checked when it is installed, which a later `pip install` may undo.
+    pyproject.toml has the same bounds, with reasons; a later `pip install` may override them.
     """
     version = _installed(package)
     release = _release(version) or (0, 0)
@@ -316,6 +319,6 @@ def _installed(package: str) -> str:
 
 
 def _release(version: str) -> tuple[int, int] | None:
-    """The first two numbers of a version; `None` if it does not begin with them."""
+    """The first two numbers of a version; `None` if it does not start with them."""
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found[1]), int(found[2])) if found else None
