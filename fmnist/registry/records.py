@@ -38,7 +38,7 @@ To change `champion.json` (a promotion, a rollback, or the retirement of old run
 
 A run is deleted only after `champion.json` has listed it under `retired`. A retired run is never
 made the champion, and the champion is never retired, so a removal and a promotion cannot cross. The
-manifest is deleted first: what an interrupted removal leaves behind is not a run. (The limit: if two
+manifest goes first: what an interrupted removal leaves behind is not a run. (The limit: if two
 removals of the same run overlap, the slower one could delete files that were published again in the
 meantime, but only if that publication and its promotion fit within one of its requests.)
 

@@ -65,8 +65,8 @@ def _read_sealed(folder: Path) -> tuple[bytes, Mapping[str, bytes]]:
         contents = {name: (folder / name).read_bytes() for name in manifest.files}
     except OSError as error:
         raise DamagedError(
-            f"{error.filename} cannot be read ({error.strerror}), so {folder} is not a finished run; "
-            "nothing is published"
+            f"{error.filename} cannot be read ({error.strerror}), so {folder} is not a finished "
+            "run; nothing is published"
         ) from error
     for name, content in contents.items():
         if not _is(content, manifest.files[name]):
@@ -84,8 +84,8 @@ def _check_complete(store: Store, manifest: Manifest) -> None:
         found = listed.get(f"{key}/{name}")
         if found is None or found.size != entry.size:
             raise DamagedError(
-                f"{store.location(f'{key}/{name}')} was stored but is missing from the listing or has "
-                "the wrong size; publish the run again"
+                f"{store.location(f'{key}/{name}')} was stored but is missing from the listing or "
+                "has the wrong size; publish the run again"
             )
 
 

@@ -73,7 +73,7 @@ def test_there_is_no_champion_before_the_first_promotion(sealed: Path) -> None:
 
 
 def test_a_promotion_is_recorded(sealed: Path) -> None:
-    """The champion record says which run it is, which it replaced, when, why and by which program."""
+    """The record names the run, the one it replaced, the time, the reason and the program."""
     store = MemoryStore()
     assert promote(store, put(store, "one")).previous is None
     started = datetime.now(UTC)
@@ -360,7 +360,7 @@ def test_the_time_of_the_last_move_decides_nothing(moved_at: str, two: MemorySto
     assert abs(champion.moved_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-# ---- verdicts that reject -------------------------------------------------------------------------
+# ---- verdicts that reject -----------------------------------------------------------------------
 
 
 def test_a_rejected_run_moves_nothing() -> None:
@@ -389,7 +389,7 @@ def test_what_was_not_decided_is_decided_when_it_is_promoted() -> None:
 
 
 def test_a_forced_promotion_records_its_reason() -> None:
-    """A person's reason stands in the champion record and in the history, with the verdict it overrode."""
+    """A person's reason is recorded for good, with the verdict that it overrode."""
     store = MemoryStore()
     first = promote(store, put(store, "one"))
     run = put(store, "two")
@@ -403,7 +403,7 @@ def test_a_forced_promotion_records_its_reason() -> None:
     assert forced.reason == "the demo is today (verdict: not good enough)"
 
 
-# ---- rivals ---------------------------------------------------------------------------------------
+# ---- rivals -------------------------------------------------------------------------------------
 
 
 def test_a_loser_of_a_race_decides_again_against_the_new_champion() -> None:
@@ -591,7 +591,7 @@ def test_a_rollback_to_a_run_is_not_its_promotion() -> None:
     assert moves(store)[0] == (5, "promotion", "one")
 
 
-# ---- rolling back -----------------------------------------------------------------------------------
+# ---- rolling back -------------------------------------------------------------------------------
 
 
 def test_an_earlier_run_can_be_made_champion_again() -> None:
@@ -660,7 +660,7 @@ def test_a_rollback_leaves_no_way_back_to_a_run_that_is_gone(gone: str) -> None:
 def test_a_damaged_run_is_not_restored(
     name: str, spoil: Callable[[MemoryStore, str], None]
 ) -> None:
-    """Every file of the earlier champion is checked first; the champion record does not move otherwise."""
+    """Every file of the earlier champion is checked before the champion changes."""
     store = MemoryStore()
     promote(store, put(store, "one"))
     champion = promote(store, put(store, "two"))
@@ -807,7 +807,7 @@ def test_a_run_that_was_retired_and_forgotten_is_not_promoted_by_an_old_verdict(
 
 
 def test_what_is_not_a_run_id_is_not_retired() -> None:
-    """A name that would make the champion record unreadable is refused, and the champion stays readable."""
+    """A name that would make the champion record unreadable is refused."""
     store = MemoryStore()
     promoted = promote(store, put(store, "one"))
     with pytest.raises(SettingsError, match="is not a run id"):
@@ -920,7 +920,7 @@ def test_nothing_is_retired_before_the_first_promotion() -> None:
     assert current_champion(store) is None
 
 
-# ---- crashes --------------------------------------------------------------------------------------
+# ---- crashes ------------------------------------------------------------------------------------
 
 
 class Crash(BaseException):
@@ -966,7 +966,7 @@ STEPS = [
 def test_a_crash_leaves_the_old_champion_and_can_be_repeated(
     scene: Callable[[MemoryStore], None], place: int, moment: str, sealed: Path
 ) -> None:
-    """Whenever the process dies, readers see the complete old or new champion; a repeat succeeds."""
+    """Readers then see the complete old or new champion, and a repeat succeeds."""
     store = MemoryStore()
     scene(store)
     old, past = current_champion(store), records_in(store)
@@ -1021,7 +1021,7 @@ def test_a_crash_leaves_the_old_champion_and_can_be_repeated(
 def test_a_crash_while_going_back_or_retiring_leaves_a_complete_champion(
     move: str, moment: str, place: int
 ) -> None:
-    """Whenever the process ends, the champion record is the old one or the new, and a repeat succeeds."""
+    """The champion record is then the old one or the new one, and a repeat succeeds."""
     store = MemoryStore()
     put_champions(store, *"ABC")
     old, past = current_champion(store), records_in(store)

@@ -16,7 +16,7 @@ from tests.support.registry import EVEN_LATER, LONG_AFTER, age, champion_of, loa
 
 
 def test_what_is_no_runs_name_never_reaches_the_head(store: MemoryStore) -> None:
-    """A folder with another name is left alone, since the champion record could not be read with it inside."""
+    """A folder with another name stays, since no champion record can list it as retired."""
     put(store, 1, promoted=True)
     for key in ("runs/some notes/a.txt", "runs/!x/manifest.json"):
         store.put_if_absent(key, b"1")

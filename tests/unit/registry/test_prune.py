@@ -108,11 +108,11 @@ def test_a_gap_in_the_history_stops_a_prune(store: MemoryStore) -> None:
     assert len(list_run_ids(store)) == 5
 
 
-# ---- how it is removed ----------------------------------------------------------------------------
+# ---- how it is removed --------------------------------------------------------------------------
 
 
 def test_runs_are_retired_before_anything_is_removed(store: MemoryStore) -> None:
-    """The champion record names a run as retired first; its manifest comes before its other files."""
+    """A run is recorded as retired first; then its manifest goes, then its other files."""
     for number in range(1, 5):
         run = put(store, number, promoted=number == 3)
     record_verdict(store, read_run(store, run_id(1)), passed(None))
@@ -139,7 +139,7 @@ def test_runs_are_retired_before_anything_is_removed(store: MemoryStore) -> None
 
 
 def test_many_runs_are_retired_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The champion record names a hundred runs at the same time, and no longer those that are gone."""
+    """The champion record lists a hundred at a time, and forgets those that are gone."""
     store = MemoryStore()
     for number in range(1, 253):
         put(store, number, promoted=number == 252)
@@ -204,7 +204,7 @@ def test_a_run_that_another_prune_removed_and_somebody_published_again_stays(
 
 @pytest.mark.parametrize("word", ["promoted", "undecided", "rejected", "damaged"])
 def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: MemoryStore) -> None:
-    """Between its manifest and its promotion a run is complete but nobody's; a rejected one is not protected."""
+    """A complete run may still be about to be promoted, unless it was rejected."""
     content = b"damaged"
     if word != "damaged":
         verdict = replace(passed(None), promoted=word == "promoted", decided=word != "undecided")

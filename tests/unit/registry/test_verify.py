@@ -82,7 +82,7 @@ def test_a_model_that_holds_no_network_is_a_fault(store: MemoryStore) -> None:
 
 
 def test_the_copy_that_a_interrupted_move_left_is_no_fault(store: MemoryStore) -> None:
-    """The champion record's own copy in the history is what a publisher leaves that dies before the swap."""
+    """A publisher that dies before the swap leaves a copy of the current record."""
     put(store, 1, promoted=True)
     content = store.read("champion.json")
     assert content
