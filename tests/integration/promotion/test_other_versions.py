@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fmnist import load_champion
-from fmnist.cli.commands import main
+from fmnist.cli.app import main
 from fmnist.data.records import DataOrigin
 from fmnist.evaluation.comparison import Comparison
 from fmnist.evaluation.gate import Verdict
