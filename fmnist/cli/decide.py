@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from fmnist.cli.command import Context, Result
 from fmnist.cli.options import Reason, RunId, flag, takes_settings
-from fmnist.cli.tables import home_expanded, no_champion, say_decision, say_verdict
+from fmnist.cli.tables import home_expanded, say_decision, say_verdict
 from fmnist.errors import ExitCode, SettingsError
 from fmnist.promotion.stored import (
     GateRequest,
@@ -16,7 +16,7 @@ from fmnist.promotion.stored import (
     publish_kept_run,
     remove_kept_folder,
 )
-from fmnist.registry.champion import current_champion, roll_back
+from fmnist.registry.champion import current_champion, no_champion, roll_back
 from fmnist.registry.records import run_key
 from fmnist.store.base import Store
 
@@ -83,12 +83,18 @@ def rollback(
     if current_champion(store) is None:
         raise no_champion(store)
     store.check()
-    head = roll_back(store, run, reason=reason or "", by="fmnist rollback")
-    where = store.location(run_key(head.run_id))
+    champion = roll_back(store, run, reason=reason or "", by="fmnist rollback")
+    where = store.location(run_key(champion.run_id))
     return Result(
         ExitCode.OK,
-        ("ok", head.run_id, f"generation {head.generation}", f"before {head.previous}", where),
-        {"champion": head, "location": where},
+        (
+            "ok",
+            champion.run_id,
+            f"generation {champion.generation}",
+            f"before {champion.previous}",
+            where,
+        ),
+        {"champion": champion, "location": where},
     )
 
 
@@ -110,8 +116,8 @@ def _result(context: Context, store: Store, promotion: Promotion) -> Result:
         found["verdict"] = promotion.verdict
     if promotion.decision:
         found |= {"evaluation": promotion.decision.evaluation, "champion": promotion.champion}
-    head = promotion.promoted_by
-    if head is None:
+    champion = promotion.promoted_by
+    if champion is None:
         return Result(
             ExitCode.REJECTED,
             ("rejected", promotion.run_id, promotion.reason),
@@ -123,8 +129,8 @@ def _result(context: Context, store: Store, promotion: Promotion) -> Result:
         (
             "promoted" if promotion.verdict else "ok",
             promotion.run_id,
-            f"generation {head.generation}",
+            f"generation {champion.generation}",
             promotion.reason,
         ),
-        {"champion": head, "location": location, **found},
+        {"champion": champion, "location": location, **found},
     )

@@ -226,10 +226,10 @@ def _latency(store: Store) -> str:
 
 def _champion(store: Store) -> str:
     """Check that the champion is complete, without reading all of it."""
-    head = current_champion(store)
-    if head is None:
+    champion = current_champion(store)
+    if champion is None:
         return "none yet: the first run that passes the gate becomes it"
-    run = read_run(store, head.run_id, head.manifest_sha256)
+    run = read_run(store, champion.run_id, champion.manifest_sha256)
     key = run_key(run.run_id)
     listed = store.list_entries(f"{key}/")
     for name, entry in run.manifest.files.items():
@@ -241,7 +241,7 @@ def _champion(store: Store) -> str:
                 f"{entry.size:,}; `fmnist rollback` goes back to the champion before"
             )
     return (
-        f"{head.run_id}, generation {head.generation}, accuracy {head.accuracy:.4f}: its manifest "
+        f"{champion.run_id}, generation {champion.generation}, accuracy {champion.accuracy:.4f}: its manifest "
         f"is the promoted one, its {len(run.manifest.files)} files are there in their sizes"
     )
 

@@ -19,7 +19,6 @@ from fmnist.cli.tables import (
     facts,
     make_table,
     minute_text,
-    no_champion,
     say_verdict,
     second_text,
 )
@@ -30,7 +29,7 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Interval
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.stored import fetch_test_data, recorded_changes
-from fmnist.registry.champion import champion_history, current_champion, read_champion
+from fmnist.registry.champion import champion_history, current_champion, no_champion, read_champion
 from fmnist.registry.records import (
     COMPARISON,
     DATA,
@@ -95,13 +94,13 @@ def list_runs(
 ) -> Result:
     """List the runs, newest first."""
     store = context.store()
-    head = current_champion(store)
+    champion = current_champion(store)
     everything = list_run_ids(store)
     rest = [run for run in everything if before is None or run < before]
     page, more = rest[:limit], len(rest) > limit
     judged_later = {name.rstrip("/") for name in store.list_names(VERDICTS)} if page else set()
     with ThreadPoolExecutor(_READERS) as readers:
-        lines = list(readers.map(lambda run: _run_line(store, run, head, judged_later), page))
+        lines = list(readers.map(lambda run: _run_line(store, run, champion, judged_later), page))
     if lines:
         context.say(_table_of_runs(lines, context.console.width))
         _explain_marks(context, lines)
@@ -116,9 +115,9 @@ def list_runs(
 
 
 def _run_line(
-    store: Store, run_id: str, head: ChampionRecord | None, judged_later: set[str]
+    store: Store, run_id: str, champion: ChampionRecord | None, judged_later: set[str]
 ) -> RunLine:
-    is_champion = head is not None and head.run_id == run_id
+    is_champion = champion is not None and champion.run_id == run_id
     try:
         run = find_run(store, run_id)
         if run is None:
@@ -176,7 +175,7 @@ def _explain_marks(context: Context, lines: Sequence[RunLine]) -> None:
 def show_run(context: Context, run: RunId, /) -> Result:
     """Show everything about one run."""
     store = context.store()
-    head = current_champion(store)
+    champion = current_champion(store)
     stored = read_run(store, run)
     figures = read_record(store, stored, EVALUATION, RecordedFigures)
     evaluation = read_record(store, stored, EVALUATION, dict[str, Any])
@@ -185,7 +184,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
     against = _recorded_comparison(store, stored)
     later = later_verdicts(store, run)
     changed = recorded_changes(store, stored)
-    is_champion = head is not None and head.run_id == run
+    is_champion = champion is not None and champion.run_id == run
     kind = "the official files" if origin.official else "not the official files"
     context.say(
         facts(
@@ -249,27 +248,27 @@ def _recorded_comparison(store: Store, run: StoredRun) -> Comparison | Compariso
 def show_champion(context: Context) -> Result:
     """Show the current champion."""
     store = context.store()
-    head, files = read_champion(store, EVALUATION)
-    where = store.location(run_key(head.run_id))
+    champion, files = read_champion(store, EVALUATION)
+    where = store.location(run_key(champion.run_id))
     figures = from_json(RecordedFigures, files[EVALUATION], where)
     evaluation = from_json(dict[str, Any], files[EVALUATION], where)
     context.say(
         facts(
             {
-                "champion": head.run_id,
+                "champion": champion.run_id,
                 "test accuracy": accuracy_text(figures.accuracy, figures.interval),
-                "generation": f"{head.generation:,}",
-                "since": f"{second_text(head.moved_at)}, by {head.move}",
-                "why": head.reason or "-",
-                "by": head.by or "-",
-                "rollback leads to": head.rollback_to or "none before it",
+                "generation": f"{champion.generation:,}",
+                "since": f"{second_text(champion.moved_at)}, by {champion.move}",
+                "why": champion.reason or "-",
+                "by": champion.by or "-",
+                "rollback leads to": champion.rollback_to or "none before it",
             },
         )
     )
     return Result(
         ExitCode.OK,
-        ("ok", head.run_id, f"test accuracy {head.accuracy:.4f}", where),
-        {"champion": head, "evaluation": evaluation, "location": where},
+        ("ok", champion.run_id, f"test accuracy {champion.accuracy:.4f}", where),
+        {"champion": champion, "evaluation": evaluation, "location": where},
     )
 
 
@@ -280,14 +279,14 @@ def show_history(context: Context, *, limit: Limit = 20) -> Result:
     moves = list(islice(champion_history(store), limit))
     if not moves:
         raise no_champion(store)
-    for head in moves:
+    for record in moves:
         context.say(
-            f"{head.generation:>5,}  {second_text(head.moved_at)}  {head.move}"
-            + (f"  by {head.by}" if head.by else ""),
-            f"       {head.previous or 'none'} -> {head.run_id}"
-            if head.move != "retirement"
-            else f"       {head.run_id} stays",
-            *([f"       {head.reason}"] if head.reason else []),
+            f"{record.generation:>5,}  {second_text(record.moved_at)}  {record.move}"
+            + (f"  by {record.by}" if record.by else ""),
+            f"       {record.previous or 'none'} -> {record.run_id}"
+            if record.move != "retirement"
+            else f"       {record.run_id} stays",
+            *([f"       {record.reason}"] if record.reason else []),
         )
     current = moves[0]
     return Result(

@@ -8,21 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fmnist.cli.command import Context
-from fmnist.errors import SettingsError, StoreError
+from fmnist.errors import SettingsError
 from fmnist.evaluation.comparison import Comparison, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import CONFIDENCE, Interval
 from fmnist.promotion.judge import Decision
-from fmnist.registry.records import CHAMPION
-from fmnist.store.base import Store
 
 _WIDE = 90
-
-
-def no_champion(store: Store) -> StoreError:
-    """The error of a store without a champion."""
-    where = store.location(CHAMPION)
-    return StoreError(f"{where} is not there: no run was promoted yet")
 
 
 def comparison_lines(
