@@ -462,7 +462,7 @@ def test_wrong_settings_end_with_2_and_a_line_for_each(
 def test_data_that_cannot_be_fetched_end_with_4(background: dict[str, Future[Finished]]) -> None:
     """Each mirror is listed with its own reason, and how to supply the files by hand."""
     done = background["no data"].result()
-    assert_failed(done, 4, "data", "cannot connect", "Set data.source to a folder")
+    assert_failed(done, 4, "data", "cannot connect", "set data.source to a folder")
     assert len(set(re.findall(r"http://127\.0\.0\.1:\d+", done.summary + done.err))) >= 2
     assert flow_run_named(done.run_id).state_name == "Failed"
 

@@ -145,7 +145,7 @@ def test_pull_overwrites_nothing(store_run: Put, call: Run_) -> None:
     before = files_in(Path("champion"))
     output = call("pull")
     assert output.code == ExitCode.SETTINGS
-    assert "champion is there already" in output.last and run_id(2) in output.last
+    assert "champion exists already" in output.last and run_id(2) in output.last
     assert files_in(Path("champion")) == before
     Path("file").write_text("mine")
     assert call("pull", "file").code == ExitCode.SETTINGS
