@@ -74,7 +74,8 @@ def check_store_url(value: str) -> str:
         ValueError: as `check_location`, or an http(s) address.
     """
     if value.startswith(("http://", "https://")):
+        urls = " or ".join(f"{scheme}://bucket/prefix" for scheme in STORES if scheme)
         raise ValueError(
-            "must be a folder or s3://bucket/prefix; a server's address goes into AWS_ENDPOINT_URL_S3"
+            f"must be a folder or {urls}; a server's address goes into AWS_ENDPOINT_URL_S3"
         )
     return check_location(value)

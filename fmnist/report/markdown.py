@@ -238,7 +238,7 @@ def _provenance(run: Run) -> str:
             f"{run.prepared.train_images:,} training, {run.prepared.validation_images:,} "
             f"validation, {run.prepared.test_images:,} test",
         ],
-        ["network", f"{training.parameters:,} parameters, hidden {run.settings.model.hidden}"],
+        ["network", f"{training.parameters:,} parameters"],
         [
             "training",
             f"{len(training.history)} of {recipe.epochs} epochs ({ending}), epoch "

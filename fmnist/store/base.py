@@ -15,6 +15,9 @@ from typing import Protocol
 from fmnist.errors import StoreError
 from fmnist.locations import STORES
 
+# The object, or the beginning of the file name, by which a store is tested before a run.
+PROBE = ".probe"
+
 
 class Conflict(StoreError):
     """A write's condition does not hold: an object exists, or is no longer the one that was read."""

@@ -13,11 +13,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fmnist.errors import StoreError
-from fmnist.store.base import Entry, StoredObject, already_there, changed
+from fmnist.store.base import PROBE, Entry, StoredObject, already_there, changed
 from fmnist.store.durable import flush_folder, make_folder, whole_file
 
 _ROOM_FOR_A_RUN = 32 * 2**20
-_PROBE = ".probe"
 _LOCK = ".lock"
 _LONGEST_WAIT_FOR_LOCK = 30
 
@@ -50,10 +49,10 @@ class FolderStore:
         """See `Store.check`."""
         with self._errors():
             make_folder(self._root, self._root)
-            probe = self._root / f"{_PROBE}-{uuid.uuid4().hex}"
+            probe = self._root / f"{PROBE}-{uuid.uuid4().hex}"
             link = probe.with_suffix(".link")
             try:
-                probe.write_bytes(_PROBE.encode())
+                probe.write_bytes(PROBE.encode())
                 probe.read_bytes()
                 self._check_links(probe, link)
             finally:

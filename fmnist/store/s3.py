@@ -13,8 +13,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from fmnist.errors import StoreError, without_credentials
-from fmnist.store.base import Conflict, Entry, StoredObject, already_there, changed
-from fmnist.store.folder import _PROBE
+from fmnist.store.base import PROBE, Conflict, Entry, StoredObject, already_there, changed
 
 _STALE = '"00000000000000000000000000000000"'
 _PAUSES = (0.1, 0.5, 2.0)
@@ -50,17 +49,17 @@ class S3Store:
 
     def check(self) -> bool:
         """See `Store.check`. Leaves one tiny object, since a job may have no right to delete."""
-        probe = _PROBE.encode()
-        self._put(_PROBE, probe)
-        found = self.get(_PROBE)
+        probe = PROBE.encode()
+        self._put(PROBE, probe)
+        found = self.get(PROBE)
         if found is None or found.content != probe:
             raise StoreError(
-                f"{self.location(_PROBE)} was written but does not read back the same; "
+                f"{self.location(PROBE)} was written but does not read back the same; "
                 "this server cannot be trusted with a model"
             )
         # Without the right to list the prefix, S3 answers 403 instead of 404 for a missing object,
         # which would otherwise show only after training.
-        self.read(f"{_PROBE}-absent")
+        self.read(f"{PROBE}-absent")
         # Whatever is honoured, the probe is only overwritten by the same content.
         honours = (
             not self._accepts(probe, IfNoneMatch="*")
@@ -78,7 +77,7 @@ class S3Store:
     def _accepts(self, content: bytes, **condition: str) -> bool:
         """Whether the server writes the probe under this condition."""
         try:
-            self._put(_PROBE, content, **condition)
+            self._put(PROBE, content, **condition)
         except (Conflict, _NotSupported):
             return False
         return True
