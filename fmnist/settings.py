@@ -93,7 +93,7 @@ class DataSettings(_Section):
         "official files.",
     )
     cache: OptionalFolder = Field(
-        None, description="Folder for verified downloads; `none` uses the user's cache folder."
+        None, description="Folder for verified downloads; none uses the user's cache folder."
     )
     timeout: float = Field(
         30.0, gt=0, le=600, description="Longest wait for a response from a server, in seconds."
@@ -214,7 +214,7 @@ class GateSettings(_Section):
         None,
         ge=0,
         le=1,
-        description="Largest allowed drop in any class's recall against the champion; `none` "
+        description="Largest allowed drop in any class's recall against the champion; none "
         "disables the check.",
     )
 
@@ -235,7 +235,7 @@ class StoreSettings(_Section):
     work: OptionalFolder = Field(
         None,
         description="Folder in which a run is assembled, and kept if it cannot be published; "
-        "`none` uses the user's cache folder.",
+        "none uses the user's cache folder.",
     )
     retry_pauses: Pauses = Field(
         (2.0, 10.0, 30.0),

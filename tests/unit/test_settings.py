@@ -265,3 +265,10 @@ def test_only_what_differs_from_the_defaults_is_a_deviation(
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "3")
     settings = Settings.model_validate({"gate": {"min_accuracy": 0.9}, "split": {"seed": 1}})
     assert non_defaults(settings) == {"training.epochs": 3, "split.seed": 1}
+
+
+def test_descriptions_have_no_markup() -> None:
+    """Prefect's form would render it, while help and tables show it as it is written."""
+    for section in sections().values():
+        for name, field in section.model_fields.items():
+            assert not set("`*<>") & set(str(field.description)), name
