@@ -117,8 +117,6 @@ class Operator:
     variables: Mapping[str, str]
     webhook: Webhook
 
-    # ---- commands ----
-
     def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a command from the project's root, in a shell that has the stack's variables."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -194,8 +192,6 @@ class Operator:
         for process in processes:
             process.kill()
         psutil.wait_procs(processes, timeout=20)
-
-    # ---- runs ----
 
     def client(self) -> Any:
         """A client of the Prefect server."""
@@ -327,8 +323,6 @@ class Operator:
                 artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
             )
         return {artifact.key: artifact.data for artifact in found if artifact.key}
-
-    # ---- the store ----
 
     def s3(self, access: str = "JOB_ACCESS_KEY", secret: str = "JOB_SECRET_KEY") -> Any:
         """An S3 client with the job's key, or with MinIO's own."""

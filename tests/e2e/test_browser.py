@@ -76,14 +76,8 @@ QUESTIONS = {
         r's3://models/fashion-mnist/runs/RUN/model\.keras\s+# SHA-256 [0-9a-f]{64}[^"]* '
         r'keras\.models\.load_model\("model\.keras", safe_mode=True\)'
     ],
-    "how to go back?": [
-        r"^Go back$",
-        r"^Nothing to undo: this run did not change the champion\.$",
-    ],
+    "how to go back?": [r"^Go back$", r"^Nothing to undo: this run did not change the champion\.$"],
 }
-
-
-# ---- the browser --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +171,6 @@ def setting(page: Page, description: str) -> Locator:
     return page.locator(".schema-form-property").filter(has=described).last
 
 
-# ---- who may see --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("password", ["", "admin:", "admin:wrong"])
 def test_nobody_sees_anything_without_the_password(
     stranger: Page, promoted: FlowRun, password: str
@@ -197,9 +188,6 @@ def test_nobody_sees_anything_without_the_password(
             assert hidden not in seen, path
     answer = stranger.request.get(f"/api/flow_runs/{promoted.id}")
     assert answer.status == 401
-
-
-# ---- deployments --------------------------------------------------------------------------------
 
 
 def test_the_deployments_are_listed_with_their_schedule(
@@ -243,14 +231,8 @@ def test_a_deployments_page_shows_which_schedules_are_on(
     expect(page.get_by_text(words).first).to_be_visible()
 
 
-# ---- runs ---------------------------------------------------------------------------------------
-
-
 def test_the_list_of_runs_shows_each_verdict(
-    visit: Callable[[str], Page],
-    promoted: FlowRun,
-    rejected: FlowRun,
-    picture: Callable[..., None],
+    visit: Callable[[str], Page], promoted: FlowRun, rejected: FlowRun, picture: Callable[..., None]
 ) -> None:
     """Who looks for last night's run finds it by its verdict, and that of the one before."""
     page = visit("/runs")
@@ -289,9 +271,6 @@ def test_a_runs_page_shows_every_stage(visit: Callable[[str], Page], rejected: F
     for stage in STAGES:
         expect(page.get_by_text(re.compile(rf"^{stage}-\w{{3}}$"))).to_be_visible()
     expect(page.get_by_text("(5 Completed)")).to_be_visible()
-
-
-# ---- artifacts ----------------------------------------------------------------------------------
 
 
 def test_the_report_is_drawn_with_words_tables_and_pictures(
@@ -385,9 +364,6 @@ def test_the_report_answers(
         expect(report.get_by_text(re.compile(words)).first).to_be_visible()
 
 
-# ---- a run by hand ------------------------------------------------------------------------------
-
-
 def meaning(section: str, name: str) -> str:
     """A setting's description."""
     return str(sections()[section].model_fields[name].description)
@@ -473,9 +449,6 @@ def test_a_value_out_of_range_is_refused_before_there_is_a_run(
     picture(form, f"form-refuses-{key}")
     assert form.url.split("?")[0].endswith("/run")
     assert operator.runs_by_hand() == before
-
-
-# ---- automations --------------------------------------------------------------------------------
 
 
 def test_the_automations_are_there_and_on(

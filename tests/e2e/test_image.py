@@ -183,9 +183,6 @@ def data(real_data: FetchedData, tmp_path_factory: pytest.TempPathFactory) -> tu
     return ("--volume", f"{folder}:/data:ro", "--env", "FMNIST_DATA__SOURCE=/data")
 
 
-# ---- the default command, with nothing set up ----------------------------------------------------
-
-
 @dataclass(frozen=True)
 class DefaultRun:
     """What the image's own command did, and the volume as it was left."""
@@ -239,9 +236,6 @@ def test_the_volume_belongs_to_the_job_alone(default_run: DefaultRun) -> None:
     files = [default_run.volume, *default_run.volume.rglob("*")]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(USER, USER)}
     assert list((default_run.volume / "cache" / "fmnist" / "work").iterdir()) == []
-
-
-# ---- server, job and worker, all of the one image ------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -372,9 +366,6 @@ def test_a_signal_to_the_container_ends_the_run_in_order(
         assert f"Finished in state {state}(" in done.err
         assert list(work.iterdir()) == []
         assert files_in(folder / "store") <= {".lock"}
-
-
-# ---- what the image is made of -------------------------------------------------------------------
 
 
 def test_the_image_gives_its_user_nothing_to_change(image: Image) -> None:

@@ -178,9 +178,6 @@ def background(
         }
 
 
-# ---- a promoted run, ad hoc, with nothing set up -------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def ad_hoc(background: dict[str, Future[Finished]]) -> Finished:
     """A run without server and bucket, promoted by a low bar."""
@@ -233,9 +230,6 @@ def test_the_stored_model_is_the_one_that_was_scored(ad_hoc: Finished, real_data
 def test_nothing_is_left_in_the_work_folder(ad_hoc: Finished) -> None:
     """Once published, a run's working files are gone."""
     assert list(ad_hoc.work.iterdir()) == []
-
-
-# ---- promoted and rejected runs on a server and MinIO --------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -383,9 +377,6 @@ def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch)
     assert pair.server.access_key.encode() not in everything
 
 
-# ---- rivals, and a store without conditional writes ---------------------------------------------
-
-
 def test_two_runs_at_once_are_both_promoted_one_after_the_other(
     prefect_server: str, small_data: Path, tmp_path: Path
 ) -> None:
@@ -426,9 +417,6 @@ def test_a_store_that_ignores_conditions_is_refused_unless_the_settings_accept_i
     assert json.loads(stored["champion.json"])["run_id"] == accepted.run_id
     verdict = json.loads(stored[f"runs/{accepted.run_id}/verdict.json"])
     assert any("does not honour conditional writes" in note for note in verdict["notes"])
-
-
-# ---- failures, each with its exit code and one line, and nothing half-done -----------------------
 
 
 def assert_failed(done: Finished, code: int, kind: str, *words: str) -> None:
@@ -521,9 +509,7 @@ def test_a_loss_that_is_not_finite_ends_with_6_and_nothing_published(
     assert files_in(done.work.parent / "store") <= {".lock"}
 
 
-def test_an_unreachable_prefect_server_ends_with_7(
-    background: dict[str, Future[Finished]],
-) -> None:
+def test_an_unreachable_prefect_server_ends_with_7(background: dict[str, Future[Finished]]) -> None:
     """The line names the address and what to do."""
     done = background["no server"].result()
     assert_failed(done, 7, "prefect", "unset that to use a temporary server")
@@ -582,9 +568,6 @@ def test_a_store_that_fails_while_publishing_ends_with_5_and_the_run_is_kept(
     kept = kept_run(done.summary)
     assert files_in(kept) == {*FILES, "manifest.json"}
     assert [path.name for path in kept.parent.iterdir()] == ["run"]
-
-
-# ---- the flow as a deployment sees it ------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -92,9 +92,6 @@ def in_cache(cache: Path) -> set[bytes]:
     return {path.read_bytes() for path in found if path.is_file()}
 
 
-# ---- servers ------------------------------------------------------------------------------------
-
-
 @dataclass
 class Request:
     """What a server was asked, and how many bytes of content it sent."""
@@ -293,9 +290,6 @@ def settings(cache: Path, *mirrors: Mirror | str, timeout: float = 10) -> DataSe
 def closed_port() -> str:
     """The address of a server that is not up."""
     return f"http://127.0.0.1:{free_port()}"
-
-
-# ---- fixtures -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)

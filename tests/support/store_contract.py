@@ -133,9 +133,6 @@ def only_one_wins(store: Store) -> None:
     assert store.read("contested") == b"%d" % winners[0] * 2000
 
 
-# ---- the contract -------------------------------------------------------------------------------
-
-
 def test_an_empty_store_passes_its_check_again_and_again(store: Store) -> None:
     """A store that nothing was written to yet can be used, and checking it does no harm."""
     assert store.check() is True

@@ -150,8 +150,6 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         thread.join()
 
 
-# ---- servers that answer as a test says ---------------------------------------------------------
-
 KEY, SECRET = "NOBODYSKEY0123456789", "NobodysSecretValue0123456789abcdefghijkl"
 
 one_loader = functools.cache(botocore.loaders.create_loader)

@@ -18,11 +18,7 @@ from fmnist.data.records import FILES, Bytes, DataOrigin
 from fmnist.errors import ExitCode
 from fmnist.evaluation.gate import GateContext, Verdict, decide
 from fmnist.evaluation.metrics import Evaluation, evaluate
-from fmnist.registry.champion import (
-    current_champion,
-    generation_of,
-    promote_run,
-)
+from fmnist.registry.champion import current_champion, generation_of, promote_run
 from fmnist.registry.records import (
     DATA,
     EVALUATION,
@@ -33,11 +29,7 @@ from fmnist.registry.records import (
     StoredRun,
     to_json,
 )
-from fmnist.registry.runs import (
-    read_run,
-    seal_run,
-    upload_run,
-)
+from fmnist.registry.runs import read_run, seal_run, upload_run
 from fmnist.report.run import Run
 from fmnist.settings import GateSettings, ModelSettings, Settings
 from fmnist.store.base import Store

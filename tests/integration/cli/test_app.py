@@ -13,10 +13,7 @@ import pytest
 from fmnist.cli.app import _COMMANDS, app
 from fmnist.cli.command import docstring
 from fmnist.errors import ExitCode
-from tests.integration.cli.conftest import (
-    Run_,
-    run_id,
-)
+from tests.integration.cli.conftest import Run_, run_id
 from tests.support.processes import files_in, run_program
 
 COMMANDS = [name for name in app if not name.startswith("-")]

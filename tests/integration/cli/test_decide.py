@@ -12,20 +12,9 @@ from fmnist.evaluation.gate import GateContext, decide
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.publish import write_run
 from fmnist.promotion.workspace import finished_folder
-from fmnist.registry.champion import (
-    current_champion,
-    promote_run,
-    read_champion,
-    retire,
-    roll_back,
-)
-from fmnist.registry.records import (
-    CHAMPION,
-)
-from fmnist.registry.runs import (
-    find_run,
-    later_verdicts,
-)
+from fmnist.registry.champion import current_champion, promote_run, read_champion, retire, roll_back
+from fmnist.registry.records import CHAMPION
+from fmnist.registry.runs import find_run, later_verdicts
 from fmnist.settings import GateSettings
 from fmnist.store.base import Conflict, open_store
 from fmnist.store.folder import FolderStore

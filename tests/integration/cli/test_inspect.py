@@ -9,18 +9,8 @@ import pytest
 
 from fmnist.errors import ExitCode
 from fmnist.evaluation.gate import Verdict
-from fmnist.registry.records import (
-    COMPARISON,
-    SETTINGS,
-    Manifest,
-    StoredRun,
-    to_json,
-)
-from fmnist.registry.runs import (
-    read_file,
-    read_record,
-    record_verdict,
-)
+from fmnist.registry.records import COMPARISON, SETTINGS, Manifest, StoredRun, to_json
+from fmnist.registry.runs import read_file, read_record, record_verdict
 from fmnist.settings import GateSettings
 from fmnist.store.base import Store, open_store
 from fmnist.store.folder import FolderStore

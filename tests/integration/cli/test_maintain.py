@@ -8,20 +8,11 @@ import pytest
 
 from fmnist.cli.doctor import Finding
 from fmnist.errors import ExitCode
-from fmnist.registry.runs import (
-    list_run_ids,
-)
+from fmnist.registry.runs import list_run_ids
 from fmnist.settings import GateSettings
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from tests.integration.cli.conftest import (
-    Put,
-    Run_,
-    World,
-    overwrite,
-    put_networks,
-    run_id,
-)
+from tests.integration.cli.conftest import Put, Run_, World, overwrite, put_networks, run_id
 from tests.support.processes import files_in
 
 

@@ -79,9 +79,6 @@ def test_the_command_in_the_message_makes_the_folder_acceptable(
     assert read(fetch_files(DataSettings(source=str(folder)))) == OWN
 
 
-# ---- MinIO --------------------------------------------------------------------------------------
-
-
 def put(contents: Contents, bucket: str) -> str:
     """Put the files into the bucket under a prefix; returns where they are."""
     client = boto3.session.Session().client("s3")

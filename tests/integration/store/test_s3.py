@@ -82,9 +82,6 @@ def test_a_bucket_without_a_prefix_is_a_store(bucket: str) -> None:
     assert boto3.session.Session().client("s3").get_object(Bucket=bucket, Key="a/b")
 
 
-# ---- refusals -----------------------------------------------------------------------------------
-
-
 @every_verb
 def test_a_missing_bucket_is_reported(minio: S3Server, verb: int) -> None:
     """A bucket that does not exist is named with its server, and what to do about it."""
@@ -130,9 +127,6 @@ def test_a_key_without_the_right_to_write_is_reported(
     for action in actions(store)[:3]:
         failure(action, bucket, minio.endpoint, "PutObject", "AccessDenied", "right to list, read "
                 "and write", retryable=False)  # fmt: skip
-
-
-# ---- a network that fails -----------------------------------------------------------------------
 
 
 @dataclass
@@ -362,9 +356,6 @@ def test_an_answer_that_broke_off_is_requested_again(verb: str, bucket: str, pro
     assert proxy.commands("GET") == 3
     proxy.meddle = first(100, "GET", CUT)
     failure(lambda: READS[verb](store), retryable=True)
-
-
-# ---- a server that ignores conditions -----------------------------------------------------------
 
 
 def ignore(store: S3Store, monkeypatch: pytest.MonkeyPatch, *conditions: str) -> None:

@@ -51,9 +51,6 @@ def official(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist.data.fetch.OFFICIAL_SHA256", SUMS)
 
 
-# ---- the data source ----------------------------------------------------------------------------
-
-
 class Files(BaseHTTPRequestHandler):
     """Serves files by their paths."""
 
@@ -132,9 +129,6 @@ def test_a_wrong_file_in_a_folder_is_named(tmp_path: Path, source: Path) -> None
     """A file of another digest than its list states is named."""
     (source / TEST_LABELS).write_bytes(b"other")
     bad(settings(tmp_path), "data source", ExitCode.DATA, TEST_LABELS, "does not match")
-
-
-# ---- local folders ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -250,9 +244,6 @@ def test_a_slow_store_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ticks = iter(range(0, 100, 2))
     monkeypatch.setattr("fmnist.cli.doctor.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     bad(settings(tmp_path), "latency", ExitCode.STORE, "2000.0 ms", "25 requests", "nearer")
-
-
-# ---- Prefect, and versions ----------------------------------------------------------------------
 
 
 class Prefect(BaseHTTPRequestHandler):
@@ -404,9 +395,6 @@ def test_a_version_that_is_known_to_break_is_told(
 
     monkeypatch.setattr(importlib.metadata, "version", other)
     bad(settings(tmp_path), package, code, version or "not installed", "make setup")
-
-
-# ---- several at once ----------------------------------------------------------------------------
 
 
 def test_every_finding_is_made_even_if_all_are_bad(

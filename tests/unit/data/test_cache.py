@@ -211,9 +211,6 @@ def test_several_threads_fetching_at_once_do_not_disturb_each_other(
     assert len(list(cache.iterdir())) == 4
 
 
-# ---- Keras's cache ------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def keras_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keras's own folder of the data set, with the official files."""

@@ -55,9 +55,6 @@ SHORT = 0.5
 one_loader = functools.cache(botocore.loaders.create_loader)
 
 
-# ---- mirrors ------------------------------------------------------------------------------------
-
-
 def test_a_good_mirror_supplies_the_four_files(mirrors: Mirrors, cache: Path) -> None:
     """A good mirror is asked once for each file, and the files are as it serves them."""
     mirror = mirrors.start()
@@ -335,9 +332,6 @@ def test_a_server_that_does_not_state_the_length_is_good_enough(
     assert read(fetch_files(settings(cache, mirrors.start(unstated)))) == OFFICIAL
 
 
-# ---- a user's own source ------------------------------------------------------------------------
-
-
 class Own:
     """A source of a user's own, of one kind, whose files may change."""
 
@@ -507,9 +501,6 @@ def test_a_source_can_be_checked_without_a_download(own: Own) -> None:
         check_source(own.settings(contents))
 
 
-# ---- a folder -----------------------------------------------------------------------------------
-
-
 def test_a_folder_in_the_home_may_be_given_with_a_tilde(
     official: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,9 +528,6 @@ def test_a_missing_folder_is_a_data_error(official: None, tmp_path: Path, kind: 
     with pytest.raises(DataError, match=r"data\.source") as caught:
         fetch_files(DataSettings(source=str(folder)))
     assert f"there is no folder {folder}" in str(caught.value)
-
-
-# ---- a server -----------------------------------------------------------------------------------
 
 
 def from_server(mirror: Mirror | str, cache: Path, timeout: float = 10) -> DataSettings:
@@ -625,9 +613,6 @@ def test_a_server_that_refuses_to_show_a_list_has_none(
     assert mirror.asked == [SUMS, *OFFICIAL]
 
 
-# ---- a store ------------------------------------------------------------------------------------
-
-
 def test_an_unusable_aws_configuration_is_a_data_error(
     official: None, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -642,8 +627,6 @@ def test_missing_credentials_are_a_data_error(official: None, cache: Path) -> No
     with pytest.raises(DataError, match="AWS_ACCESS_KEY_ID"):
         fetch_files(DataSettings(source="s3://bucket/data", cache=cache))
 
-
-# ---- the list of digests ------------------------------------------------------------------------
 
 A, B = "0123456789abcdef" * 4, "f" * 64
 

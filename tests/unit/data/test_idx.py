@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 
 from fmnist.data.idx import read_idx, read_labelled_images
-from fmnist.data.records import (
-    TEST_IMAGES,
-    TEST_LABELS,
-    TRAIN_IMAGES,
-    TRAIN_LABELS,
-    LabelledImages,
-)
+from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, LabelledImages
 from fmnist.errors import DataError, ExitCode
 
 TRAIN_SIZE, TEST_SIZE = 40, 20
@@ -70,9 +64,6 @@ def read_all(folder: Path) -> tuple[LabelledImages, LabelledImages]:
         read_labelled_images(folder / TRAIN_IMAGES, folder / TRAIN_LABELS, 10),
         read_labelled_images(folder / TEST_IMAGES, folder / TEST_LABELS, 10),
     )
-
-
-# ---- faults -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -255,9 +246,6 @@ def test_every_kind_of_bad_data_is_refused_by_name(fault: Fault, tmp_path: Path)
         assert found in message
     assert not caught.value.retryable
     assert caught.value.exit_code == ExitCode.DATA
-
-
-# ---- what is right ------------------------------------------------------------------------------
 
 
 def test_good_files_read_back_as_they_were_written(tmp_path: Path) -> None:

@@ -72,9 +72,6 @@ def fetched(everything: LabelledImages, test_set: LabelledImages, tmp_path: Path
     )
 
 
-# ---- the split ----------------------------------------------------------------------------------
-
-
 def test_a_fifth_is_kept_for_validation_by_default(everything: LabelledImages) -> None:
     """By default 80 % of the images are for training and 20 % for validation."""
     train, validation = split(everything, SplitSettings())
@@ -153,9 +150,6 @@ def test_too_few_images_of_a_class_are_refused(counts: list[int]) -> None:
     with pytest.raises(DataError, match="cannot be split 80% / 20% by class") as caught:
         split(data, SplitSettings())
     assert not caught.value.retryable
-
-
-# ---- the files ----------------------------------------------------------------------------------
 
 
 def test_the_three_sets_survive_saving_and_loading(

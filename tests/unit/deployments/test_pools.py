@@ -129,9 +129,6 @@ def environment_of(pool: str, **variables: object) -> dict[str, str]:
     return environment
 
 
-# ---- both ---------------------------------------------------------------------------------------
-
-
 def test_each_pool_of_containers_has_a_template() -> None:
     """Those that setup.py creates, and no other."""
     assert set(TEMPLATES) == set(setup.POOLS.values()) - {"process"}
@@ -215,9 +212,6 @@ def test_the_defaults_are_those_of_the_compose_file() -> None:
     assert docker["networks"] == [f"{COMPOSE['name']}_default"]
     for address in (docker["s3_endpoint"], docker["prefect_api_url"]):
         assert urlsplit(address).hostname in COMPOSE["services"]
-
-
-# ---- Kubernetes ---------------------------------------------------------------------------------
 
 
 def of_kubernetes(job: Any) -> Any:
@@ -370,9 +364,6 @@ def test_the_job_uses_the_workers_server_unless_told_otherwise() -> None:
     assert variables_of(job_container(prefect_api_url=other))["PREFECT_API_URL"] == other
 
 
-# ---- Docker -------------------------------------------------------------------------------------
-
-
 def test_the_container_runs_the_flow() -> None:
     """The image has no entrypoint: the command is the program; the labels name the run."""
     request = docker_request()
@@ -432,9 +423,6 @@ def test_the_container_is_in_the_network_of_the_compose_file() -> None:
     assert request["host_config"]["NetworkMode"] == "fmnist_default"
     assert list(request["networking_config"]) == ["fmnist_default"]
     assert request["environment"]["PREFECT_API_URL"] == "http://prefect:4200/api"
-
-
-# ---- the files ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pool", TEMPLATES)

@@ -19,9 +19,6 @@ def services(tmp_path: Path) -> dict[str, stack.Service]:
     return stack.read_services(VARIABLES, tmp_path)
 
 
-# ---- variables ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -75,9 +72,6 @@ def test_an_env_file_has_comments_and_quotes(tmp_path: Path) -> None:
     assert stack.read_env_file(tmp_path / "env") == {"A": "1", "B": "x=y"}
 
 
-# ---- services -----------------------------------------------------------------------------------
-
-
 def test_services_come_after_what_they_need(services: dict[str, stack.Service]) -> None:
     """They can be started in this order and stopped in reverse."""
     names = list(services)
@@ -87,9 +81,7 @@ def test_services_come_after_what_they_need(services: dict[str, stack.Service]) 
     assert names[-1] == "worker"
 
 
-def test_services_listen_to_and_reach_this_machine_only(
-    services: dict[str, stack.Service],
-) -> None:
+def test_services_listen_to_and_reach_this_machine_only(services: dict[str, stack.Service]) -> None:
     """Commands and environments contain no address but the loopback one."""
     for service in services.values():
         everything = " ".join([*service.command, *service.environment.values()])
@@ -148,7 +140,7 @@ def test_a_missing_program_is_named_with_how_to_get_it(
     monkeypatch.setattr(stack, "search_path", lambda: "/nowhere")
     lines = stack.missing_programs(services)
     assert [line.split()[0] for line in lines] == [
-        *("mc", "minio", "postgres", "prefect", "python", "sh"),
+        *("mc", "minio", "postgres", "prefect", "python", "sh")
     ]
     assert "apt install postgresql" in lines[2]
     assert "go install github.com/minio/minio@v0.0.0-2026" in lines[1]

@@ -231,9 +231,6 @@ def test_a_folder_without_locks_is_found_before_training(
     failure(FolderStore(str(tmp_path / "s")).check, "without locks", "store.url", retryable=False)
 
 
-# ---- what is flushed to disk --------------------------------------------------------------------
-
-
 class Disk:
     """Records, in their order, the flushes and what puts files into place; may refuse flushes.
 
@@ -337,9 +334,6 @@ def test_a_folder_that_could_not_be_flushed_is_flushed_by_the_next_try(
     assert store.read("runs/x/a") == b"1"
     assert tmp_path / place in disk.flushed()
     assert parts_left(tmp_path) == []
-
-
-# ---- links and names ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", VERBS[1:])

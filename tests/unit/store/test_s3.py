@@ -23,9 +23,6 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         yield open_store("s3://models/team/fmnist")
 
 
-# ---- configuration ------------------------------------------------------------------------------
-
-
 @every_verb
 def test_no_credentials_at_all_are_reported(monkeypatch: pytest.MonkeyPatch, verb: int) -> None:
     """Without any credentials the variables to set are named."""
@@ -109,9 +106,6 @@ def test_a_password_in_the_endpoint_is_never_repeated(
     with pytest.raises(StoreError) as caught:
         open_store("s3://models/x").check()
     assert "hush-hush" not in str(caught.value)
-
-
-# ---- a server of our own that answers as we like ------------------------------------------------
 
 
 class Answering(BaseHTTPRequestHandler):
