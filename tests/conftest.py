@@ -4,7 +4,6 @@ import gzip
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,10 +14,6 @@ from fmnist.data.records import FetchedData
 from fmnist.errors import DataError
 from fmnist.settings import MIRRORS, DataSettings, Settings
 from tests.support.processes import S3Server, free_port, new_bucket, program, s3_server, unavailable
-
-if TYPE_CHECKING:
-    from tests.faults.enumeration import Laboratory
-    from tests.faults.scenarios import Place
 
 # Read before any test changes the environment or the folder: where the user has the data.
 _DATA = Settings().data
@@ -113,24 +108,3 @@ def minio(minio_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 def bucket(minio: S3Server) -> str:
     """The name of a new, empty bucket on the real MinIO server."""
     return new_bucket(minio)
-
-
-@pytest.fixture(scope="session")
-def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Laboratory"]:
-    """The finished runs and the processes with which publications are interrupted."""
-    from tests.faults.enumeration import Laboratory
-
-    program("strace")
-    with Laboratory(tmp_path_factory.mktemp("laboratory")) as opened:
-        yield opened
-
-
-@pytest.fixture(params=["folder", "minio", "versitygw"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
-    """An empty store of each kind, which other processes can open."""
-    from tests.faults.scenarios import Place, environment_of
-
-    if request.param == "folder":
-        return Place(str(tmp_path / "store"), {})
-    server: S3Server = request.getfixturevalue(f"{request.param}_server")
-    return Place(f"s3://{new_bucket(server)}/race", environment_of(server))

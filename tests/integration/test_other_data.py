@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,12 +94,24 @@ def publish(data: DataSet, store: Path, *options: str, names: tuple[str, ...] = 
         [
             "--data.source", str(data.folder), "--data.class_names", ",".join(names or data.names),
             "--store.url", str(store), "--store.work", str(store.parent / "work"),
-            "--training.epochs", "12", "--training.batch_size", "128",
+            "--model.hidden", "64", "--model.dropout", "0.02", "--training.epochs", "12", "--training.batch_size", "128",
             "--training.warmup_fraction", "0", *options,
         ]
     )  # fmt: skip
     (folder,) = set((store / "runs").glob("*")) - before
     return Published(code, folder)
+
+
+@pytest.fixture(scope="module")
+def champion(five: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """A run on the images of five classes, the champion of a store of its own."""
+    return publish(five, tmp_path_factory.mktemp("champion") / "store")
+
+
+@pytest.fixture
+def store(champion: Published, tmp_path: Path) -> Path:
+    """A copy of that store for one test."""
+    return shutil.copytree(champion.folder.parents[1], tmp_path / "store")
 
 
 @pytest.mark.parametrize("kind", ["five", "twenty"])
@@ -130,11 +143,9 @@ def test_other_data_are_learned_published_and_compared(
     ("policy", "code"), [("not_worse", ExitCode.REJECTED), ("off", ExitCode.OK)]
 )
 def test_a_champion_for_other_images_is_not_comparable(
-    policy: str, code: ExitCode, five: DataSet, twenty: DataSet, tmp_path: Path
+    policy: str, code: ExitCode, champion: Published, twenty: DataSet, store: Path
 ) -> None:
     """The report says what it takes; the run is rejected only where a comparison is required."""
-    store = tmp_path / "store"
-    champion = publish(five, store)
     run = publish(twenty, store, "--gate.champion", policy)
     assert run.code is code
     reason = "its model takes 32 x 32 images, not 28 x 28"
@@ -146,11 +157,9 @@ def test_a_champion_for_other_images_is_not_comparable(
 
 
 def test_a_champion_of_other_class_names_is_shown_and_does_not_decide(
-    five: DataSet, tmp_path: Path
+    five: DataSet, store: Path
 ) -> None:
     """Under new names the same images are no proof, so the strictest policy is not applied."""
-    store = tmp_path / "store"
-    publish(five, store)
     renamed = tuple(name.upper() for name in five.names)
     run = publish(five, store, "--gate.champion", "better", names=renamed)
     assert run.code is ExitCode.OK
