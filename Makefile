@@ -16,16 +16,16 @@ setup: $(READY) ## create the environment in .venv (again only when the lock has
 train: $(READY) ## one run with the current settings: fetch, preprocess, train, evaluate, publish
 	@$(BIN)/python flows/train.py $(ARGS)
 
-unit: $(READY) ## run the unit tests (1 min)
+unit: $(READY) ## run the unit tests (2 min)
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
-test: $(READY) ## run the unit and the integration tests (7 min)
+test: $(READY) ## run the unit and the integration tests (8 min)
 	@$(BIN)/python -m pytest $(ARGS)
 
 faults: $(READY) ## interrupt every publication at every step, on three stores (8 min)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
-e2e: $(READY) ## run the end-to-end tests on the real stack, in a browser, in the image (17 min)
+e2e: $(READY) ## run the end-to-end tests on the real stack, in a browser, in the image (20 min)
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 check: $(READY) ## check style, format and types
