@@ -30,6 +30,7 @@ class SettingsForm:
                     del field["type"]
                     field["enum"] = [True, False]
                 setting = settings[f"{section}.{name}"]
-                allowed = setting.allowed.replace("comma-separated", "values")
+                # In the form a list has a field for each value.
+                allowed = setting.allowed.replace(", comma-separated", "")
                 field["description"] = f"{setting.meaning} ({allowed}; default: {setting.default})"
         return reference

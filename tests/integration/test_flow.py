@@ -597,7 +597,7 @@ def test_a_deployments_form_shows_every_setting_with_its_meaning_and_bounds(
     section, _, name = setting.name.partition(".")
     field = form["definitions"][f"{section.capitalize()}Settings"]["properties"][name]
     assert field["description"].startswith(setting.meaning)
-    allowed = setting.allowed.replace("comma-separated", "values")
+    allowed = setting.allowed.replace(", comma-separated", "")
     assert field["description"].endswith(f"({allowed}; default: {setting.default})")
 
 
