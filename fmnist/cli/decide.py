@@ -108,7 +108,7 @@ def _request(context: Context, by: str, forced: str | None = None) -> GateReques
 def _result(context: Context, store: Store, promotion: Promotion) -> Result:
     """Show what was decided, and sum it up."""
     if promotion.decision:
-        say_decision(context, promotion.decision)
+        say_decision(context, promotion.decision.verdict, promotion.decision.against)
     elif promotion.verdict:
         say_verdict(context, promotion.verdict)
     found: dict[str, object] = {"run_id": promotion.run_id}

@@ -1,6 +1,6 @@
 """Console commands that look into a store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from fmnist.cli.tables import (
     facts,
     make_table,
     minute_text,
+    say_decision,
     say_verdict,
     second_text,
 )
@@ -177,8 +178,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
     store = context.store()
     champion = current_champion(store)
     stored = read_run(store, run)
-    figures = read_record(store, stored, EVALUATION, RecordedFigures)
-    evaluation = read_record(store, stored, EVALUATION, dict[str, Any])
+    figures, evaluation = _recorded_evaluation(store, run, read_file(store, stored, EVALUATION))
     verdict = read_record(store, stored, VERDICT, Verdict)
     origin = read_record(store, stored, DATA, DataOrigin)
     against = _recorded_comparison(store, stored)
@@ -201,9 +201,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
             },
         )
     )
-    say_verdict(context, verdict)
-    if isinstance(against, Comparison):
-        context.say("", f"against the champion {against.champion}:", *comparison_lines(against))
+    say_decision(context, verdict, against)
     for passed_later in later:
         context.say(f"\njudged again, against generation {passed_later.generation}:")
         say_verdict(context, passed_later)
@@ -230,6 +228,14 @@ def show_run(context: Context, run: RunId, /) -> Result:
     )
 
 
+def _recorded_evaluation(
+    store: Store, run_id: str, content: bytes
+) -> tuple[RecordedFigures, Mapping[str, Any]]:
+    """The figures that are shown, and everything that was recorded, whatever the version."""
+    where = store.location(f"{run_key(run_id)}/{EVALUATION}")
+    return from_json(RecordedFigures, content, where), from_json(dict[str, Any], content, where)
+
+
 def _figure_text(figure: float | None) -> str:
     return "not recorded" if figure is None else f"{figure:.4f}"
 
@@ -250,8 +256,7 @@ def show_champion(context: Context) -> Result:
     store = context.store()
     champion, files = read_champion(store, EVALUATION)
     where = store.location(run_key(champion.run_id))
-    figures = from_json(RecordedFigures, files[EVALUATION], where)
-    evaluation = from_json(dict[str, Any], files[EVALUATION], where)
+    figures, evaluation = _recorded_evaluation(store, champion.run_id, files[EVALUATION])
     context.say(
         facts(
             {

@@ -9,10 +9,9 @@ from rich.text import Text
 
 from fmnist.cli.command import Context
 from fmnist.errors import SettingsError
-from fmnist.evaluation.comparison import Comparison, in_digits, in_points
+from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import CONFIDENCE, Interval
-from fmnist.promotion.judge import Decision
 
 _WIDE = 90
 
@@ -44,10 +43,11 @@ def home_expanded(folder: Path) -> Path:
         raise SettingsError(f"{folder} is in the home of an unknown user; correct it") from error
 
 
-def say_decision(context: Context, decision: Decision) -> None:
+def say_decision(
+    context: Context, verdict: Verdict, against: Comparison | ComparisonFailed | None
+) -> None:
     """Show a verdict, and the comparison behind it."""
-    say_verdict(context, decision.verdict)
-    against = decision.against
+    say_verdict(context, verdict)
     if isinstance(against, Comparison):
         context.say("", f"against the champion {against.champion}:", *comparison_lines(against))
 

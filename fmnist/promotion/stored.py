@@ -30,16 +30,10 @@ from fmnist.registry.records import (
     run_key,
 )
 from fmnist.registry.runs import read_file, read_record, read_run, upload_run
-from fmnist.settings import DataSettings, GateSettings, Settings, sections
+from fmnist.settings import RENAMED, DataSettings, GateSettings, Settings, sections
 from fmnist.store.base import Store
 
 Section = TypeVar("Section", bound=BaseModel)
-# Settings that older runs recorded under another name.
-_RENAMED = {
-    "training.warmup": "training.warmup_fraction",
-    "training.shifted": "training.shift_fraction",
-    "training.erased": "training.max_erase_size",
-}
 
 
 @dataclass(frozen=True)
@@ -226,7 +220,8 @@ def recorded_changes(store: Store, run: StoredRun) -> Mapping[str, Any]:
         if isinstance(values, dict)
         for name, value in values.items()
     }
-    present = {_RENAMED.get(name, name): value for name, value in recorded.items()}
+    renamed = {f"training.{old}": f"training.{new}" for old, new in RENAMED.items()}
+    present = {renamed.get(name, name): value for name, value in recorded.items()}
     return {
         name: value
         for name, value in present.items()
