@@ -462,6 +462,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=["secrets", "start", "status", "stop", "exec"])
     parser.add_argument("service", nargs="?", help="for exec, which becomes a service's program")
     options = parser.parse_args(arguments)
+    if (options.command == "exec") != (options.service is not None):
+        parser.error("exec needs a service, and no other command takes one")
     state, env_file = options.state.resolve(), options.env_file.resolve()
     try:
         if options.command == "secrets":
