@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fmnist.cli.doctor import Finding, examine
 from fmnist.data.records import FILES
 from fmnist.errors import ExitCode
@@ -17,6 +19,22 @@ NAMES = [
 CONTENTS = {name: name.encode() * 10 for name in FILES}
 SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
 LIST = "".join(f"{digest}  {name}\n" for name, digest in SUMS.items()).encode()
+
+
+def without_prefect_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep a test from asking the server of the person who runs it."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+
+
+def write_source(tmp_path: Path) -> Path:
+    """Make the folder of four small files, with the list of their digests, that `settings` name."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def settings(tmp_path: Path, store: str = "", **data: Any) -> Settings:

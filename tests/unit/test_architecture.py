@@ -109,6 +109,12 @@ def test_a_folder_is_described_in_its_init_file_which_has_no_code() -> None:
         assert isinstance(docstring, ast.Expr)
 
 
+def test_every_folder_reaches_the_image() -> None:
+    """Builders do not agree on wildcards for folders, so each is named."""
+    listed = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!fmnist/{layer}/*.py" for layer in LAYERS[1:]} <= set(listed)
+
+
 def test_the_package_itself_imports_nothing_but_types() -> None:
     """What its functions need is imported when they are called."""
     used = imported(PACKAGE / "__init__.py", by_functions=False)

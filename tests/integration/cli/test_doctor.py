@@ -15,26 +15,29 @@ from fmnist.registry.records import EVALUATION, MODEL
 from fmnist.registry.runs import seal_run, upload_run
 from fmnist.store.base import Store, open_store
 from tests.support import records
-from tests.support.doctor import CONTENTS, LIST, NAMES, bad, findings, settings
+from tests.support.doctor import (
+    CONTENTS,
+    LIST,
+    NAMES,
+    bad,
+    findings,
+    settings,
+    without_prefect_of_the_user,
+    write_source,
+)
 from tests.support.processes import S3Server
 
 
 @pytest.fixture(autouse=True)
 def no_prefect_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test may ask the server of the person who runs it."""
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    without_prefect_of_the_user(monkeypatch, tmp_path)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder of four small files, and the list of their digests."""
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
-        (folder / name).write_bytes(content)
-    return folder
+    return write_source(tmp_path)
 
 
 def promoted(store: Store, tmp_path: Path, run_id: str = records.RUN_ID) -> None:

@@ -22,7 +22,18 @@ from fmnist.data.records import TEST_LABELS
 from fmnist.errors import ExitCode
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from tests.support.doctor import CONTENTS, LIST, NAMES, OF_THE_STORE, SUMS, bad, findings, settings
+from tests.support.doctor import (
+    CONTENTS,
+    LIST,
+    NAMES,
+    OF_THE_STORE,
+    SUMS,
+    bad,
+    findings,
+    settings,
+    without_prefect_of_the_user,
+    write_source,
+)
 from tests.support.processes import free_port
 from tests.support.tiny_s3 import TinyS3, serving, tiny_s3
 
@@ -30,19 +41,13 @@ from tests.support.tiny_s3 import TinyS3, serving, tiny_s3
 @pytest.fixture(autouse=True)
 def no_prefect_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test may ask the server of the person who runs it."""
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    without_prefect_of_the_user(monkeypatch, tmp_path)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder of four small files, and the list of their digests."""
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
-        (folder / name).write_bytes(content)
-    return folder
+    return write_source(tmp_path)
 
 
 @pytest.fixture
