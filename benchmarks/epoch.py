@@ -99,8 +99,7 @@ def ours(
     steps = len(train) // settings.training.batch_size
     trainer.compile(
         optimizer=adam(
-            learning_rate_schedule(settings.training, steps),
-            settings.training.weight_decay,
+            learning_rate_schedule(settings.training, steps), settings.training.weight_decay
         )
     )
     epoch = full_epoch(train, validation)

@@ -28,8 +28,9 @@ from fmnist.environment import Environment
 from fmnist.evaluation.metrics import digest_of_predictions, evaluate
 from fmnist.promotion.judge import Judge, TestSet
 from fmnist.promotion.publish import publish_run
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion
-from fmnist.registry.records import MANIFEST, MODEL, SETTINGS, from_json, new_run_id, run_key
+from fmnist.registry.records import from_json, new_run_id
 from fmnist.registry.runs import seal_run
 from fmnist.report.run import Run
 from fmnist.settings import GateSettings, Settings
@@ -80,14 +81,14 @@ def main() -> None:
             scorer(test.images, len(settings.data.class_names)),
         )
         original = Path(source)
-        stored = from_json(Settings, (original / SETTINGS).read_bytes(), SETTINGS)
+        stored = from_json(Settings, (original / keys.SETTINGS).read_bytes(), keys.SETTINGS)
         trained = from_json(
             TrainingResult, (original / "training.json").read_bytes(), "training.json"
         )
         environment = from_json(
             Environment, (original / "environment.json").read_bytes(), "environment.json"
         )
-        content = (original / MODEL).read_bytes()
+        content = (original / keys.MODEL).read_bytes()
         probabilities = test_set.score(content)
         evaluation = evaluate(probabilities, test_set.labels, test_set.class_names)
         assert evaluation.predictions_sha256 == digest_of_predictions(probabilities)  # noqa: S101
@@ -95,7 +96,7 @@ def main() -> None:
             run_id = new_run_id(datetime.now(UTC))
             sealed = folder / run_id
             shutil.copytree(original, sealed)
-            (sealed / MANIFEST).unlink()
+            (sealed / keys.MANIFEST).unlink()
             manifest = seal_run(sealed, run_id, datetime.now(UTC))
             files = {name: (sealed / name).read_bytes() for name in manifest.files}
             judge = Judge(
@@ -109,7 +110,7 @@ def main() -> None:
             run = Run(
                 run_id=run_id,
                 started_at=datetime.now(UTC),
-                location=store.location(run_key(run_id)),
+                location=store.location(keys.of_run(run_id)),
                 settings=stored,
                 data=fetched.origin,
                 prepared=prepared,

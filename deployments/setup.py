@@ -57,10 +57,7 @@ def set_up_pools(client: SyncPrefectClient) -> None:
 
 def declared_automations(hours: float) -> list[dict[str, Any]]:
     """The automations of automations.yaml, with an alert after that many hours of silence."""
-    values = {
-        "ALERT_SILENCE_HOURS": f"{hours:g}",
-        "ALERT_SILENCE_SECONDS": f"{hours * 3600:g}",
-    }
+    values = {"ALERT_SILENCE_HOURS": f"{hours:g}", "ALERT_SILENCE_SECONDS": f"{hours * 3600:g}"}
     text = (HERE / "automations.yaml").read_text()
     text = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text)
     declared: list[dict[str, Any]] = yaml.safe_load(text)["automations"]

@@ -36,7 +36,7 @@ from fmnist.orchestration.server import run_flow
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.publish import publish_run, write_run
 from fmnist.promotion.workspace import finished_folder, model_file, workspace
-from fmnist.registry.records import MANIFEST
+from fmnist.registry import keys
 from fmnist.report.run import Run
 from fmnist.settings import DataSettings, Settings
 from fmnist.store.base import open_store
@@ -107,7 +107,7 @@ def evaluate(job: Job, data: DataOrigin, prepared: PreparedData, folder: Path) -
 def publish(job: Job, run: Run, folder: Path) -> Run:
     """Write the run's files, store them, and promote the model if it passed the gate."""
     test, finished = load_images(run.prepared.test), finished_folder(folder)
-    if not (finished / MANIFEST).exists():
+    if not (finished / keys.MANIFEST).exists():
         write_run(run, test.images, finished)
     published = publish_run(run, finished, _judge(job, run.data, test))
     logger.info("%s: %s", published.verdict.word, published.verdict.reason)

@@ -23,8 +23,8 @@ def load_champion(url: str) -> Any:
 
     from fmnist.configure import describe_faults
     from fmnist.errors import SettingsError
+    from fmnist.registry import keys
     from fmnist.registry.champion import read_champion
-    from fmnist.registry.records import MODEL
     from fmnist.settings import StoreSettings
     from fmnist.store.base import open_store
     from fmnist.tensorflow_import import quiet_tensorflow_import
@@ -33,7 +33,7 @@ def load_champion(url: str) -> Any:
         settings = StoreSettings(url=url)
     except ValidationError as error:
         raise SettingsError(f"the URL of a store {describe_faults(error)[0]}") from error
-    _, files = read_champion(open_store(settings.url), MODEL)
+    _, files = read_champion(open_store(settings.url), keys.MODEL)
     with quiet_tensorflow_import():
         from fmnist.training.model_file import load_model_bytes
-    return load_model_bytes(files[MODEL])
+    return load_model_bytes(files[keys.MODEL])

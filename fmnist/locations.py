@@ -6,10 +6,7 @@ from urllib.parse import urlsplit
 
 # The kinds of store by the scheme of their URL; "" is a folder. To add one, write its class in a
 # file beside these and name it here. Names, not imports, so that a folder does not load boto3.
-STORES = {
-    "": "fmnist.store.folder:FolderStore",
-    "s3": "fmnist.store.s3:S3Store",
-}
+STORES = {"": "fmnist.store.folder:FolderStore", "s3": "fmnist.store.s3:S3Store"}
 
 
 def expand_home(folder: Path | None) -> Path | None:

@@ -16,8 +16,8 @@ from fmnist.promotion.stored import (
     publish_kept_run,
     remove_kept_folder,
 )
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, no_champion, roll_back
-from fmnist.registry.records import run_key
 from fmnist.store.base import Store
 
 
@@ -84,7 +84,7 @@ def rollback(
         raise no_champion(store)
     store.check()
     champion = roll_back(store, run, reason=reason or "", by="fmnist rollback")
-    where = store.location(run_key(champion.run_id))
+    where = store.location(keys.of_run(champion.run_id))
     return Result(
         ExitCode.OK,
         (
@@ -123,7 +123,7 @@ def _result(context: Context, store: Store, promotion: Promotion) -> Result:
             ("rejected", promotion.run_id, promotion.reason),
             {"kind": "rejected", "message": promotion.reason, **found},
         )
-    location = store.location(run_key(promotion.run_id))
+    location = store.location(keys.of_run(promotion.run_id))
     return Result(
         ExitCode.OK,
         (

@@ -27,8 +27,8 @@ from fmnist.errors import (
     without_credentials,
 )
 from fmnist.promotion.workspace import work_folder
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion
-from fmnist.registry.records import CHAMPION, MANIFEST, run_key
 from fmnist.registry.runs import read_run
 from fmnist.settings import MIRRORS, Settings, non_defaults
 from fmnist.store.base import Store, open_store
@@ -212,7 +212,7 @@ def _latency(store: Store) -> str:
     seconds = []
     for _ in range(_READS):
         start = time.perf_counter()
-        store.read(CHAMPION)
+        store.read(keys.CHAMPION)
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
     figure = f"{median * 1000:.1f} ms for a small read, the median of {_READS}"
@@ -230,14 +230,14 @@ def _champion(store: Store) -> str:
     if champion is None:
         return "none yet: the first run that passes the gate becomes it"
     run = read_run(store, champion.run_id, champion.manifest_sha256)
-    key = run_key(run.run_id)
+    key = keys.of_run(run.run_id)
     listed = store.list_entries(f"{key}/")
     for name, entry in run.manifest.files.items():
         found = listed.get(f"{key}/{name}")
         if found is None or found.size != entry.size:
             fault = f"has {found.size:,} bytes" if found else "is not there"
             raise DamagedError(
-                f"{store.location(f'{key}/{name}')} {fault}, but {MANIFEST} lists it with "
+                f"{store.location(f'{key}/{name}')} {fault}, but {keys.MANIFEST} lists it with "
                 f"{entry.size:,}; `fmnist rollback` goes back to the champion before"
             )
     return (

@@ -30,20 +30,9 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Interval
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.stored import fetch_test_data, recorded_changes
+from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion, no_champion, read_champion
-from fmnist.registry.records import (
-    COMPARISON,
-    DATA,
-    EVALUATION,
-    MODEL,
-    VERDICT,
-    VERDICTS,
-    ChampionRecord,
-    RecordedFigures,
-    StoredRun,
-    from_json,
-    run_key,
-)
+from fmnist.registry.records import ChampionRecord, RecordedFigures, StoredRun, from_json
 from fmnist.registry.runs import (
     find_run,
     later_verdicts,
@@ -99,7 +88,7 @@ def list_runs(
     everything = list_run_ids(store)
     rest = [run for run in everything if before is None or run < before]
     page, more = rest[:limit], len(rest) > limit
-    judged_later = {name.rstrip("/") for name in store.list_names(VERDICTS)} if page else set()
+    judged_later = {name.rstrip("/") for name in store.list_names(keys.VERDICTS)} if page else set()
     with ThreadPoolExecutor(_READERS) as readers:
         lines = list(readers.map(lambda run: _run_line(store, run, champion, judged_later), page))
     if lines:
@@ -123,8 +112,8 @@ def _run_line(
         run = find_run(store, run_id)
         if run is None:
             return RunLine(run_id, "unfinished", is_champion)
-        figures = read_record(store, run, EVALUATION, RecordedFigures)
-        verdict = read_record(store, run, VERDICT, Verdict)
+        figures = read_record(store, run, keys.EVALUATION, RecordedFigures)
+        verdict = read_record(store, run, keys.VERDICT, Verdict)
     except StoreError as error:
         # The champion was read: what cannot be read here is this run, and not the whole store.
         if error.retryable:
@@ -178,9 +167,11 @@ def show_run(context: Context, run: RunId, /) -> Result:
     store = context.store()
     champion = current_champion(store)
     stored = read_run(store, run)
-    figures, evaluation = _recorded_evaluation(store, run, read_file(store, stored, EVALUATION))
-    verdict = read_record(store, stored, VERDICT, Verdict)
-    origin = read_record(store, stored, DATA, DataOrigin)
+    figures, evaluation = _recorded_evaluation(
+        store, run, read_file(store, stored, keys.EVALUATION)
+    )
+    verdict = read_record(store, stored, keys.VERDICT, Verdict)
+    origin = read_record(store, stored, keys.DATA, DataOrigin)
     against = _recorded_comparison(store, stored)
     later = later_verdicts(store, run)
     changed = recorded_changes(store, stored)
@@ -198,7 +189,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
                 "data": f"{origin.source}, {kind}",
                 "settings changed": ", ".join(f"{name} {value}" for name, value in changed.items())
                 or "none",
-            },
+            }
         )
     )
     say_decision(context, verdict, against)
@@ -208,7 +199,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
     table = make_table("bytes", "file", right=(0,), width=context.console.width)
     for name, entry in sorted(stored.manifest.files.items()):
         table.add_row(f"{entry.size:,}", name)
-    location = store.location(run_key(run))
+    location = store.location(keys.of_run(run))
     context.say("", table)
     return Result(
         ExitCode.OK,
@@ -232,7 +223,7 @@ def _recorded_evaluation(
     store: Store, run_id: str, content: bytes
 ) -> tuple[RecordedFigures, Mapping[str, Any]]:
     """The figures that are shown, and everything that was recorded, whatever the version."""
-    where = store.location(f"{run_key(run_id)}/{EVALUATION}")
+    where = store.location(f"{keys.of_run(run_id)}/{keys.EVALUATION}")
     return from_json(RecordedFigures, content, where), from_json(dict[str, Any], content, where)
 
 
@@ -242,21 +233,21 @@ def _figure_text(figure: float | None) -> str:
 
 def _recorded_comparison(store: Store, run: StoredRun) -> Comparison | ComparisonFailed | None:
     """What a run keeps of its comparison with the champion of its time."""
-    if COMPARISON not in run.manifest.files:
+    if keys.COMPARISON not in run.manifest.files:
         return None
     try:
-        return read_record(store, run, COMPARISON, Comparison)
+        return read_record(store, run, keys.COMPARISON, Comparison)
     except DamagedError:
-        return read_record(store, run, COMPARISON, ComparisonFailed)
+        return read_record(store, run, keys.COMPARISON, ComparisonFailed)
 
 
 @takes_settings("store")
 def show_champion(context: Context) -> Result:
     """Show the current champion."""
     store = context.store()
-    champion, files = read_champion(store, EVALUATION)
-    where = store.location(run_key(champion.run_id))
-    figures, evaluation = _recorded_evaluation(store, champion.run_id, files[EVALUATION])
+    champion, files = read_champion(store, keys.EVALUATION)
+    where = store.location(keys.of_run(champion.run_id))
+    figures, evaluation = _recorded_evaluation(store, champion.run_id, files[keys.EVALUATION])
     context.say(
         facts(
             {
@@ -267,7 +258,7 @@ def show_champion(context: Context) -> Result:
                 "why": champion.reason or "-",
                 "by": champion.by or "-",
                 "rollback leads to": champion.rollback_to or "none before it",
-            },
+            }
         )
     )
     return Result(
@@ -309,8 +300,8 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     """
     store = context.store()
     stored = [read_run(store, run_id) for run_id in (first, second)]
-    models = [read_file(store, run, MODEL) for run in stored]
-    origins = [read_record(store, run, DATA, DataOrigin) for run in stored]
+    models = [read_file(store, run, keys.MODEL) for run in stored]
+    origins = [read_record(store, run, keys.DATA, DataOrigin) for run in stored]
     data, test = fetch_test_data(context.settings.data)
     score = make_test_set(test, context.settings.data.class_names, data).score
     before, after = (score(model) for model in models)
@@ -344,10 +335,5 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
             f"p {in_digits(found.p_value)}",
             f"{len(found.changed):,} of {found.images:,} images changed sides",
         ),
-        {
-            "first": first,
-            "second": second,
-            "judged_on_these_images": same,
-            "comparison": found,
-        },
+        {"first": first, "second": second, "judged_on_these_images": same, "comparison": found},
     )

@@ -97,12 +97,7 @@ def prune_runs(
     return Result(
         ExitCode.OK,
         ("ok", f"{count} ({megabytes(found.size)}) {words}"),
-        {
-            "runs": found.runs,
-            "leftovers": found.leftovers,
-            "size": found.size,
-            "deleted": delete,
-        },
+        {"runs": found.runs, "leftovers": found.leftovers, "size": found.size, "deleted": delete},
     )
 
 

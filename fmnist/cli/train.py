@@ -30,8 +30,7 @@ def training_app(run_job: Callable[[Settings], Run]) -> App:
         context: Context,
         *,
         show_settings: Annotated[
-            bool,
-            flag("Print the settings and where each comes from; train nothing."),
+            bool, flag("Print the settings and where each comes from; train nothing.")
         ] = False,
     ) -> Result:
         if show_settings:

@@ -129,11 +129,7 @@ def evaluate(
     of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     # By number, since a class may be called "accuracy" or "macro avg".
     report = classification_report(
-        labels,
-        predicted,
-        labels=np.arange(len(class_names)),
-        output_dict=True,
-        zero_division=0,
+        labels, predicted, labels=np.arange(len(class_names)), output_dict=True, zero_division=0
     )
 
     def scores(name: str, key: str) -> ClassScores:

@@ -22,8 +22,9 @@ from fmnist.data.records import DataOrigin, PreparedData
 from fmnist.environment import Environment, describe_environment
 from fmnist.errors import JobError
 from fmnist.promotion.judge import Decision
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of
-from fmnist.registry.records import new_run_id, run_key
+from fmnist.registry.records import new_run_id
 from fmnist.report.run import Run
 from fmnist.settings import Settings
 from fmnist.store.base import open_store
@@ -83,7 +84,7 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
             conditional_writes,
             seen_generation,
             describe_environment(),
-            store.location(run_key(run_id)),
+            store.location(keys.of_run(run_id)),
         )
     except JobError as error:
         error.run_id = run_id
@@ -98,11 +99,7 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
 
 
 def describe_run(
-    job: Job,
-    data: DataOrigin,
-    prepared: PreparedData,
-    trained: TrainingResult,
-    decision: Decision,
+    job: Job, data: DataOrigin, prepared: PreparedData, trained: TrainingResult, decision: Decision
 ) -> Run:
     """Combine the results of the stages into the record that reports are made from."""
     return Run(

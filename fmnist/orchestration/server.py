@@ -102,10 +102,7 @@ def _check_server() -> None:
     Raises:
         PrefectError: no server gives a proper answer.
     """
-    patience = {
-        PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER,
-        PREFECT_CLIENT_MAX_RETRIES: 0,
-    }
+    patience = {PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER, PREFECT_CLIENT_MAX_RETRIES: 0}
     try:
         with (
             temporary_settings(patience if PREFECT_API_URL.value() else {}),

@@ -11,16 +11,9 @@ from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, Verdict, decide, undecided
 from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of, promote_run
-from fmnist.registry.records import (
-    DATA,
-    EVALUATION,
-    MODEL,
-    ChampionRecord,
-    PromotionResult,
-    RecordedClasses,
-    StoredRun,
-)
+from fmnist.registry.records import ChampionRecord, PromotionResult, RecordedClasses, StoredRun
 from fmnist.registry.runs import read_file, read_record, read_run
 from fmnist.registry.usage import record_use
 from fmnist.settings import GateSettings
@@ -148,14 +141,14 @@ class Judge:
         test_set = self.test_set
         try:
             run = read_run(self.store, champion.run_id, champion.manifest_sha256)
-            model = read_file(self.store, run, MODEL)
-            judged_on = read_record(self.store, run, DATA, DataOrigin).test_set
-            names = read_record(self.store, run, EVALUATION, RecordedClasses).names
+            model = read_file(self.store, run, keys.MODEL)
+            judged_on = read_record(self.store, run, keys.DATA, DataOrigin).test_set
+            names = read_record(self.store, run, keys.EVALUATION, RecordedClasses).names
             champion_probabilities = test_set.score(model)
         except DamagedError as error:
             return ComparisonFailed(champion.run_id, str(error))
         except KeyError as error:
-            return ComparisonFailed(champion.run_id, f"its {DATA} has no digest of {error}")
+            return ComparisonFailed(champion.run_id, f"its {keys.DATA} has no digest of {error}")
         return compare(
             champion.run_id,
             champion_probabilities,

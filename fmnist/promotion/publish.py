@@ -9,16 +9,8 @@ from fmnist.data.records import Bytes
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.metrics import digest_of_predictions
 from fmnist.promotion.judge import Decision, Judge
-from fmnist.registry.records import (
-    COMPARISON,
-    DATA,
-    EVALUATION,
-    MODEL,
-    SETTINGS,
-    VERDICT,
-    RetiredError,
-    to_json,
-)
+from fmnist.registry import keys
+from fmnist.registry.records import RetiredError, to_json
 from fmnist.registry.runs import read_file, seal_run, upload_run
 from fmnist.report.figures import draw_figures, figure_titles
 from fmnist.report.markdown import markdown
@@ -34,16 +26,16 @@ def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
     figures = draw_figures(run, test_images)
     contents = {
         **figures,
-        EVALUATION: to_json(run.evaluation),
-        VERDICT: to_json(run.verdict),
-        SETTINGS: to_json(run.settings),
-        DATA: to_json(run.data),
+        keys.EVALUATION: to_json(run.evaluation),
+        keys.VERDICT: to_json(run.verdict),
+        keys.SETTINGS: to_json(run.settings),
+        keys.DATA: to_json(run.data),
         "training.json": to_json(run.training),
         "environment.json": to_json(run.environment),
         "report.md": markdown(run, figure_titles(figures)).encode(),
     }
     if run.against:
-        contents[COMPARISON] = to_json(run.against)
+        contents[keys.COMPARISON] = to_json(run.against)
     try:
         for name, content in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -75,10 +67,10 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
         stored = upload_run(judge.store, folder)
         if run.verdict.decided and not run.verdict.promoted:
             return run
-        probabilities = judge.test_set.score(read_file(judge.store, stored, MODEL))
+        probabilities = judge.test_set.score(read_file(judge.store, stored, keys.MODEL))
         if digest_of_predictions(probabilities) != run.evaluation.predictions_sha256:
             raise DamagedError(
-                f"{run.location}/{MODEL}, read back from the store, predicts other classes "
+                f"{run.location}/{keys.MODEL}, read back from the store, predicts other classes "
                 "than the model that was judged; nothing is promoted"
             )
         decision = Decision(run.evaluation, run.verdict, run.champion_before, run.against)
@@ -92,8 +84,5 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
             retryable=error.retryable,
         ) from error
     return replace(
-        run,
-        verdict=decision.verdict,
-        champion_before=decision.champion,
-        against=decision.against,
+        run, verdict=decision.verdict, champion_before=decision.champion, against=decision.against
     )

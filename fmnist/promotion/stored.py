@@ -18,17 +18,9 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import evaluate
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.workspace import finished_folder, work_folder
+from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion
-from fmnist.registry.records import (
-    DATA,
-    MANIFEST,
-    MODEL,
-    SETTINGS,
-    VERDICT,
-    ChampionRecord,
-    StoredRun,
-    run_key,
-)
+from fmnist.registry.records import ChampionRecord, StoredRun
 from fmnist.registry.runs import read_file, read_record, read_run, upload_run
 from fmnist.settings import RENAMED, DataSettings, GateSettings, Settings, sections
 from fmnist.store.base import Store
@@ -98,15 +90,15 @@ def publish_kept_run(store: Store, folder: Path, request: GateRequest) -> Promot
         DamagedError: a file of the folder is not what its manifest says.
         StoreError: the store cannot be read or written.
     """
-    if not (folder / MANIFEST).is_file():
+    if not (folder / keys.MANIFEST).is_file():
         raise SettingsError(
-            f"{folder} is not a finished run, since it has no {MANIFEST}; the message of the run "
+            f"{folder} is not a finished run, since it has no {keys.MANIFEST}; the message of the run "
             "that failed names the folder"
         )
     conditional_writes = store.check()
     champion = current_champion(store)
     run = upload_run(store, folder)
-    verdict = read_record(store, run, VERDICT, Verdict)
+    verdict = read_record(store, run, keys.VERDICT, Verdict)
     if verdict.decided and not verdict.promoted:
         return Promotion(run.run_id, champion, None, verdict, None, verdict.reason)
     later = takewhile(lambda move: move.generation > verdict.generation, champion_history(store))
@@ -127,11 +119,11 @@ def _judge_stored_run(
     if champion and champion.run_id == run.run_id:
         return Promotion(run.run_id, champion, champion, None, None, "is the champion already")
     contents = {name: read_file(store, run, name) for name in run.manifest.files}
-    if MODEL not in contents:
-        raise DamagedError(f"{store.location(run_key(run.run_id))} has no model")
+    if keys.MODEL not in contents:
+        raise DamagedError(f"{store.location(keys.of_run(run.run_id))} has no model")
     gate = recorded_section(store, run, "gate", GateSettings)
     class_names = recorded_section(store, run, "data", DataSettings).class_names
-    origin = read_record(store, run, DATA, DataOrigin)
+    origin = read_record(store, run, keys.DATA, DataOrigin)
     data, test = fetch_test_data(request.settings.data)
     if origin.test_set != data.test_set and request.forced is None:
         raise DataError(
@@ -142,7 +134,7 @@ def _judge_stored_run(
     test_set = make_test_set(test, class_names, data)
     gate = gate.model_copy(update=dict(request.gate_overrides))
     judge = Judge(store, test_set, gate, run.run_id, conditional_writes)
-    probabilities = test_set.score(contents[MODEL])
+    probabilities = test_set.score(contents[keys.MODEL])
     evaluation = evaluate(probabilities, test.labels, class_names)
     decision, result = judge.promote(
         run,
@@ -189,13 +181,13 @@ def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section
         DamagedError: the settings cannot be read.
         StoreError: the store cannot be read.
     """
-    recorded = read_record(store, run, SETTINGS, dict[str, Any]).get(name, {})
+    recorded = read_record(store, run, keys.SETTINGS, dict[str, Any]).get(name, {})
     if isinstance(recorded, dict):
         recorded = {key: value for key, value in recorded.items() if key in kind.model_fields}
     try:
         return kind.model_validate(recorded)
     except ValidationError as error:
-        where = store.location(f"{run_key(run.run_id)}/{SETTINGS}")
+        where = store.location(f"{keys.of_run(run.run_id)}/{keys.SETTINGS}")
         raise DamagedError(
             f"{where} cannot be read: {name}: {describe_faults(error)[0]}; it was damaged or "
             "written by another version"
@@ -216,7 +208,7 @@ def recorded_changes(store: Store, run: StoredRun) -> Mapping[str, Any]:
     }
     recorded = {
         f"{section}.{name}": value
-        for section, values in read_record(store, run, SETTINGS, dict[str, Any]).items()
+        for section, values in read_record(store, run, keys.SETTINGS, dict[str, Any]).items()
         if isinstance(values, dict)
         for name, value in values.items()
     }

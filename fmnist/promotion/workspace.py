@@ -9,7 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from fmnist.errors import StoreError
-from fmnist.registry.records import MANIFEST, MODEL
+from fmnist.registry import keys
 from fmnist.settings import StoreSettings
 
 _FINISHED = "run"
@@ -38,7 +38,7 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if (finished_folder(folder) / MANIFEST).exists():
+        if (finished_folder(folder) / keys.MANIFEST).exists():
             for path in folder.iterdir():
                 if path != finished_folder(folder):
                     _remove(path)
@@ -58,7 +58,7 @@ def _remove_leftovers(parent: Path) -> None:
     for run in parent.glob(f"*/{_FINISHED}"):
         with contextlib.suppress(OSError):
             age = time.time() - run.parent.stat().st_mtime
-            if age > _LEFTOVER_AGE and not (run / MANIFEST).exists():
+            if age > _LEFTOVER_AGE and not (run / keys.MANIFEST).exists():
                 _remove(run.parent)
 
 
@@ -78,4 +78,4 @@ def finished_folder(folder: Path) -> Path:
 
 def model_file(folder: Path) -> Path:
     """The trained model within a work folder, one of the files of the published run."""
-    return finished_folder(folder) / MODEL
+    return finished_folder(folder) / keys.MODEL

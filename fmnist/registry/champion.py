@@ -12,18 +12,15 @@ from typing import Any
 
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.gate import Verdict
+from fmnist.registry import keys
 from fmnist.registry.records import (
-    CHAMPION,
     FORMAT,
-    MANIFEST,
     ChampionRecord,
     PromotionResult,
     RetiredError,
     StoredRun,
     checked_run_id,
     from_json,
-    history_key,
-    run_key,
     to_json,
 )
 from fmnist.registry.runs import read_file, read_run, record_verdict, run_exists
@@ -41,7 +38,7 @@ def current_champion(store: Store) -> ChampionRecord | None:
         DamagedError: `champion.json` cannot be understood.
         StoreError: the store cannot be read.
     """
-    return _parse(store, store.get(CHAMPION))
+    return _parse(store, store.get(keys.CHAMPION))
 
 
 def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[str, bytes]]:
@@ -63,12 +60,12 @@ def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[st
             if current_champion(store) == champion:
                 raise
         else:
-            return champion, files if names else {**files, MANIFEST: run.content}
+            return champion, files if names else {**files, keys.MANIFEST: run.content}
 
 
 def no_champion(store: Store) -> StoreError:
     """The error that says that a store has no champion."""
-    return StoreError(f"{store.location(CHAMPION)} is not there: no run was promoted yet")
+    return StoreError(f"{store.location(keys.CHAMPION)} is not there: no run was promoted yet")
 
 
 def champion_history(store: Store) -> Iterator[ChampionRecord]:
@@ -236,7 +233,7 @@ def retire(store: Store, run_ids: Sequence[str], *, by: str) -> tuple[str, ...]:
         if current is None:
             return None
         going = [run for run in run_ids if run not in (current.run_id, current.rollback_to)]
-        still = [run for run in current.retired if store.list_names(f"{run_key(run)}/")]
+        still = [run for run in current.retired if store.list_names(f"{keys.of_run(run)}/")]
         if set(going) <= set(current.retired):
             return None
         return _next_record(
@@ -283,7 +280,7 @@ def _move(
         StoreError: others changed it at every attempt; or as `successor` and `done_by` say.
     """
     for left in range(attempts, -1, -1):
-        stored = store.get(CHAMPION)
+        stored = store.get(keys.CHAMPION)
         current = _parse(store, stored)
         for later in _back_from(store, current):
             if later.generation <= seen_generation:
@@ -298,13 +295,13 @@ def _move(
                 return current
             if stored and current:
                 _archive(store, current.generation, stored.content)
-            store.compare_and_swap(CHAMPION, stored.version if stored else None, to_json(new))
+            store.compare_and_swap(keys.CHAMPION, stored.version if stored else None, to_json(new))
         except Conflict:
             time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - only to part the rivals
             continue
         return new
     raise StoreError(
-        f"{store.location(CHAMPION)} was changed by others at each of {attempts} attempts; try "
+        f"{store.location(keys.CHAMPION)} was changed by others at each of {attempts} attempts; try "
         "again later",
         retryable=True,
     )
@@ -312,12 +309,12 @@ def _move(
 
 def _archive(store: Store, generation: int, content: bytes) -> None:
     """Copy a champion record into the history, unless it is there already."""
-    key = history_key(generation)
+    key = keys.of_generation(generation)
     try:
         store.put_if_absent(key, content)
     except Conflict as error:
         raise DamagedError(
-            f"{store.location(key)} differs from the {CHAMPION} of that generation: the history is "
+            f"{store.location(key)} differs from the {keys.CHAMPION} of that generation: the history is "
             "out of order"
         ) from error
 
@@ -332,7 +329,7 @@ def _earlier(store: Store, record: ChampionRecord) -> ChampionRecord | None:
     """The record that this one replaced; `None` before the first promotion."""
     if record.generation == 1:
         return None
-    key = history_key(record.generation - 1)
+    key = keys.of_generation(record.generation - 1)
     content = store.read(key)
     if content is None:
         raise DamagedError(f"{store.location(key)} is missing: the history has a gap")
@@ -356,4 +353,4 @@ def _refuse_retired(run_id: str, record: ChampionRecord) -> None:
 def _parse(store: Store, stored: StoredObject | None) -> ChampionRecord | None:
     if stored is None:
         return None
-    return from_json(ChampionRecord, stored.content, store.location(CHAMPION))
+    return from_json(ChampionRecord, stored.content, store.location(keys.CHAMPION))

@@ -6,16 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fmnist.errors import DamagedError, SettingsError
-from fmnist.registry.records import (
-    HISTORY,
-    MANIFEST,
-    RUNS,
-    TEST_SETS,
-    VERDICTS,
-    StoredRun,
-    checked_run_id,
-    run_key,
-)
+from fmnist.registry import keys
+from fmnist.registry.records import StoredRun, checked_run_id
 from fmnist.registry.runs import find_run
 from fmnist.store.base import Entry, Store
 from fmnist.store.folder import FolderStore
@@ -68,22 +60,22 @@ def find_leftovers(
     `inspected` runs only, since each of them costs a read.
     """
     for run_id, files in sorted(listing.items()):
-        key = f"{run_key(run_id)}/"
+        key = f"{keys.of_run(run_id)}/"
         old = newest_of(files) < now - GRACE
         if run_id in retired:
             yield _all_of(key, files, "is being removed", safe=True, run_id=run_id)
         elif not is_run_id(run_id):
             yield _all_of(key, files, "is not named as a run is", safe=False)
-        elif MANIFEST not in files:
-            why = f"has no {MANIFEST}, so it is not a run"
+        elif keys.MANIFEST not in files:
+            why = f"has no {keys.MANIFEST}, so it is not a run"
             yield _all_of(key, files, why, safe=old, run_id=run_id)
         elif run_id in inspected and (run := readable_run(store, run_id)):
             yield from find_strays(run, files, now)
-    for run_id, files in sorted(by_run(store.list_entries(VERDICTS)).items()):
+    for run_id, files in sorted(by_run(store.list_entries(keys.VERDICTS)).items()):
         if run_id not in listing:
             old = run_id in retired or newest_of(files) < now - GRACE
             why = "is about a run that does not exist"
-            yield _all_of(f"{VERDICTS}{run_id}/", files, why, safe=old)
+            yield _all_of(f"{keys.VERDICTS}{run_id}/", files, why, safe=old)
     if isinstance(store, FolderStore):
         yield from _interrupted_writes(store, now)
 
@@ -91,17 +83,22 @@ def find_leftovers(
 def find_strays(run: StoredRun, files: Mapping[str, Entry], now: datetime) -> Iterator[Leftover]:
     """Files beside a run's own that its manifest does not list."""
     for name, entry in sorted(files.items()):
-        if name != MANIFEST and name not in run.manifest.files:
-            why = f"is not listed in the run's {MANIFEST}"
+        if name != keys.MANIFEST and name not in run.manifest.files:
+            why = f"is not listed in the run's {keys.MANIFEST}"
             safe = entry.modified < now - GRACE
-            yield Leftover(f"{run_key(run.run_id)}/{name}", entry.size, entry.modified, why, safe)
+            yield Leftover(
+                f"{keys.of_run(run.run_id)}/{name}", entry.size, entry.modified, why, safe
+            )
 
 
 def _interrupted_writes(store: FolderStore, now: datetime) -> Iterator[Leftover]:
     """Temporary files of killed processes, which no listing of the store shows."""
     root = Path(store.location(""))
     places = [root.glob(".*.part"), root.glob(".probe-*")]
-    places += [(root / below).rglob(".*.part") for below in (RUNS, HISTORY, VERDICTS, TEST_SETS)]
+    places += [
+        (root / below).rglob(".*.part")
+        for below in (keys.RUNS, keys.HISTORY, keys.VERDICTS, keys.TEST_SETS)
+    ]
     for path in sorted(path for place in places for path in place):
         try:
             status = path.lstat()

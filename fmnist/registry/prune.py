@@ -8,6 +8,7 @@ from itertools import islice
 from fmnist.errors import DamagedError
 from fmnist.evaluation.gate import Verdict
 from fmnist.progress import track
+from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion, retire
 from fmnist.registry.leftovers import (
     GRACE,
@@ -19,7 +20,6 @@ from fmnist.registry.leftovers import (
     readable_run,
     size_of,
 )
-from fmnist.registry.records import MANIFEST, RUNS, VERDICT, VERDICTS, run_key
 from fmnist.registry.runs import find_run, read_record
 from fmnist.store.base import Entry, Store
 
@@ -55,11 +55,11 @@ def plan_prune(store: Store, keep: int, now: datetime) -> Removal:
     current = current_champion(store)
     if current is None:
         return Removal((), (), 0)
-    listing = by_run(store.list_entries(RUNS))
+    listing = by_run(store.list_entries(keys.RUNS))
     complete = sorted(
         run_id
         for run_id, files in listing.items()
-        if MANIFEST in files and run_id not in current.retired and is_run_id(run_id)
+        if keys.MANIFEST in files and run_id not in current.retired and is_run_id(run_id)
     )
     newest = list(islice((run for run in reversed(complete) if readable_run(store, run)), keep))
     oldest_kept = newest[-1] if len(newest) == keep else ""
@@ -89,7 +89,7 @@ def _may_be_promoted_yet(
         return False
     try:
         run = find_run(store, run_id)
-        verdict = read_record(store, run, VERDICT, Verdict) if run else None
+        verdict = read_record(store, run, keys.VERDICT, Verdict) if run else None
     except DamagedError:
         return True
     return verdict is None or verdict.promoted or not verdict.decided
@@ -127,8 +127,7 @@ def prune_store(store: Store, keep: int, now: datetime, *, by: str) -> Removal:
     removed = _remove_runs(store, [*orphans, *planned.runs], by)
     objects = [found for found in planned.leftovers if not found.run_id]
     for found in objects:
-        keys = store.list_entries(found.key) if found.key.endswith("/") else (found.key,)
-        for key in keys:
+        for key in store.list_entries(found.key) if found.key.endswith("/") else (found.key,):
             store.delete(key)
     return Removal(
         runs=tuple(run for run in planned.runs if run in removed),
@@ -160,12 +159,12 @@ def _remove(store: Store, run_id: str) -> int | None:
     published again. For that to happen after this check takes two moves and a publication within
     the time of one request.
     """
-    below = f"{run_key(run_id)}/"
+    below = f"{keys.of_run(run_id)}/"
     files = store.list_entries(below)
     current = current_champion(store)
     if current is None or run_id not in current.retired:
         return None
-    store.delete(below + MANIFEST)
-    for key in (*files, *store.list_entries(f"{VERDICTS}{run_id}/")):
+    store.delete(below + keys.MANIFEST)
+    for key in (*files, *store.list_entries(f"{keys.VERDICTS}{run_id}/")):
         store.delete(key)
     return size_of(files)

@@ -1,13 +1,4 @@
-"""The records of the registry, their keys and their JSON; and the protocol that keeps them sound.
-
-Layout, below the store's location:
-
-    runs/<run id>/...                   a run's files, each written once and never changed
-    runs/<run id>/manifest.json         written last: the size and SHA-256 of every other file
-    champion.json                       the current champion, and how it became that
-    history/<generation>.json           every earlier champion.json, byte for byte
-    verdicts/<run id>/<generation>-*    later decisions that did not promote a run
-    test-sets/<digest>.json             how many models this test set has judged
+"""The records of the registry and their JSON, and the protocol that keeps them sound.
 
 Whatever is killed, lost or raced, every reader always finds that:
 
@@ -63,18 +54,6 @@ from fmnist.errors import DamagedError, SettingsError, StoreError, without_crede
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Interval
 
-MANIFEST = "manifest.json"
-CHAMPION = "champion.json"
-MODEL = "model.keras"
-EVALUATION = "evaluation.json"
-VERDICT = "verdict.json"
-COMPARISON = "comparison.json"
-DATA = "data.json"
-SETTINGS = "settings.json"
-RUNS = "runs/"
-HISTORY = "history/"
-VERDICTS = "verdicts/"
-TEST_SETS = "test-sets/"
 FORMAT: Literal[2] = 2
 Record = TypeVar("Record")
 # What can be part of a key without leading anywhere else.
@@ -274,16 +253,6 @@ def checked_run_id(text: str) -> str:
             "the store"
         ) from error
     return run_id
-
-
-def run_key(run_id: str) -> str:
-    """The store's key below which a run's files lie."""
-    return f"{RUNS}{run_id}"
-
-
-def history_key(generation: int) -> str:
-    """The store's key of an earlier champion record."""
-    return f"{HISTORY}{generation:08d}.json"
 
 
 def to_json(record: object) -> bytes:

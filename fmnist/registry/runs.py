@@ -6,18 +6,15 @@ from pathlib import Path
 
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.gate import Verdict
+from fmnist.registry import keys
 from fmnist.registry.records import (
     FORMAT,
-    MANIFEST,
-    RUNS,
-    VERDICTS,
     FileEntry,
     Manifest,
     Record,
     StoredRun,
     digest_of,
     from_json,
-    run_key,
     to_json,
 )
 from fmnist.store.base import Store
@@ -31,11 +28,11 @@ def seal_run(folder: Path, run_id: str, now: datetime) -> Manifest:
             path.stat().st_size, digest_of(path.read_bytes())
         )
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
+        if path.is_file() and path != folder / keys.MANIFEST
     }
     manifest = Manifest(FORMAT, run_id, now, files)
-    with whole_file(folder / MANIFEST, to_json(manifest)) as written:
-        written.replace(folder / MANIFEST)
+    with whole_file(folder / keys.MANIFEST, to_json(manifest)) as written:
+        written.replace(folder / keys.MANIFEST)
     return manifest
 
 
@@ -48,17 +45,17 @@ def upload_run(store: Store, folder: Path) -> StoredRun:
         StoreError: the store cannot be written, or has another run with this id.
     """
     sealed, contents = _read_sealed(folder)
-    manifest = from_json(Manifest, sealed, str(folder / MANIFEST))
+    manifest = from_json(Manifest, sealed, str(folder / keys.MANIFEST))
     for name, content in contents.items():
-        store.put_if_absent(f"{run_key(manifest.run_id)}/{name}", content)
-    store.put_if_absent(f"{run_key(manifest.run_id)}/{MANIFEST}", sealed)
+        store.put_if_absent(f"{keys.of_run(manifest.run_id)}/{name}", content)
+    store.put_if_absent(f"{keys.of_run(manifest.run_id)}/{keys.MANIFEST}", sealed)
     _check_complete(store, manifest)
     return StoredRun(manifest, sealed)
 
 
 def _read_sealed(folder: Path) -> tuple[bytes, Mapping[str, bytes]]:
     """The bytes of a folder's manifest and of the files that it lists, checked."""
-    where = folder / MANIFEST
+    where = folder / keys.MANIFEST
     try:
         sealed = where.read_bytes()
         manifest = from_json(Manifest, sealed, str(where))
@@ -71,14 +68,14 @@ def _read_sealed(folder: Path) -> tuple[bytes, Mapping[str, bytes]]:
     for name, content in contents.items():
         if not _is(content, manifest.files[name]):
             raise DamagedError(
-                f"{folder / name} is not the file that {MANIFEST} lists; nothing is published"
+                f"{folder / name} is not the file that {keys.MANIFEST} lists; nothing is published"
             )
     return sealed, contents
 
 
 def _check_complete(store: Store, manifest: Manifest) -> None:
     """Make sure that every file is in the store: one may have been removed in the meantime."""
-    key = run_key(manifest.run_id)
+    key = keys.of_run(manifest.run_id)
     listed = store.list_entries(f"{key}/")
     for name, entry in manifest.files.items():
         found = listed.get(f"{key}/{name}")
@@ -91,7 +88,7 @@ def _check_complete(store: Store, manifest: Manifest) -> None:
 
 def list_run_ids(store: Store) -> list[str]:
     """Every id below `runs/`, newest first, including those without a manifest."""
-    names = store.list_names(RUNS)
+    names = store.list_names(keys.RUNS)
     return sorted((name.rstrip("/") for name in names if name.endswith("/")), reverse=True)
 
 
@@ -101,7 +98,7 @@ def run_exists(store: Store, run_id: str) -> bool:
     Raises:
         StoreError: the store cannot be read.
     """
-    return store.read(f"{run_key(run_id)}/{MANIFEST}") is not None
+    return store.read(f"{keys.of_run(run_id)}/{keys.MANIFEST}") is not None
 
 
 def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun | None:
@@ -112,7 +109,7 @@ def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun 
             `sha256`.
         StoreError: the store cannot be read.
     """
-    key = f"{run_key(run_id)}/{MANIFEST}"
+    key = f"{keys.of_run(run_id)}/{keys.MANIFEST}"
     content = store.read(key)
     if content is None:
         return None
@@ -136,7 +133,7 @@ def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
     """
     run = find_run(store, run_id, sha256)
     if run is None:
-        where = store.location(f"{run_key(run_id)}/{MANIFEST}")
+        where = store.location(f"{keys.of_run(run_id)}/{keys.MANIFEST}")
         if sha256 is not None:
             raise DamagedError(f"{where} is missing, although the run was promoted")
         raise StoreError(
@@ -152,15 +149,17 @@ def read_file(store: Store, run: StoredRun, name: str) -> bytes:
         DamagedError: it is missing, or not the file that the manifest lists.
         StoreError: the store cannot be read.
     """
-    where = store.location(f"{run_key(run.run_id)}/{name}")
+    where = store.location(f"{keys.of_run(run.run_id)}/{name}")
     entry = run.manifest.files.get(name)
     if entry is None:
-        raise DamagedError(f"{where} is not listed in the run's {MANIFEST}")
-    content = store.read(f"{run_key(run.run_id)}/{name}")
+        raise DamagedError(f"{where} is not listed in the run's {keys.MANIFEST}")
+    content = store.read(f"{keys.of_run(run.run_id)}/{name}")
     if content is None:
-        raise DamagedError(f"{where} is missing, although {MANIFEST} lists it")
+        raise DamagedError(f"{where} is missing, although {keys.MANIFEST} lists it")
     if not _is(content, entry):
-        raise DamagedError(f"{where} is not the file that {MANIFEST} lists (its SHA-256 differs)")
+        raise DamagedError(
+            f"{where} is not the file that {keys.MANIFEST} lists (its SHA-256 differs)"
+        )
     return content
 
 
@@ -171,7 +170,7 @@ def read_record(store: Store, run: StoredRun, name: str, kind: type[Record]) -> 
         DamagedError: as `read_file`, or it does not hold such a record.
         StoreError: the store cannot be read.
     """
-    where = store.location(f"{run_key(run.run_id)}/{name}")
+    where = store.location(f"{keys.of_run(run.run_id)}/{name}")
     return from_json(kind, read_file(store, run, name), where)
 
 
@@ -186,7 +185,7 @@ def record_verdict(store: Store, run: StoredRun, verdict: Verdict) -> None:
         StoreError: the store cannot be written.
     """
     content = to_json(verdict)
-    key = f"{VERDICTS}{run.run_id}/{verdict.generation:08d}-{digest_of(content)[:8]}.json"
+    key = f"{keys.VERDICTS}{run.run_id}/{verdict.generation:08d}-{digest_of(content)[:8]}.json"
     store.put_if_absent(key, content)
 
 
@@ -198,8 +197,8 @@ def later_verdicts(store: Store, run_id: str) -> list[Verdict]:
         StoreError: the store cannot be read.
     """
     found = []
-    for name in store.list_names(f"{VERDICTS}{run_id}/"):
-        key = f"{VERDICTS}{run_id}/{name}"
+    for name in store.list_names(f"{keys.VERDICTS}{run_id}/"):
+        key = f"{keys.VERDICTS}{run_id}/{name}"
         if (content := store.read(key)) is not None:
             found.append(from_json(Verdict, content, store.location(key)))
     return found

@@ -4,7 +4,8 @@ import random
 import time
 
 from fmnist.errors import StoreError
-from fmnist.registry.records import FORMAT, TEST_SETS, TestSetUsage, from_json, to_json
+from fmnist.registry import keys
+from fmnist.registry.records import FORMAT, TestSetUsage, from_json, to_json
 from fmnist.store.base import Conflict, Store
 
 _ATTEMPTS = 50
@@ -21,7 +22,7 @@ def record_use(store: Store, test_set: str, run_id: str) -> int:
         DamagedError: the count cannot be understood.
         StoreError: the store cannot be read or written.
     """
-    key = f"{TEST_SETS}{test_set}.json"
+    key = f"{keys.TEST_SETS}{test_set}.json"
     for _ in range(_ATTEMPTS):
         stored = store.get(key)
         usage = (

@@ -7,27 +7,10 @@ from datetime import datetime
 
 from fmnist.errors import DamagedError, StoreError
 from fmnist.progress import track
+from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, generation_of
-from fmnist.registry.leftovers import (
-    Leftover,
-    by_run,
-    find_leftovers,
-    find_strays,
-    readable_run,
-)
-from fmnist.registry.records import (
-    CHAMPION,
-    HISTORY,
-    MANIFEST,
-    MODEL,
-    RUNS,
-    TEST_SETS,
-    ChampionRecord,
-    TestSetUsage,
-    from_json,
-    history_key,
-    run_key,
-)
+from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, find_strays, readable_run
+from fmnist.registry.records import ChampionRecord, TestSetUsage, from_json
 from fmnist.registry.runs import later_verdicts, read_file, read_run, run_exists
 from fmnist.store.base import Store
 
@@ -84,10 +67,10 @@ def verify_store(
     records, problems = _check_history(store)
     problems += _check_counts(store)
     promoted = {record.run_id: record.manifest_sha256 for record in records}
-    listing = by_run(store.list_entries(RUNS))
-    sealed = sorted(run for run, files in listing.items() if MANIFEST in files)
+    listing = by_run(store.list_entries(keys.RUNS))
+    sealed = sorted(run for run, files in listing.items() if keys.MANIFEST in files)
     if records and records[0].run_id not in sealed:
-        where = store.location(f"{run_key(records[0].run_id)}/{MANIFEST}")
+        where = store.location(f"{keys.of_run(records[0].run_id)}/{keys.MANIFEST}")
         problems.append(f"{where} is missing, although the run is the champion")
     checked = []
     with track("verifying", len(sealed)) as advance:
@@ -105,8 +88,8 @@ def verify_store(
 def _verify_one(
     store: Store, load: Callable[[bytes], object], now: datetime, run_id: str
 ) -> VerifyReport:
-    listing = by_run(store.list_entries(f"{run_key(run_id)}/"))
-    if MANIFEST not in listing.get(run_id, {}):
+    listing = by_run(store.list_entries(f"{keys.of_run(run_id)}/"))
+    if keys.MANIFEST not in listing.get(run_id, {}):
         read_run(store, run_id)
     records, _ = _check_history(store)
     promoted = {record.run_id: record.manifest_sha256 for record in records}
@@ -129,10 +112,10 @@ def _check(
             size += entry.size
             with _noted(store, problems):
                 content = read_file(store, run, name)
-                if name == MODEL:
-                    _load(load, content, store.location(f"{run_key(run_id)}/{name}"))
-        if MODEL not in run.manifest.files:
-            problems.append(f"{store.location(run_key(run_id))} lists no {MODEL}")
+                if name == keys.MODEL:
+                    _load(load, content, store.location(f"{keys.of_run(run_id)}/{name}"))
+        if keys.MODEL not in run.manifest.files:
+            problems.append(f"{store.location(keys.of_run(run_id))} lists no {keys.MODEL}")
         with _noted(store, problems):
             later_verdicts(store, run_id)
     return CheckedRun(run_id, files, size, tuple(problems))
@@ -159,15 +142,15 @@ def _noted(store: Store, problems: list[str]) -> Iterator[None]:
     except StoreError as error:
         if error.retryable:
             raise
-        store.read(CHAMPION)
+        store.read(keys.CHAMPION)
         problems.append(str(error))
 
 
 def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:
     """Every champion record that can be read, latest first, and what is wrong with them."""
     # Listed before the records are read, so that a move in between adds only known ones.
-    archived = store.list_entries(HISTORY).keys()
-    current = store.read(CHAMPION)
+    archived = store.list_entries(keys.HISTORY).keys()
+    current = store.read(keys.CHAMPION)
     records: list[ChampionRecord] = []
     problems: list[str] = []
     with _noted(store, problems):
@@ -175,17 +158,17 @@ def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:
     if problems:
         return records, problems
     generation = generation_of(records[0] if records else None)
-    known = {history_key(number) for number in range(1, generation)}
+    known = {keys.of_generation(number) for number in range(1, generation)}
     for key in sorted(archived - known):
         # An interrupted move leaves a copy of the current record.
-        if key != history_key(generation) or store.read(key) != current:
-            problems.append(f"{store.location(key)} is not an earlier version of {CHAMPION}")
+        if key != keys.of_generation(generation) or store.read(key) != current:
+            problems.append(f"{store.location(key)} is not an earlier version of {keys.CHAMPION}")
     return records, problems
 
 
 def _check_counts(store: Store) -> list[str]:
     problems: list[str] = []
-    for key in store.list_entries(TEST_SETS):
+    for key in store.list_entries(keys.TEST_SETS):
         with _noted(store, problems):
             from_json(TestSetUsage, store.read(key) or b"", store.location(key))
     return problems

@@ -247,10 +247,7 @@ def _provenance(run: Run) -> str:
         ["temperature", f"{training.temperature:.3f}, fitted on validation"],
         *_settings(run.settings),
         ["code", environment.commit or "not in a git checkout"],
-        [
-            "machine",
-            f"{environment.processor}, {environment.cores} cores, {environment.platform}",
-        ],
+        ["machine", f"{environment.processor}, {environment.cores} cores, {environment.platform}"],
         [
             "versions",
             f"Python {environment.python}, TensorFlow {environment.packages['tensorflow']}, "

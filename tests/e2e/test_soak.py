@@ -13,7 +13,7 @@ import pytest
 from prefect.client.schemas.filters import FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import FlowRun
 
-from fmnist.registry.records import MANIFEST
+from fmnist.registry import keys
 from tests.e2e.conftest import PROMOTED, REJECTED, Operator
 
 RUNS = int(os.environ.get("SOAK_RUNS", "3"))
@@ -91,7 +91,7 @@ def test_soak_of_scheduled_runs(operator: Operator, promoted: FlowRun) -> None:
     stored = operator.stored()
     runs = {key.split("/")[1] for key in stored if key.startswith("runs/")}
     for name in runs:
-        key = f"runs/{name}/{MANIFEST}"
+        key = f"runs/{name}/{keys.MANIFEST}"
         manifest = json.loads(operator.read_object(key))
         files = {f"runs/{name}/{file}" for file in manifest["files"]}
         assert files | {key} == {found for found in stored if found.startswith(f"runs/{name}/")}

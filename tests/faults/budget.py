@@ -10,17 +10,9 @@ from fmnist.evaluation.gate import GateContext, decide
 from fmnist.evaluation.metrics import evaluate
 from fmnist.promotion.judge import Judge
 from fmnist.promotion.publish import publish_run
+from fmnist.registry import keys
 from fmnist.registry.champion import read_champion
-from fmnist.registry.records import (
-    CHAMPION,
-    FORMAT,
-    MANIFEST,
-    MODEL,
-    ChampionRecord,
-    Manifest,
-    run_key,
-    to_json,
-)
+from fmnist.registry.records import FORMAT, ChampionRecord, Manifest, to_json
 from fmnist.registry.runs import seal_run
 from fmnist.settings import GateSettings
 from tests.faults.enumeration import Laboratory, proxy_of
@@ -73,7 +65,7 @@ def _seal(folder: Path, model: bytes) -> None:
     (folder / "figures").mkdir(parents=True)
     rest = (BYTES - len(model)) // (len(_FILES) - 1)
     for name in _FILES:
-        (folder / name).write_bytes(model if name == MODEL else secrets.token_bytes(rest))
+        (folder / name).write_bytes(model if name == keys.MODEL else secrets.token_bytes(rest))
     seal_run(folder, records.RUN_ID, records.moments(1)[0])
 
 
@@ -87,12 +79,12 @@ def _fill(laboratory: Laboratory, place: Place, past: int) -> None:
     filled = [laboratory.helpers.submit(_store_runs, place, part) for part in parts]
     for part in wait(filled).done:
         part.result()
-    place.open().put_if_absent(CHAMPION, to_json(history[-1]))
+    place.open().put_if_absent(keys.CHAMPION, to_json(history[-1]))
 
 
 def _store_runs(place: Place, history: Iterable[ChampionRecord]) -> None:
     store = place.open()
     for record in history:
         manifest = Manifest(FORMAT, record.run_id, record.moved_at, {})
-        key = f"{run_key(record.run_id)}/{MANIFEST}"
+        key = f"{keys.of_run(record.run_id)}/{keys.MANIFEST}"
         store.put_if_absent(key, to_json(manifest))

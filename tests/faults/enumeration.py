@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Self, TypeVar
 
-from fmnist.registry.records import CHAMPION
+from fmnist.registry import keys
 from tests.faults.children import DONE, attempt, forkserver
 from tests.faults.proxy import LONGEST_WAIT, Fault, Point, Proxy
 from tests.faults.scenarios import Place, environment_of, examine, make, prepare
@@ -142,7 +142,7 @@ class Laboratory:
         points = [
             (call, fault)
             for place, (call, fault) in enumerate(itertools.product(calls, (_KILL, *_ERRORS)))
-            if place % each == 0 or CHAMPION in call.line
+            if place % each == 0 or keys.CHAMPION in call.line
         ]
 
         def judged(point: tuple["_Call", str]) -> str:
@@ -216,7 +216,7 @@ def proxy_of(server: S3Server) -> Iterator[Proxy]:
 
 
 def _writes_head(request: str) -> bool:
-    return request.startswith("PUT") and CHAMPION in request
+    return request.startswith("PUT") and keys.CHAMPION in request
 
 
 def _expect_success(found: tuple[str, str]) -> None:

@@ -72,10 +72,7 @@ def make(folder: Path) -> None:
     kernel, bias = teacher.layers[-1].get_weights()
     teacher.layers[-1].set_weights([kernel * 8, bias - 8 * np.log(centre).mean(axis=0)])
     labels = predict(teacher, images).argmax(axis=1).astype(np.uint8)
-    networks = {
-        "poor": build(small, (28, 28), 10),
-        "large": build(ModelSettings(), (28, 28), 10),
-    }
+    networks = {"poor": build(small, (28, 28), 10), "large": build(ModelSettings(), (28, 28), 10)}
     for number in (1, 2, 3):
         network = build(small, (28, 28), 10)
         network.set_weights(

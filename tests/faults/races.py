@@ -15,8 +15,9 @@ from pathlib import Path
 
 from fmnist.errors import StoreError
 from fmnist.evaluation.gate import Verdict
+from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion, generation_of, promote_run
-from fmnist.registry.records import HISTORY, MODEL, ChampionRecord, StoredRun, history_key
+from fmnist.registry.records import ChampionRecord, StoredRun
 from fmnist.registry.runs import read_file, read_run, seal_run, upload_run
 from fmnist.store.base import Store
 from tests.faults.children import hasten
@@ -60,12 +61,7 @@ def race(
 
 
 def _publisher(
-    number: int,
-    place: Place,
-    rounds: int,
-    attempts: int,
-    barrier: Barrier,
-    answers: Connection,
+    number: int, place: Place, rounds: int, attempts: int, barrier: Barrier, answers: Connection
 ) -> None:
     """Take part in a race with one run after the other, each of them until it is the champion."""
     hasten()
@@ -88,7 +84,7 @@ def _publisher(
 
 def _store_run(store: Store, run_id: str) -> StoredRun:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / MODEL).write_bytes(run_id.encode())
+        (Path(folder) / keys.MODEL).write_bytes(run_id.encode())
         seal_run(Path(folder), run_id, datetime.now(UTC))
         return upload_run(store, Path(folder))
 
@@ -138,14 +134,14 @@ def _champions(place: Place) -> list[str]:
     store = place.open()
     history = list(champion_history(store))[::-1]
     assert [record.generation for record in history] == list(range(1, len(history) + 1))
-    *earlier, last = (history_key(record.generation) for record in history)
+    *earlier, last = (keys.of_generation(record.generation) for record in history)
     # A loser may have copied the last champion record, ahead of a move that it did not make.
-    assert set(store.list_entries(HISTORY)) - {last} == set(earlier)
+    assert set(store.list_entries(keys.HISTORY)) - {last} == set(earlier)
     for before, record in itertools.pairwise(history):
         assert record.previous == before.run_id
     for record in history:
         run = read_run(store, record.run_id, record.manifest_sha256)
-        assert read_file(store, run, MODEL) == record.run_id.encode()
+        assert read_file(store, run, keys.MODEL) == record.run_id.encode()
     champions = [record.run_id for record in history]
     assert len(set(champions)) == len(champions)
     return champions

@@ -23,6 +23,7 @@ import numpy as np
 from fmnist.data.records import OFFICIAL_SHA256, DataOrigin
 from fmnist.promotion.judge import Judge, TestSet
 from fmnist.promotion.publish import publish_run
+from fmnist.registry import keys
 from fmnist.registry.champion import (
     champion_history,
     current_champion,
@@ -32,21 +33,7 @@ from fmnist.registry.champion import (
 )
 from fmnist.registry.leftovers import GRACE
 from fmnist.registry.prune import prune_store
-from fmnist.registry.records import (
-    CHAMPION,
-    DATA,
-    EVALUATION,
-    HISTORY,
-    MANIFEST,
-    MODEL,
-    RUNS,
-    ChampionRecord,
-    TestSetUsage,
-    from_json,
-    history_key,
-    run_key,
-    to_json,
-)
+from fmnist.registry.records import ChampionRecord, TestSetUsage, from_json, to_json
 from fmnist.registry.runs import find_run, list_run_ids, read_file, seal_run
 from fmnist.registry.usage import record_use
 from fmnist.report.run import Run
@@ -63,13 +50,7 @@ SECOND = "20260102T000000Z-00000002"
 THIRD = "20260103T000000Z-00000003"
 POOR = "20260104T000000Z-00000004"
 OVERTAKEN = "20260105T000000Z-00000005"
-_NETWORKS = {
-    FIRST: "good-1",
-    SECOND: "good-2",
-    THIRD: "good-3",
-    POOR: "poor",
-    OVERTAKEN: "good-2",
-}
+_NETWORKS = {FIRST: "good-1", SECOND: "good-2", THIRD: "good-3", POOR: "poor", OVERTAKEN: "good-2"}
 _SETTINGS = Settings(gate=GateSettings(champion="not_worse"))
 ORIGIN = DataOrigin("mirrors", official=True, sha256=OFFICIAL_SHA256)
 _BY = "tests/faults"
@@ -231,7 +212,7 @@ def make(folder: Path) -> None:
     _finish(SECOND, store, folder)
     _publish(SECOND, store, folder)
     contents["second"] = dict(store.objects)
-    half = sorted(key for key in store.objects if SECOND in key and not key.endswith(MANIFEST))
+    half = sorted(key for key in store.objects if SECOND in key and not key.endswith(keys.MANIFEST))
     contents["half of the second"] = contents["first"] | {
         key: store.objects[key] for key in half[: len(half) // 2]
     }
@@ -268,9 +249,9 @@ def _finish(run_id: str, store: Store, folder: Path) -> None:
     (sealed / "figures").mkdir(parents=True)
     # What the registry reads, and a figure for the rest: each further file is the same step again.
     contents = {
-        MODEL: model,
-        EVALUATION: to_json(run.evaluation),
-        DATA: to_json(run.data),
+        keys.MODEL: model,
+        keys.EVALUATION: to_json(run.evaluation),
+        keys.DATA: to_json(run.data),
         "figures/learning_curves.png": run_id.encode() * 1000,
     }
     for name, content in contents.items():
@@ -289,7 +270,7 @@ def _contents(folder: Path) -> Mapping[str, Objects]:
 def _files(folder: Path) -> Objects:
     """Every file that any run may have in a store, by its key."""
     return {
-        f"{run_key(run_id)}/{path.relative_to(_sealed(folder, run_id)).as_posix()}": (
+        f"{keys.of_run(run_id)}/{path.relative_to(_sealed(folder, run_id)).as_posix()}": (
             path.read_bytes()
         )
         for run_id in _NETWORKS
@@ -343,7 +324,7 @@ def _check_readable(
     finished: bool = False,
 ) -> None:
     before = _contents(folder)[scenario.start]
-    old = from_json(ChampionRecord, before[CHAMPION], "") if before else None
+    old = from_json(ChampionRecord, before[keys.CHAMPION], "") if before else None
     generation = generation_of(old)
     found = _read_all(store, folder, known)
     stored = MemoryStore()
@@ -355,7 +336,7 @@ def _check_readable(
     moved = generation_of(current) - generation
     if moved not in ({scenario.moves} if finished else {0, scenario.moves}):
         raise Broken(f"the generation rose by {moved}")
-    if not moved and found.get(CHAMPION) != before.get(CHAMPION):
+    if not moved and found.get(keys.CHAMPION) != before.get(keys.CHAMPION):
         raise Broken("the champion record was changed within its generation")
     if (current.run_id if current else None) != (scenario.new if moved else scenario.old):
         raise Broken(f"the champion is {current}")
@@ -381,11 +362,11 @@ def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes])
         if content is None:
             raise Broken(f"{key} is listed and cannot be read")
         objects[key] = content
-        if key.startswith(RUNS):
+        if key.startswith(keys.RUNS):
             known[key, entry] = content
             if content != _files(folder).get(key):
                 raise Broken(f"{key} is a file of no run, or not complete")
-        elif key == CHAMPION or key.startswith(HISTORY):
+        elif key == keys.CHAMPION or key.startswith(keys.HISTORY):
             from_json(ChampionRecord, content, key)
         elif key.startswith("test-sets/"):
             from_json(TestSetUsage, content, key)
@@ -399,7 +380,7 @@ def _check_champion(store: Store, current: ChampionRecord, folder: Path) -> None
     champion, files = read_champion(store)
     if champion != current:
         raise Broken(f"the champion read is {champion}, the record is {current}")
-    key = run_key(current.run_id)
+    key = keys.of_run(current.run_id)
     published = {
         name.removeprefix(f"{key}/"): content
         for name, content in _files(folder).items()
@@ -420,13 +401,13 @@ def _check_history(store: Store, current: ChampionRecord | None, found: Objects)
     promoted = [past.run_id for past in history if past.move == "promotion"]
     if len(promoted) != len(set(promoted)):
         raise Broken(f"a run was promoted twice: {promoted}")
-    kept = {key for key in found if key.startswith(HISTORY)}
-    earlier_ones = {history_key(past.generation) for past in history[1:]}
+    kept = {key for key in found if key.startswith(keys.HISTORY)}
+    earlier_ones = {keys.of_generation(past.generation) for past in history[1:]}
     # The champion record may have been copied ahead of a move that did not come.
-    copy = history_key(generation_of(current))
+    copy = keys.of_generation(generation_of(current))
     if kept - {copy} != earlier_ones:
         raise Broken(f"the history has the objects {sorted(kept)}")
-    if copy in kept and found[copy] != found[CHAMPION]:
+    if copy in kept and found[copy] != found[keys.CHAMPION]:
         raise Broken(f"{copy} is not the champion record: the history has a branch")
 
 
@@ -440,9 +421,9 @@ def _complete_runs(store: Store, found: Objects) -> Collection[str]:
         complete.add(run_id)
         for name in run.manifest.files:
             read_file(store, run, name)
-        prefix = f"{run_key(run_id)}/"
+        prefix = f"{keys.of_run(run_id)}/"
         listed = {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
-        if listed != {*run.manifest.files, MANIFEST}:
+        if listed != {*run.manifest.files, keys.MANIFEST}:
             raise Broken(f"{run_id} has the files {sorted(listed)}")
     return complete
 

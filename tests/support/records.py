@@ -9,13 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fmnist.data.records import (
-    OFFICIAL_SHA256,
-    Bytes,
-    DataOrigin,
-    LabelledImages,
-    PreparedData,
-)
+from fmnist.data.records import OFFICIAL_SHA256, Bytes, DataOrigin, LabelledImages, PreparedData
 from fmnist.environment import Environment
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, decide

@@ -11,6 +11,7 @@ import pytest
 
 from fmnist.errors import DamagedError, ExitCode, JobError
 from fmnist.evaluation.gate import Verdict
+from fmnist.registry import keys
 from fmnist.registry.champion import (
     champion_history,
     current_champion,
@@ -20,15 +21,12 @@ from fmnist.registry.champion import (
 )
 from fmnist.registry.leftovers import GRACE
 from fmnist.registry.records import (
-    CHAMPION,
     FORMAT,
-    MANIFEST,
     ChampionRecord,
     FileEntry,
     Manifest,
     StoredRun,
     digest_of,
-    run_key,
     to_json,
 )
 from fmnist.registry.runs import read_run, seal_run
@@ -38,7 +36,7 @@ from tests.support.memory import MemoryStore, WatchedFolder
 
 NOW = datetime(2026, 3, 14, 9, 26, 53, 589793, tzinfo=UTC)
 FILES = {"model.keras": b"weights" * 1000, "figures/a.png": b"\x89PNG", "evaluation.json": b"{}"}
-ALL = {*FILES, "id", MANIFEST}
+ALL = {*FILES, "id", keys.MANIFEST}
 BY = "tests"
 # By then everything that a test stores is old enough to be removed, and a day after that as well.
 LONG_AFTER = datetime.now(UTC) + 2 * GRACE
@@ -70,12 +68,12 @@ def put(
     name = run if isinstance(run, str) else run_id(run)
     contents = {**FILES, "id": name.encode(), **files}
     for file, content in contents.items():
-        store.put_if_absent(f"{run_key(name)}/{file}", content)
+        store.put_if_absent(f"{keys.of_run(name)}/{file}", content)
     entries = {
         file: FileEntry(len(content), digest_of(content)) for file, content in contents.items()
     }
     manifest = to_json(Manifest(FORMAT, name, NOW, entries))
-    store.put_if_absent(f"{run_key(name)}/{MANIFEST}", manifest)
+    store.put_if_absent(f"{keys.of_run(name)}/{keys.MANIFEST}", manifest)
     stored = read_run(store, name)
     if promoted:
         promote(store, stored)
@@ -179,7 +177,7 @@ def lose_the_reply(store: MemoryStore, meanwhile: Callable[[], object]) -> None:
         meanwhile()
         raise Conflict("the retried request was refused")
 
-    once(store, "after", "compare_and_swap", CHAMPION, refuse)
+    once(store, "after", "compare_and_swap", keys.CHAMPION, refuse)
 
 
 def is_missing(store: MemoryStore, key: str) -> None:

@@ -18,17 +18,9 @@ from fmnist.data.records import FILES, Bytes, DataOrigin
 from fmnist.errors import ExitCode
 from fmnist.evaluation.gate import GateContext, Verdict, decide
 from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of, promote_run
-from fmnist.registry.records import (
-    DATA,
-    EVALUATION,
-    MODEL,
-    SETTINGS,
-    VERDICT,
-    FileEntry,
-    StoredRun,
-    to_json,
-)
+from fmnist.registry.records import FileEntry, StoredRun, to_json
 from fmnist.registry.runs import read_run, seal_run, upload_run
 from fmnist.report.run import Run
 from fmnist.settings import GateSettings, ModelSettings, Settings
@@ -147,11 +139,11 @@ def sealed(
     run = replace(run, evaluation=found, verdict=verdict, data=origin or run.data)
     folder.mkdir(parents=True)
     contents = {
-        MODEL: model,
-        EVALUATION: to_json(run.evaluation),
-        VERDICT: to_json(run.verdict),
-        SETTINGS: to_json(run.settings),
-        DATA: to_json(run.data),
+        keys.MODEL: model,
+        keys.EVALUATION: to_json(run.evaluation),
+        keys.VERDICT: to_json(run.verdict),
+        keys.SETTINGS: to_json(run.settings),
+        keys.DATA: to_json(run.data),
         "report.md": b"# A report\n",
     }
     for file, content in contents.items():

@@ -12,8 +12,8 @@ from fmnist.evaluation.gate import GateContext, decide
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.publish import write_run
 from fmnist.promotion.workspace import finished_folder
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, promote_run, read_champion, retire, roll_back
-from fmnist.registry.records import CHAMPION
 from fmnist.registry.runs import find_run, later_verdicts
 from fmnist.settings import GateSettings
 from fmnist.store.base import Conflict, open_store
@@ -355,7 +355,7 @@ def test_a_forced_promotion_whose_answer_was_lost_is_told_as_made(
 
     def lose_the_answer(self: FolderStore, key: str, version: str | None, content: bytes) -> None:
         swap(self, key, version, content)
-        if key == CHAMPION:
+        if key == keys.CHAMPION:
             monkeypatch.setattr(FolderStore, "compare_and_swap", swap)
             roll_back(store, run_id(1), reason="", by="another")
             raise Conflict("the retried request was refused")

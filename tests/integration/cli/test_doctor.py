@@ -10,8 +10,8 @@ import pytest
 from fmnist.data.records import TEST_LABELS
 from fmnist.errors import ExitCode
 from fmnist.evaluation.gate import Verdict
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of, promote_run
-from fmnist.registry.records import EVALUATION, MODEL
 from fmnist.registry.runs import seal_run, upload_run
 from fmnist.store.base import Store, open_store
 from tests.support import records
@@ -44,8 +44,8 @@ def promoted(store: Store, tmp_path: Path, run_id: str = records.RUN_ID) -> None
     """Publish a small run and make it the champion."""
     folder = tmp_path / f"of-{run_id}"
     folder.mkdir()
-    (folder / MODEL).write_bytes(run_id.encode())
-    (folder / EVALUATION).write_bytes(b"{}")
+    (folder / keys.MODEL).write_bytes(run_id.encode())
+    (folder / keys.EVALUATION).write_bytes(b"{}")
     seal_run(folder, run_id, datetime.now(UTC))
     verdict = Verdict(True, (), "good", generation_of(current_champion(store)))
     run = upload_run(store, folder)

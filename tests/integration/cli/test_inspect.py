@@ -9,7 +9,8 @@ import pytest
 
 from fmnist.errors import ExitCode
 from fmnist.evaluation.gate import Verdict
-from fmnist.registry.records import COMPARISON, SETTINGS, Manifest, StoredRun, to_json
+from fmnist.registry import keys
+from fmnist.registry.records import Manifest, StoredRun, to_json
 from fmnist.registry.runs import read_file, read_record, record_verdict
 from fmnist.settings import GateSettings
 from fmnist.store.base import Store, open_store
@@ -169,9 +170,9 @@ def test_show_does_not_mix_the_environment_into_a_runs_settings(
     """A setting that an old run did not know yet is at its default, whatever is set here and now."""
     store = FolderStore("store")
     stored = store_run(store, run_id(1))
-    settings = json.loads(read_file(store, stored, SETTINGS))
+    settings = json.loads(read_file(store, stored, keys.SETTINGS))
     del settings["gate"]["champion"]
-    reseal(store, run_id(1), {SETTINGS: json.dumps(settings).encode()})
+    reseal(store, run_id(1), {keys.SETTINGS: json.dumps(settings).encode()})
     monkeypatch.setenv("FMNIST_GATE__CHAMPION", "better")
     assert machine("show", run_id(1))["settings_changed"] == {}
 
@@ -183,7 +184,7 @@ def test_show_tells_the_comparison_that_was_made(
     store = FolderStore("store")
     store_run(store, run_id(1))
     comparison = to_json(records.comparison())
-    reseal(store, run_id(1), {COMPARISON: comparison})
+    reseal(store, run_id(1), {keys.COMPARISON: comparison})
     assert "McNemar's test" in call("show", run_id(1)).text
     assert machine("show", run_id(1))["comparison"] == json.loads(comparison)
 

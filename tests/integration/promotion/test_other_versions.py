@@ -20,17 +20,9 @@ from fmnist.evaluation.comparison import Comparison
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Evaluation
 from fmnist.promotion.stored import recorded_changes, recorded_section
+from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion
-from fmnist.registry.records import (
-    COMPARISON,
-    DATA,
-    EVALUATION,
-    MANIFEST,
-    RUNS,
-    SETTINGS,
-    VERDICT,
-    RecordedFigures,
-)
+from fmnist.registry.records import RecordedFigures
 from fmnist.registry.runs import read_record, read_run, seal_run, upload_run
 from fmnist.settings import GateSettings
 from fmnist.store.folder import FolderStore
@@ -74,8 +66,8 @@ def call(
 
 def put_like_second(store: FolderStore, run_id: str, changes: Changes | None = None) -> None:
     """Store the run `SECOND` again under another id, with some files changed."""
-    folder = Path(shutil.copytree(EARLIER / RUNS / SECOND, Path(store.url).parent / run_id))
-    (folder / MANIFEST).unlink()
+    folder = Path(shutil.copytree(EARLIER / keys.RUNS / SECOND, Path(store.url).parent / run_id))
+    (folder / keys.MANIFEST).unlink()
     for name, change in (changes or {}).items():
         (folder / name).write_bytes(change((folder / name).read_bytes()))
     seal_run(folder, run_id, NOW)
@@ -114,11 +106,11 @@ def test_every_command_reads_an_earlier_store(
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        (EVALUATION, Evaluation),
-        (EVALUATION, RecordedFigures),
-        (VERDICT, Verdict),
-        (COMPARISON, Comparison),
-        (DATA, DataOrigin),
+        (keys.EVALUATION, Evaluation),
+        (keys.EVALUATION, RecordedFigures),
+        (keys.VERDICT, Verdict),
+        (keys.COMPARISON, Comparison),
+        (keys.DATA, DataOrigin),
     ],
 )
 def test_earlier_records_are_complete_ones_today(
@@ -133,7 +125,7 @@ def test_earlier_settings_have_their_present_names(store: FolderStore) -> None:
     run = read_run(store, SECOND)
     changes = recorded_changes(store, run)
     assert changes["training.shift_fraction"] == 0.25
-    recorded = read_record(store, run, SETTINGS, dict[str, dict[str, Any]])["training"]
+    recorded = read_record(store, run, keys.SETTINGS, dict[str, dict[str, Any]])["training"]
     assert {"warmup", "shifted", "erased"} <= recorded.keys()
     assert not {f"training.{name}" for name in ("warmup", "shifted", "erased")} & changes.keys()
     expected = GateSettings(min_accuracy=0.3, champion="not_worse")
@@ -181,16 +173,16 @@ def only(*names: str) -> Callable[[bytes], bytes]:
 
 
 OTHERS: dict[str, Changes] = {
-    "a field less": {EVALUATION: without("calibration_error"), VERDICT: without("notes")},
+    "a field less": {keys.EVALUATION: without("calibration_error"), keys.VERDICT: without("notes")},
     "a field more": {
-        EVALUATION: lambda old: edited(old, top_2_accuracy=0.97),
-        VERDICT: lambda old: edited(old, approved_by="somebody"),
-        DATA: lambda old: edited(old, licence="MIT"),
-        COMPARISON: lambda old: edited(old, kappa=0.9),
+        keys.EVALUATION: lambda old: edited(old, top_2_accuracy=0.97),
+        keys.VERDICT: lambda old: edited(old, approved_by="somebody"),
+        keys.DATA: lambda old: edited(old, licence="MIT"),
+        keys.COMPARISON: lambda old: edited(old, kappa=0.9),
     },
     "what is needed": {
-        EVALUATION: only("accuracy", "interval", "classes"),
-        VERDICT: only("promoted"),
+        keys.EVALUATION: only("accuracy", "interval", "classes"),
+        keys.VERDICT: only("promoted"),
     },
 }
 

@@ -21,20 +21,9 @@ from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.promotion.judge import Judge, TestSet
 from fmnist.promotion.publish import publish_run, write_run
 from fmnist.promotion.workspace import finished_folder, workspace
+from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, promote_run, retire
-from fmnist.registry.records import (
-    CHAMPION,
-    COMPARISON,
-    MANIFEST,
-    MODEL,
-    VERDICT,
-    ChampionRecord,
-    Manifest,
-    RetiredError,
-    from_json,
-    run_key,
-    to_json,
-)
+from fmnist.registry.records import ChampionRecord, Manifest, RetiredError, from_json, to_json
 from fmnist.registry.runs import later_verdicts, read_record, read_run, seal_run, upload_run
 from fmnist.report.figures import FIGURES
 from fmnist.report.run import Run
@@ -92,7 +81,7 @@ def finish(folder: Path) -> None:
     finished = finished_folder(folder)
     (finished / "figures").mkdir()
     (finished / "figures" / "a.png").write_bytes(b"figure")
-    (finished / MODEL).write_bytes(GOOD)
+    (finished / keys.MODEL).write_bytes(GOOD)
     seal_run(finished, records.RUN_ID, records.moments(1)[0])
 
 
@@ -114,10 +103,7 @@ def test_a_failure_before_the_end_leaves_nothing(
     error: type[BaseException], tmp_path: Path
 ) -> None:
     """An error before the run was finished removes its work folder, and comes through."""
-    with (
-        pytest.raises(error),
-        workspace(StoreSettings(work=tmp_path / "work"), "id") as folder,
-    ):
+    with pytest.raises(error), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
         (folder / "train.npz").write_bytes(b"arrays")
         (finished_folder(folder) / "model.keras").write_bytes(b"model")
         raise error
@@ -129,10 +115,7 @@ def test_a_failure_after_the_end_keeps_the_finished_run(
     error: type[BaseException], tmp_path: Path
 ) -> None:
     """An error after the run was finished keeps exactly the files that make up the run."""
-    with (
-        pytest.raises(error),
-        workspace(StoreSettings(work=tmp_path / "work"), "id") as folder,
-    ):
+    with pytest.raises(error), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
         finish(folder)
         raise error
     assert files_in(folder) == {"run/model.keras", "run/figures/a.png", "run/manifest.json"}
@@ -140,10 +123,7 @@ def test_a_failure_after_the_end_keeps_the_finished_run(
 
 def test_a_folder_beside_the_finished_run_does_not_hide_the_error(tmp_path: Path) -> None:
     """Tidying up after an error removes folders too, and lets that error through."""
-    with (
-        pytest.raises(Trouble),
-        workspace(StoreSettings(work=tmp_path / "work"), "id") as folder,
-    ):
+    with pytest.raises(Trouble), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
         finish(folder)
         (folder / "scratch").mkdir()
         (folder / "scratch" / "leftover").write_bytes(b"1")
@@ -205,7 +185,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     folder = tmp_path / "the-users-cache" / "work" / records.RUN_ID
     finished_folder(folder).mkdir(parents=True)
-    (finished_folder(folder) / MODEL).write_bytes(b"weights" * 1000)
+    (finished_folder(folder) / keys.MODEL).write_bytes(b"weights" * 1000)
     return folder
 
 
@@ -237,8 +217,8 @@ AGAINST = compare(
     ("against", "more"),
     [
         (None, set()),
-        (ComparisonFailed("a", "it is damaged"), {COMPARISON}),
-        (AGAINST, {COMPARISON, COMPARED}),
+        (ComparisonFailed("a", "it is damaged"), {keys.COMPARISON}),
+        (AGAINST, {keys.COMPARISON, COMPARED}),
     ],
     ids=["alone", "beside a champion that cannot be scored", "beside a champion"],
 )
@@ -258,11 +238,11 @@ def test_a_run_is_put_together_whole(
         ("settings.json", run.settings, Settings),
     ):
         assert from_json(kind, (folder / name).read_bytes(), name) == record
-    for figure in {figure.file for figure in FIGURES} - {COMPARED} | more - {COMPARISON}:
+    for figure in {figure.file for figure in FIGURES} - {COMPARED} | more - {keys.COMPARISON}:
         assert (folder / figure).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    manifest = from_json(Manifest, (folder / MANIFEST).read_bytes(), MANIFEST)
+    manifest = from_json(Manifest, (folder / keys.MANIFEST).read_bytes(), keys.MANIFEST)
     assert manifest.run_id == run.run_id
-    assert manifest.files.keys() == (DOCUMENTED | more) - {MANIFEST}
+    assert manifest.files.keys() == (DOCUMENTED | more) - {keys.MANIFEST}
     for name, entry in manifest.files.items():
         content = (folder / name).read_bytes()
         assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -320,7 +300,7 @@ def test_a_disk_that_cannot_take_the_files_is_told(
     message = str(caught.value)
     assert str(folder) in message and advice in message and "store.work" in message
     assert "\n" not in message
-    assert not (folder / MANIFEST).exists()
+    assert not (folder / keys.MANIFEST).exists()
 
 
 # ---- publishing ---------------------------------------------------------------------------------
@@ -331,14 +311,11 @@ def make(tmp_path: Path, quick_figures: None) -> Callable[..., tuple[Run, Path]]
     """Trains, judges and puts together, so to speak: a finished run and its folder."""
 
     def finish(
-        store: Store,
-        model: bytes,
-        run_id: str = records.RUN_ID,
-        gate: GateSettings | None = None,
+        store: Store, model: bytes, run_id: str = records.RUN_ID, gate: GateSettings | None = None
     ) -> tuple[Run, Path]:
         folder = finished_folder(tmp_path / "work" / run_id)
         folder.mkdir(parents=True)
-        (folder / MODEL).write_bytes(model)
+        (folder / keys.MODEL).write_bytes(model)
         found = judge_of(store, run_id, gate).judge(model, seen_generation=0)
         run = records.run(
             run_id=run_id,
@@ -347,7 +324,7 @@ def make(tmp_path: Path, quick_figures: None) -> Callable[..., tuple[Run, Path]]
             against=found.against,
             folder=tmp_path / "work",
         )
-        location = store.location(run_key(run_id))
+        location = store.location(keys.of_run(run_id))
         run = replace(run, verdict=found.verdict, location=location)
         write_run(run, records.drawn_images(1), folder)
         return run, folder
@@ -375,10 +352,10 @@ def test_only_a_promoted_run_becomes_the_champion(
     """Both kinds of runs are stored completely, but only one that passed the gate moves the champion."""
     store = FolderStore(str(tmp_path / "store"))
     if before:
-        store.put_if_absent(CHAMPION, to_json(before))
+        store.put_if_absent(keys.CHAMPION, to_json(before))
     run, folder = make(store, model)
     promoted = model == GOOD
-    documented = DOCUMENTED | ({COMPARISON} if before else set())
+    documented = DOCUMENTED | ({keys.COMPARISON} if before else set())
     for _ in range(2):  # a repeat changes nothing
         assert publish_run(run, folder, judge_of(store)) == run
         assert run.verdict.promoted is promoted
@@ -447,16 +424,16 @@ def test_a_failed_publication_names_the_folder_that_is_kept(
 def test_a_damaged_champion_does_not_lose_the_run(tmp_path: Path) -> None:
     """A champion that cannot be read fails the publication, but the run's files are stored."""
     store = MemoryStore()
-    store.objects[CHAMPION] = b"damaged"
+    store.objects[keys.CHAMPION] = b"damaged"
     folder = tmp_path / "work"
     finished_folder(folder).mkdir(parents=True)
     finish(folder)
     run = records.run(judged=judged(GOOD))
-    with pytest.raises(DamagedError, match=CHAMPION) as caught:
+    with pytest.raises(DamagedError, match=keys.CHAMPION) as caught:
         publish_run(run, finished_folder(folder), judge_of(store))
     assert caught.value.exit_code == ExitCode.DAMAGED
-    assert f"runs/{records.RUN_ID}/{MANIFEST}" in store.objects
-    assert store.objects[CHAMPION] == b"damaged"
+    assert f"runs/{records.RUN_ID}/{keys.MANIFEST}" in store.objects
+    assert store.objects[keys.CHAMPION] == b"damaged"
 
 
 # ---- read back before it is promoted ------------------------------------------------------------
@@ -480,7 +457,7 @@ def test_a_model_that_reads_back_other_bytes_is_not_promoted(
     store = MemoryStore()
     old = promote(store, make(store, GOOD, "old"))
     run, folder = make(store, BETTER)
-    model = f"runs/{run.run_id}/{MODEL}"
+    model = f"runs/{run.run_id}/{keys.MODEL}"
     with monkeypatch.context() as patched:
         patched.setattr(
             store, "read", lambda key: content if key == model else store.objects.get(key)
@@ -528,8 +505,8 @@ def test_what_is_read_back_is_what_the_store_holds(make: Make) -> None:
     seen = []
 
     def watch(model: bytes) -> npt.NDArray[np.float32]:
-        seen.append((model, f"runs/{run.run_id}/{MANIFEST}" in store.objects))
-        (folder / MODEL).write_bytes(POOR)
+        seen.append((model, f"runs/{run.run_id}/{keys.MANIFEST}" in store.objects))
+        (folder / keys.MODEL).write_bytes(POOR)
         return score(model)
 
     publish_run(run, folder, judge_of(store, score=watch))
@@ -593,7 +570,7 @@ def test_a_run_that_was_overtaken_may_be_rejected(make: Make) -> None:
     assert later_verdicts(store, run.run_id) == [published.verdict]
     # What was stored of the run itself stays as it was.
     stored = read_run(store, run.run_id)
-    assert read_record(store, stored, VERDICT, Verdict) == run.verdict
+    assert read_record(store, stored, keys.VERDICT, Verdict) == run.verdict
 
 
 def test_a_champion_that_moves_at_the_very_end_is_heeded(make: Make) -> None:
@@ -603,7 +580,7 @@ def test_a_champion_that_moves_at_the_very_end_is_heeded(make: Make) -> None:
     better = make(store, BETTER, "rival")
 
     def overtake(verb: str, key: str) -> None:
-        if (verb, key) == ("compare_and_swap", CHAMPION):
+        if (verb, key) == ("compare_and_swap", keys.CHAMPION):
             store.before = lambda verb, key: None
             promote(store, better)
 
@@ -646,7 +623,7 @@ def test_a_publication_repeated_has_the_verdict_that_counted(overtaken: bool, ma
     assert before
 
     def lose_answers(verb: str, key: str) -> None:
-        if (verb, key) == ("compare_and_swap", CHAMPION):
+        if (verb, key) == ("compare_and_swap", keys.CHAMPION):
             store.after = lambda verb, key: None
             raise StoreError("no answer", retryable=True)
 
@@ -699,19 +676,19 @@ def test_a_comparison_is_stored_with_the_run(make: Make) -> None:
     assert first[0].against is None
     run, folder = make(store, BETTER)
     publish_run(run, folder, judge_of(store))
-    assert not (first[1] / COMPARISON).exists()
+    assert not (first[1] / keys.COMPARISON).exists()
     stored = read_run(store, run.run_id)
     assert isinstance(run.against, Comparison)
-    found = read_record(store, stored, COMPARISON, Comparison)
+    found = read_record(store, stored, keys.COMPARISON, Comparison)
     assert found == run.against
     assert found.champion == "first"
 
-    del store.objects[f"runs/{run.run_id}/{MODEL}"]
+    del store.objects[f"runs/{run.run_id}/{keys.MODEL}"]
     third, folder = make(store, BETTER, "third")
     publish_run(third, folder, judge_of(store, "third"))
     assert isinstance(third.against, ComparisonFailed)
     stored = read_run(store, "third")
-    found_none = read_record(store, stored, COMPARISON, ComparisonFailed)
+    found_none = read_record(store, stored, keys.COMPARISON, ComparisonFailed)
     assert found_none == third.against
 
 

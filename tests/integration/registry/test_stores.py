@@ -11,8 +11,8 @@ import pytest
 
 from fmnist.configure import load_named_settings
 from fmnist.errors import ExitCode
+from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, read_champion
-from fmnist.registry.records import CHAMPION, MANIFEST, history_key
 from fmnist.registry.runs import list_run_ids, record_verdict, upload_run
 from fmnist.registry.usage import record_use
 from fmnist.store.base import Store, open_store
@@ -181,7 +181,7 @@ def test_a_server_that_refuses_writes_moves_no_champion(
         put_champions(store, "one", "two")
         server.refusal = refusal
         before = dict(server.objects)
-        writes = len(json.loads((sealed / MANIFEST).read_bytes())["files"]) + 3
+        writes = len(json.loads((sealed / keys.MANIFEST).read_bytes())["files"]) + 3
         for room in range(writes):
             server.objects, server.room = dict(before), room
             refused(lambda: publish(store, sealed), ExitCode.STORE, "'models'", told)
@@ -200,11 +200,11 @@ LINKS = {
     "a new run": ("runs/new", ("publish",)),
     "a folder of a run": ("runs/two/figures", ("read",)),
     "a model": ("runs/two/model.keras", ("read",)),
-    "a manifest": (f"runs/two/{MANIFEST}", ("read",)),
-    "the champion": (CHAMPION, ("read", "promote")),
+    "a manifest": (f"runs/two/{keys.MANIFEST}", ("read",)),
+    "the champion": (keys.CHAMPION, ("read", "promote")),
     "the history": ("history", ("history", "promote", "rollback")),
-    "an earlier champion": (history_key(1), ("history", "rollback")),
-    "the champion's place in the history": (history_key(2), ("promote",)),
+    "an earlier champion": (keys.of_generation(1), ("history", "rollback")),
+    "the champion's place in the history": (keys.of_generation(2), ("promote",)),
     "the counts": ("test-sets", ("count",)),
     "the verdicts": ("verdicts", ("record",)),
 }

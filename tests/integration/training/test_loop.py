@@ -129,9 +129,7 @@ def test_the_validation_figures_are_those_of_plain_keras(sets: Sets, tmp_path: P
     assert history["val_accuracy"][0] == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_a_step_without_dropout_and_augmentation_is_the_step_plain_keras_makes(
-    sets: Sets,
-) -> None:
+def test_a_step_without_dropout_and_augmentation_is_the_step_plain_keras_makes(sets: Sets) -> None:
     """One compiled epoch of one batch gives the weights that `train_on_batch` gives."""
     settings = SHORT.model_copy(
         update={"shift_fraction": 0.0, "max_erase_size": 0, "batch_size": 4000}

@@ -40,11 +40,7 @@ def test_the_figures_are_those_counted_by_hand() -> None:
     assert (found.champion_accuracy, found.accuracy) == (5 / 8, 6 / 8)
     assert (found.gained, found.lost, found.difference) == (3, 2, 1 / 8)
     scores = [(s.name, s.champion, s.challenger, s.gained, s.lost) for s in found.classes]
-    assert scores == [
-        ("a", 2 / 3, 2 / 3, 1, 1),
-        ("b", 1 / 2, 1.0, 1, 0),
-        ("c", 2 / 3, 2 / 3, 1, 1),
-    ]
+    assert scores == [("a", 2 / 3, 2 / 3, 1, 1), ("b", 1 / 2, 1.0, 1, 0), ("c", 2 / 3, 2 / 3, 1, 1)]
     assert [scores.drop for scores in found.classes] == [0, -0.5, 0]
 
 

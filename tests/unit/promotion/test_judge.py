@@ -13,17 +13,9 @@ from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, Verdict, decide
 from fmnist.evaluation.metrics import evaluate
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
+from fmnist.registry import keys
 from fmnist.registry.champion import promote_run
-from fmnist.registry.records import (
-    CHAMPION,
-    DATA,
-    EVALUATION,
-    MANIFEST,
-    MODEL,
-    ChampionRecord,
-    run_key,
-    to_json,
-)
+from fmnist.registry.records import ChampionRecord, to_json
 from fmnist.registry.runs import seal_run, upload_run
 from fmnist.settings import GateSettings
 from fmnist.store.base import StoredObject
@@ -86,10 +78,10 @@ def crown(
 ) -> ChampionRecord:
     """Make a run of this model, data and class names the champion of the store."""
     folder.mkdir(exist_ok=True)
-    (folder / MODEL).write_bytes(model)
-    (folder / DATA).write_bytes(to_json(origin))
+    (folder / keys.MODEL).write_bytes(model)
+    (folder / keys.DATA).write_bytes(to_json(origin))
     figures = evaluate(scores(60), LABELS, names)
-    (folder / EVALUATION).write_bytes(to_json(figures))
+    (folder / keys.EVALUATION).write_bytes(to_json(figures))
     seal_run(folder, OLD, records.moments(1)[0])
     passed = Verdict(True, (), "good")
     outcome = promote_run(
@@ -120,21 +112,21 @@ def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_mod
     store.objects.clear()
     current = crown(store, tmp_path / "new", model=b"wrong 40")
     moved = replace(current, generation=2)
-    answers = iter([gone[CHAMPION]])
-    del store.objects[f"runs/{OLD}/{MANIFEST}"]
+    answers = iter([gone[keys.CHAMPION]])
+    del store.objects[f"runs/{OLD}/{keys.MANIFEST}"]
     read, look = store.read, store.get
 
     def look_late(key: str) -> StoredObject | None:
-        if key == CHAMPION and (old := next(answers, None)):
+        if key == keys.CHAMPION and (old := next(answers, None)):
             return StoredObject(old, "old")
-        if key == CHAMPION:
+        if key == keys.CHAMPION:
             store.objects.update(whole)
             return StoredObject(to_json(moved), "new")
         return look(key)
 
-    whole = {f"runs/{OLD}/{MANIFEST}": (tmp_path / "new" / MANIFEST).read_bytes()}
+    whole = {f"runs/{OLD}/{keys.MANIFEST}": (tmp_path / "new" / keys.MANIFEST).read_bytes()}
     monkeypatch.setattr(store, "get", look_late)
-    assert read(f"runs/{OLD}/{MANIFEST}") is None
+    assert read(f"runs/{OLD}/{keys.MANIFEST}") is None
     found = judge.judge(b"wrong 50", 0)
     assert found.champion == moved
     assert isinstance(found.against, Comparison)
@@ -199,11 +191,7 @@ def other_test_set() -> DataOrigin:
     ids=["test set", "class names"],
 )
 def test_a_champion_of_other_test_data_or_class_names_is_compared_and_does_not_decide(
-    origin: DataOrigin,
-    names: tuple[str, ...],
-    judge: Judge,
-    store: MemoryStore,
-    tmp_path: Path,
+    origin: DataOrigin, names: tuple[str, ...], judge: Judge, store: MemoryStore, tmp_path: Path
 ) -> None:
     """However much worse the model is, such a champion is shown beside it and no more."""
     crown(store, tmp_path / "old", model=b"wrong 0", origin=origin, names=names)
@@ -233,7 +221,7 @@ def spoil(name: str, content: bytes | None) -> Callable[[MemoryStore], None]:
     """Damage a file of the champion, or take it away."""
 
     def spoiled(store: MemoryStore) -> None:
-        key = f"{run_key(OLD)}/{name}"
+        key = f"{keys.of_run(OLD)}/{name}"
         assert key in store.objects
         if content is None:
             del store.objects[key]
@@ -244,12 +232,12 @@ def spoil(name: str, content: bytes | None) -> Callable[[MemoryStore], None]:
 
 
 DAMAGES = {
-    "another manifest": (spoil(MANIFEST, b"{}"), MANIFEST),
-    "no manifest": (spoil(MANIFEST, None), MANIFEST),
-    "another model": (spoil(MODEL, b"wrong 0"), MODEL),
-    "no model": (spoil(MODEL, None), MODEL),
-    "other data": (spoil(DATA, b"{}"), DATA),
-    "no figures": (spoil(EVALUATION, None), EVALUATION),
+    "another manifest": (spoil(keys.MANIFEST, b"{}"), keys.MANIFEST),
+    "no manifest": (spoil(keys.MANIFEST, None), keys.MANIFEST),
+    "another model": (spoil(keys.MODEL, b"wrong 0"), keys.MODEL),
+    "no model": (spoil(keys.MODEL, None), keys.MODEL),
+    "other data": (spoil(keys.DATA, b"{}"), keys.DATA),
+    "no figures": (spoil(keys.EVALUATION, None), keys.EVALUATION),
 }
 
 
@@ -282,11 +270,11 @@ def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
 ) -> None:
     """Another model under a manifest that fits it is still not what was promoted."""
     crown(store, tmp_path / "old")
-    key = run_key(OLD)
+    key = keys.of_run(OLD)
     folder = tmp_path / "old"
-    (folder / MODEL).write_bytes(b"wrong 900")
+    (folder / keys.MODEL).write_bytes(b"wrong 900")
     seal_run(folder, OLD, records.moments(1)[0])
-    for name in (MODEL, MANIFEST):
+    for name in (keys.MODEL, keys.MANIFEST):
         store.objects[f"{key}/{name}"] = (folder / name).read_bytes()
     found = judge.judge(b"wrong 50", 1)
     assert isinstance(found.against, ComparisonFailed)

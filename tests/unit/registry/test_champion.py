@@ -12,6 +12,7 @@ import pytest
 
 from fmnist.errors import DamagedError, ExitCode, SettingsError, StoreError
 from fmnist.evaluation.gate import Verdict, undecided
+from fmnist.registry import keys
 from fmnist.registry.champion import (
     champion_history,
     current_champion,
@@ -21,14 +22,11 @@ from fmnist.registry.champion import (
     retire,
 )
 from fmnist.registry.records import (
-    CHAMPION,
     FORMAT,
-    MANIFEST,
     ChampionRecord,
     PromotionResult,
     StoredRun,
     checked_run_id,
-    history_key,
     new_run_id,
     to_json,
 )
@@ -81,7 +79,7 @@ def test_a_promotion_is_recorded(sealed: Path) -> None:
     promoted = promote(store, run, 0.92)
     assert promoted == current_champion(store)
     assert started <= promoted.moved_at <= datetime.now(UTC)
-    manifest = store.objects[f"runs/{records.RUN_ID}/{MANIFEST}"]
+    manifest = store.objects[f"runs/{records.RUN_ID}/{keys.MANIFEST}"]
     assert promoted == ChampionRecord(
         format=FORMAT,
         run_id=records.RUN_ID,
@@ -100,7 +98,7 @@ def test_a_promotion_is_recorded(sealed: Path) -> None:
 def test_a_promotion_is_safe_to_repeat(sealed: Path) -> None:
     """Promoting the champion again keeps its date and its predecessor."""
     store = MemoryStore()
-    store.objects[CHAMPION] = to_json(records.champion())
+    store.objects[keys.CHAMPION] = to_json(records.champion())
     run = upload_run(store, sealed)
     first = promote(store, run)
     for verdict in (passed(records.champion()), passed(first)):
@@ -119,10 +117,10 @@ def test_nothing_but_the_champion_is_ever_replaced() -> None:
     store = MemoryStore()
     for number in range(3):
         promote(store, put(store, f"run-{number}"))
-    assert {key for verb, key in store.writes if verb == "compare_and_swap"} == {CHAMPION}
-    assert [key for verb, key in store.writes if verb == "compare_and_swap"] == [CHAMPION] * 3
+    assert {key for verb, key in store.writes if verb == "compare_and_swap"} == {keys.CHAMPION}
+    assert [key for verb, key in store.writes if verb == "compare_and_swap"] == [keys.CHAMPION] * 3
     created = [key for verb, key in store.writes if verb == "put_if_absent"]
-    assert CHAMPION not in created
+    assert keys.CHAMPION not in created
     assert len(created) == len(set(created))
 
 
@@ -130,13 +128,13 @@ def test_the_champion_record_is_copied_to_the_history_before_it_is_replaced() ->
     """A replaced record is in the history byte for byte, and was there before the swap."""
     store = MemoryStore()
     promote(store, put(store, "one"))
-    before = store.objects[CHAMPION]
+    before = store.objects[keys.CHAMPION]
     place = len(store.writes)
     run = put(store, "two")
     promote(store, run)
     moved = [write for write in store.writes[place:] if "runs/" not in write[1]]
-    assert moved == [("put_if_absent", history_key(1)), ("compare_and_swap", CHAMPION)]
-    assert store.objects[history_key(1)] == before
+    assert moved == [("put_if_absent", keys.of_generation(1)), ("compare_and_swap", keys.CHAMPION)]
+    assert store.objects[keys.of_generation(1)] == before
 
 
 def test_the_history_has_every_record_the_latest_first() -> None:
@@ -158,7 +156,7 @@ def test_the_history_is_read_on_demand() -> None:
     """Whoever looks at the latest records does not read the older ones."""
     store = MemoryStore()
     put_champions(store, "a", "b", "c")
-    del store.objects[history_key(1)]
+    del store.objects[keys.of_generation(1)]
     history = champion_history(store)
     assert [next(history).run_id, next(history).run_id] == ["c", "b"]
     with pytest.raises(DamagedError, match="00000001.json is missing: the history has a gap"):
@@ -172,11 +170,8 @@ def test_the_champion_is_read_completely() -> None:
     promoted = promote(store, run)
     found, files = read_champion(store)
     assert found == promoted
-    assert files == FILES | {"id": b"one", MANIFEST: run.content}
-    assert read_champion(store, "model.keras") == (
-        promoted,
-        {"model.keras": FILES["model.keras"]},
-    )
+    assert files == FILES | {"id": b"one", keys.MANIFEST: run.content}
+    assert read_champion(store, "model.keras") == (promoted, {"model.keras": FILES["model.keras"]})
 
 
 def test_a_champion_removed_while_it_was_read_is_read_again() -> None:
@@ -186,7 +181,7 @@ def test_a_champion_removed_while_it_was_read_is_read_again() -> None:
         """Another champion takes over, and the old run is removed, before it is read."""
 
         def read(self, key: str) -> bytes | None:
-            if key == f"runs/old/{MANIFEST}" and key in self.objects:
+            if key == f"runs/old/{keys.MANIFEST}" and key in self.objects:
                 promote(self, put(self, "new"))
                 promote(self, put(self, "newest"))
                 self.delete(key)
@@ -263,10 +258,10 @@ def test_a_damaged_champion_record_stops_everything(
 ) -> None:
     """Neither a reader nor a publisher mistakes it for no champion, or overwrites it."""
     run = put(two, "new")
-    two.objects[CHAMPION] = change(two.objects[CHAMPION])
+    two.objects[keys.CHAMPION] = change(two.objects[keys.CHAMPION])
     with unchanged(two):
         for action in uses_of_the_champion_record(two, run):
-            refused(action, ExitCode.DAMAGED, two.location(CHAMPION), told, "another version")
+            refused(action, ExitCode.DAMAGED, two.location(keys.CHAMPION), told, "another version")
 
 
 STRAYS: dict[str, tuple[dict[str, object], str]] = {
@@ -281,9 +276,9 @@ def test_a_champion_record_that_leads_to_no_run_is_not_followed(
     fields: dict[str, object], told: str, two: MemoryStore
 ) -> None:
     """The reader names what is missing or different, and the next promotion repairs it."""
-    two.objects[CHAMPION] = edited(two.objects[CHAMPION], **fields)
+    two.objects[keys.CHAMPION] = edited(two.objects[keys.CHAMPION], **fields)
     with unchanged(two):
-        refused(lambda: read_champion(two), ExitCode.DAMAGED, MANIFEST, told)
+        refused(lambda: read_champion(two), ExitCode.DAMAGED, keys.MANIFEST, told)
     assert promote(two, put(two, "new")).generation == 3
     assert read_champion(two)[0].run_id == "new"
 
@@ -304,7 +299,7 @@ def test_a_damaged_history_is_reported_and_continues_from_there(
     change: Callable[[bytes], bytes | None], told: str, two: MemoryStore
 ) -> None:
     """Nobody reads or goes back past the damage; the champion can still be read and replaced."""
-    key = history_key(1)
+    key = keys.of_generation(1)
     overwrite(two, key, change(two.objects[key]))
     with unchanged(two):
         refused(lambda: list(champion_history(two)), ExitCode.DAMAGED, key, told)
@@ -316,7 +311,7 @@ def test_a_damaged_history_is_reported_and_continues_from_there(
 SWAPS = {
     "two files of a run": ("runs/two/model.keras", "runs/two/evaluation.json"),
     "a file of two runs": ("runs/two/id", "runs/one/id"),
-    "the manifests of two runs": (f"runs/two/{MANIFEST}", f"runs/one/{MANIFEST}"),
+    "the manifests of two runs": (f"runs/two/{keys.MANIFEST}", f"runs/one/{keys.MANIFEST}"),
 }
 
 
@@ -354,7 +349,7 @@ def test_a_wrong_clock_hinders_no_run(
 @pytest.mark.parametrize("moved_at", ["9998-01-01T00:00:00Z", "0001-01-01T00:00:00Z"])
 def test_the_time_of_the_last_move_decides_nothing(moved_at: str, two: MemoryStore) -> None:
     """A champion record from the future, or from long ago, is replaced like any other."""
-    two.objects[CHAMPION] = edited(two.objects[CHAMPION], moved_at=moved_at)
+    two.objects[keys.CHAMPION] = edited(two.objects[keys.CHAMPION], moved_at=moved_at)
     champion = promote(two, put(two, "new"))
     assert (champion.run_id, champion.generation) == ("new", 3)
     assert abs(champion.moved_at - datetime.now(UTC)) < timedelta(minutes=1)
@@ -417,7 +412,7 @@ def test_a_loser_of_a_race_decides_again_against_the_new_champion() -> None:
         asked.append(current)
         return replace(passed(current), reason="better than the rival too")
 
-    once(store, "before", "compare_and_swap", CHAMPION, lambda: promote(store, rival))
+    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: promote(store, rival))
     outcome = promote_run(store, run, 0.92, passed(first), decide, by=BY)
     assert [current.run_id for current in asked] == ["rival"]
     assert outcome.verdict == decide(asked[0])
@@ -435,7 +430,7 @@ def test_a_loser_of_a_race_may_be_rejected_by_the_new_champion() -> None:
     """The rival stays the champion, and the second verdict is recorded."""
     store = MemoryStore()
     run, rival = put(store, "two"), put(store, "rival")
-    once(store, "before", "compare_and_swap", CHAMPION, lambda: promote(store, rival))
+    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: promote(store, rival))
     outcome = promote_run(store, run, 0.92, passed(None), rejected, by=BY)
     assert outcome.champion and outcome.champion.run_id == "rival"
     assert outcome.verdict == rejected(outcome.champion)
@@ -461,7 +456,7 @@ def test_a_promotion_that_always_loses_ends(attempts: int) -> None:
     rivals = []
 
     def overtake(*write: str) -> None:
-        if write == ("compare_and_swap", CHAMPION):
+        if write == ("compare_and_swap", keys.CHAMPION):
             store.before = lambda verb, key: None
             rivals.append(f"rival-{len(rivals)}")
             promote(store, put(store, rivals[-1]))
@@ -569,7 +564,7 @@ def test_a_history_that_holds_another_record_stops_every_move() -> None:
     store = MemoryStore()
     champion = promote(store, put(store, "one"))
     run = put(store, "two")
-    store.objects[history_key(1)] = b"another"
+    store.objects[keys.of_generation(1)] = b"another"
     with pytest.raises(
         DamagedError, match="00000001.json differs from the champion.json"
     ) as caught:
@@ -653,7 +648,7 @@ def test_a_rollback_leaves_no_way_back_to_a_run_that_is_gone(gone: str) -> None:
     assert current_champion(store) == back
 
 
-@pytest.mark.parametrize("name", [*FILES, "id", MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, "id", keys.MANIFEST])
 @pytest.mark.parametrize(
     "spoil", [is_missing, is_cut_short, has_a_flipped_bit], ids=lambda spoil: spoil.__name__
 )
@@ -675,7 +670,7 @@ def test_two_rollbacks_at_the_same_time_are_one() -> None:
     """Who loses the race to go back finds that it has been done."""
     store = MemoryStore()
     put_champions(store, *"ABC")
-    once(store, "before", "compare_and_swap", CHAMPION, lambda: rollback(store))
+    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: rollback(store))
     assert rollback(store) == current_champion(store)
     assert [run_id for _, _, run_id in moves(store)] == list("BCBA")
 
@@ -712,7 +707,7 @@ def test_a_rollback_that_met_a_promotion_still_goes_back() -> None:
     store = MemoryStore()
     put_champions(store, *"AB")
     rival = put(store, "rival")
-    once(store, "before", "compare_and_swap", CHAMPION, lambda: promote(store, rival))
+    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: promote(store, rival))
     back = rollback(store)
     assert (back.run_id, back.previous, back.generation) == ("A", "rival", 4)
 
@@ -729,7 +724,7 @@ def test_a_promotion_of_the_goal_is_not_the_rollback() -> None:
         promote(store, goal)
         promote(store, rival)
 
-    once(store, "before", "compare_and_swap", CHAMPION, promote_both)
+    once(store, "before", "compare_and_swap", keys.CHAMPION, promote_both)
     assert rollback(store) == current_champion(store)
     assert moves(store)[:3] == [
         (5, "rollback", "A"),
@@ -778,7 +773,7 @@ def test_a_run_retired_just_before_the_swap_does_not_become_the_champion(move: s
     promote(store, one)
     promote(store, put(store, "two"))
     third = promote(store, put(store, "three"))
-    once(store, "before", "compare_and_swap", CHAMPION, lambda: retire(store, ["one"], by=BY))
+    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: retire(store, ["one"], by=BY))
     with pytest.raises(StoreError, match="one was removed by"):
         if move == "promotion":
             promote_run(store, one, 0.91, passed(third), passed, by=BY)
@@ -830,7 +825,7 @@ def test_a_run_that_was_promoted_just_before_it_was_retired_stays() -> None:
     store = MemoryStore()
     put_champions(store, *"ABC")
     late = put(store, "late")
-    once(store, "before", "compare_and_swap", CHAMPION, lambda: promote(store, late))
+    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: promote(store, late))
     assert retire(store, ["late", "A"], by=BY) == ("A",)
     current = current_champion(store)
     assert current and (current.run_id, current.retired) == ("late", ("A",))
@@ -888,7 +883,13 @@ def test_a_retirement_that_met_another_still_retires() -> None:
     """Another's retirement of other runs, in between, is not taken for one's own."""
     store = MemoryStore()
     put_champions(store, *"ABCD")
-    once(store, "before", "compare_and_swap", CHAMPION, lambda: retire(store, ["B"], by="a rival"))
+    once(
+        store,
+        "before",
+        "compare_and_swap",
+        keys.CHAMPION,
+        lambda: retire(store, ["B"], by="a rival"),
+    )
     assert retire(store, ["A"], by=BY) == ("A",)
     current = current_champion(store)
     assert current and set(current.retired) == {"A", "B"}
@@ -901,7 +902,7 @@ def test_retired_runs_are_remembered_until_they_are_gone() -> None:
     retire(store, ["A", "B"], by=BY)
     for key in list(store.list_entries("runs/A/")):
         store.delete(key)
-    store.delete(f"runs/B/{MANIFEST}")
+    store.delete(f"runs/B/{keys.MANIFEST}")
     retire(store, ["C"], by=BY)
     current = current_champion(store)
     assert current and current.retired == ("B", "C")
@@ -944,17 +945,17 @@ def records_in(store: MemoryStore) -> dict[int, bytes]:
         int(name[:8]): store.objects[f"history/{name}"] for name in store.list_names("history/")
     }
     if current := current_champion(store):
-        assert kept.get(current.generation, store.objects[CHAMPION]) == store.objects[CHAMPION]
-        kept[current.generation] = store.objects[CHAMPION]
+        assert (
+            kept.get(current.generation, store.objects[keys.CHAMPION])
+            == store.objects[keys.CHAMPION]
+        )
+        kept[current.generation] = store.objects[keys.CHAMPION]
     return kept
 
 
 STEPS = [
     (scene, place)
-    for scene, writes in (
-        (nobody, len(ALL) + 1),
-        (one_with_a_past, len(ALL) + 2),
-    )
+    for scene, writes in ((nobody, len(ALL) + 1), (one_with_a_past, len(ALL) + 2))
     for place in range(writes)
 ]
 
@@ -997,7 +998,7 @@ def test_a_crash_leaves_the_old_champion_and_can_be_repeated(
         assert in_force == old
     if in_force:
         read_champion(store)
-    manifest_key = f"runs/{records.RUN_ID}/{MANIFEST}"
+    manifest_key = f"runs/{records.RUN_ID}/{keys.MANIFEST}"
     if manifest_key in store.objects:
         assert {f"runs/{records.RUN_ID}/{name}" for name in FILES} <= store.objects.keys()
     assert past.items() <= records_in(store).items()

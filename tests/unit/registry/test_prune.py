@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from fmnist.errors import DamagedError, StoreError
+from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, read_champion
 from fmnist.registry.leftovers import GRACE
 from fmnist.registry.prune import Removal, plan_prune, prune_store
-from fmnist.registry.records import VERDICT, history_key, to_json
+from fmnist.registry.records import to_json
 from fmnist.registry.runs import find_run, list_run_ids, read_run, record_verdict
 from fmnist.registry.verify import verify_store
 from tests.support.memory import MemoryStore
@@ -102,7 +103,7 @@ def test_a_gap_in_the_history_stops_a_prune(store: MemoryStore) -> None:
     """Where nobody knows which champions there were, nothing is removed."""
     for number in range(1, 6):
         put(store, number, promoted=number < 4)
-    store.delete(history_key(2))
+    store.delete(keys.of_generation(2))
     with pytest.raises(DamagedError, match="the history has a gap"):
         prune_store(store, 1, LONG_AFTER, by="test")
     assert len(list_run_ids(store)) == 5
@@ -209,7 +210,7 @@ def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: Memo
     if word != "damaged":
         verdict = replace(passed(None), promoted=word == "promoted", decided=word != "undecided")
         content = to_json(verdict)
-    put(store, 1, files={VERDICT: content})
+    put(store, 1, files={keys.VERDICT: content})
     for number in (2, 3):
         put(store, number, promoted=True)
     going = plan_prune(store, 1, datetime.now(UTC)).runs

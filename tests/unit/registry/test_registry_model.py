@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 
 from fmnist.errors import StoreError
 from fmnist.evaluation.gate import Verdict
+from fmnist.registry import keys
 from fmnist.registry.champion import (
     champion_history,
     current_champion,
@@ -34,15 +35,7 @@ from fmnist.registry.champion import (
     retire,
     roll_back,
 )
-from fmnist.registry.records import (
-    CHAMPION,
-    MANIFEST,
-    ChampionRecord,
-    Manifest,
-    StoredRun,
-    from_json,
-    run_key,
-)
+from fmnist.registry.records import ChampionRecord, Manifest, StoredRun, from_json
 from fmnist.registry.runs import find_run, later_verdicts, read_run, seal_run, upload_run
 from fmnist.registry.usage import record_use
 from fmnist.store.base import Conflict
@@ -166,7 +159,7 @@ class Registry(RuleBasedStateMachine):
             assert not self.truth.moves
             return
         current, files = read_champion(self.store)
-        assert hashlib.sha256(files[MANIFEST]).hexdigest() == current.manifest_sha256
+        assert hashlib.sha256(files[keys.MANIFEST]).hexdigest() == current.manifest_sha256
         assert files == self.truth.published[current.run_id]
         assert current.generation in (self.generation, self.generation + 1)
         assert current.run_id not in current.retired
@@ -196,7 +189,7 @@ class Registry(RuleBasedStateMachine):
 
         def act(verb: str, key: str) -> None:
             self.read()
-            if (verb, key) == ("compare_and_swap", CHAMPION):
+            if (verb, key) == ("compare_and_swap", keys.CHAMPION):
                 self.quiet()
                 rival()
 
@@ -242,8 +235,8 @@ class Registry(RuleBasedStateMachine):
         run = find_run(self.store, run_id)
         if run_id in self.truth.retired:
             gone = StoredRun(
-                from_json(Manifest, self.truth.published[run_id][MANIFEST], "here"),
-                self.truth.published[run_id][MANIFEST],
+                from_json(Manifest, self.truth.published[run_id][keys.MANIFEST], "here"),
+                self.truth.published[run_id][keys.MANIFEST],
             )
             # Its files went or are going, so only what still remembers it may refuse it.
             current = current_champion(self.store)
@@ -290,9 +283,9 @@ class Registry(RuleBasedStateMachine):
             return
         going = retire(self.store, [run_id], by="tests")
         assert going == ((run_id,) if self.truth.retire(run_id) else ())
-        names = [MANIFEST, *sorted(self.truth.published[run_id].keys() - {MANIFEST})]
+        names = [keys.MANIFEST, *sorted(self.truth.published[run_id].keys() - {keys.MANIFEST})]
         for name in names[:delete] if going else ():
-            self.store.delete(f"{run_key(run_id)}/{name}")
+            self.store.delete(f"{keys.of_run(run_id)}/{name}")
 
     @rule(
         place=st.integers(0, 5),
@@ -357,8 +350,8 @@ class Registry(RuleBasedStateMachine):
 
         def act() -> None:
             assert retire(self.store, [run_id], by="tests") == (run_id,)
-            for name in (MANIFEST, "evaluation.json", "model.keras"):
-                self.store.delete(f"{run_key(run_id)}/{name}")
+            for name in (keys.MANIFEST, "evaluation.json", "model.keras"):
+                self.store.delete(f"{keys.of_run(run_id)}/{name}")
 
         crashed = self.crash_at(place, moment, act)
         if crashed and again:
@@ -383,7 +376,7 @@ class Registry(RuleBasedStateMachine):
         if lost:
 
             def follow(verb: str, key: str) -> None:
-                if (verb, key) == ("compare_and_swap", CHAMPION):
+                if (verb, key) == ("compare_and_swap", keys.CHAMPION):
                     self.quiet()
                     self.truth.promote(run_id)
                     overtake()
@@ -442,7 +435,7 @@ class Registry(RuleBasedStateMachine):
             promote()
 
         def follow(verb: str, key: str) -> None:
-            if (verb, key) == ("compare_and_swap", CHAMPION):
+            if (verb, key) == ("compare_and_swap", keys.CHAMPION):
                 self.quiet()
                 self.truth.rollback(goal)
                 promote()
@@ -521,7 +514,7 @@ class Registry(RuleBasedStateMachine):
         """A published run is as it was; one that was retired may be going, but not changing."""
         for run_id, files in self.truth.published.items():
             for name, content in files.items():
-                found = self.store.read(f"{run_key(run_id)}/{name}")
+                found = self.store.read(f"{keys.of_run(run_id)}/{name}")
                 if run_id in self.truth.retired:
                     assert found in (None, content)
                 else:
@@ -529,14 +522,10 @@ class Registry(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("kind", "examples"),
-    [(MemoryStore, 500), (WatchedFolder, 60)],
-    ids=["memory", "folder"],
+    ("kind", "examples"), [(MemoryStore, 500), (WatchedFolder, 60)], ids=["memory", "folder"]
 )
 def test_the_registry_agrees_with_its_model(
-    kind: type[MemoryStore] | type[WatchedFolder],
-    examples: int,
-    monkeypatch: pytest.MonkeyPatch,
+    kind: type[MemoryStore] | type[WatchedFolder], examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is published, promoted, rolled back, removed, killed, raced and read in between."""
     monkeypatch.setattr("fmnist.registry.champion._LONGEST_PAUSE", 0)

@@ -12,18 +12,9 @@ from pathlib import Path
 import pytest
 
 from fmnist.errors import DamagedError, ExitCode, StoreError
+from fmnist.registry import keys
 from fmnist.registry.champion import read_champion
-from fmnist.registry.records import (
-    CHAMPION,
-    EVALUATION,
-    FORMAT,
-    MANIFEST,
-    MODEL,
-    FileEntry,
-    Manifest,
-    from_json,
-    to_json,
-)
+from fmnist.registry.records import FORMAT, FileEntry, Manifest, from_json, to_json
 from fmnist.registry.runs import (
     find_run,
     later_verdicts,
@@ -59,14 +50,14 @@ from tests.support.registry import (
 
 def reseal(folder: Path, name: str, content: bytes) -> None:
     """Finish a run with another content of one file."""
-    (folder / MANIFEST).unlink()
+    (folder / keys.MANIFEST).unlink()
     (folder / name).write_bytes(content)
     seal_run(folder, records.RUN_ID, NOW)
 
 
 def test_the_manifest_lists_every_file(sealed: Path) -> None:
     """The manifest has size and SHA-256 of every other file, in folders too."""
-    manifest = from_json(Manifest, (sealed / MANIFEST).read_bytes(), MANIFEST)
+    manifest = from_json(Manifest, (sealed / keys.MANIFEST).read_bytes(), keys.MANIFEST)
     assert manifest == Manifest(
         FORMAT,
         records.RUN_ID,
@@ -104,7 +95,7 @@ def test_the_manifest_is_written_last(sealed: Path) -> None:
     place = f"runs/{records.RUN_ID}"
     assert {key for _, key in store.writes} == {f"{place}/{name}" for name in ALL}
     assert {verb for verb, _ in store.writes} == {"put_if_absent"}
-    assert store.writes[-1] == ("put_if_absent", f"{place}/{MANIFEST}")
+    assert store.writes[-1] == ("put_if_absent", f"{place}/{keys.MANIFEST}")
     for name in ALL:
         assert store.objects[f"{place}/{name}"] == (sealed / name).read_bytes()
 
@@ -114,7 +105,7 @@ def test_publishing_may_be_repeated(sealed: Path, tmp_path: Path) -> None:
     store = FolderStore(str(tmp_path / "store"))
     first = upload_run(store, sealed)
     assert upload_run(store, sealed) == first
-    assert first.content == (sealed / MANIFEST).read_bytes()
+    assert first.content == (sealed / keys.MANIFEST).read_bytes()
     assert first.sha256 == hashlib.sha256(first.content).hexdigest()
 
 
@@ -130,7 +121,7 @@ def test_another_run_of_the_same_id_is_refused(sealed: Path) -> None:
 
 
 def lacks_its_manifest(folder: Path) -> None:
-    (folder / MANIFEST).unlink()
+    (folder / keys.MANIFEST).unlink()
 
 
 def lacks_a_file(folder: Path) -> None:
@@ -143,10 +134,10 @@ def was_changed(folder: Path) -> None:
 
 def climbs_out(folder: Path) -> None:
     (folder.parent / "secret").write_bytes(b"secret")
-    content = json.loads((folder / MANIFEST).read_bytes())
+    content = json.loads((folder / keys.MANIFEST).read_bytes())
     entry = FileEntry(6, hashlib.sha256(b"secret").hexdigest())
     content["files"]["../secret"] = vars(entry)
-    (folder / MANIFEST).write_text(json.dumps(content))
+    (folder / keys.MANIFEST).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +162,7 @@ def listing(**changed: object) -> Callable[[bytes], bytes]:
 
     def change(content: bytes) -> bytes:
         manifest = json.loads(content)
-        manifest["files"][MODEL] |= changed
+        manifest["files"][keys.MODEL] |= changed
         return json.dumps(manifest).encode()
 
     return change
@@ -182,16 +173,16 @@ def naming(name: str) -> Callable[[bytes], bytes]:
 
     def change(content: bytes) -> bytes:
         manifest = json.loads(content)
-        manifest["files"][name] = manifest["files"][MODEL]
+        manifest["files"][name] = manifest["files"][keys.MODEL]
         return json.dumps(manifest).encode()
 
     return change
 
 
 LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "wrong size": (listing(size=1), MODEL),
-    "wrong digest": (listing(sha256="0" * 64), MODEL),
-    "huge size": (listing(size=10**30), MODEL),
+    "wrong size": (listing(size=1), keys.MODEL),
+    "wrong digest": (listing(sha256="0" * 64), keys.MODEL),
+    "huge size": (listing(size=10**30), keys.MODEL),
     "negative size": (listing(size=-1), "greater than or equal to 0"),
     "fractional size": (listing(size=1.5), "integer"),
     "no size": (listing(size=None), "integer"),
@@ -235,7 +226,7 @@ def test_a_folder_whose_manifest_lies_is_not_published(
     lie: Callable[[bytes], bytes], told: str, sealed: Path
 ) -> None:
     """The folder and the fault are named, and not one object is created."""
-    (sealed / MANIFEST).write_bytes(lie((sealed / MANIFEST).read_bytes()))
+    (sealed / keys.MANIFEST).write_bytes(lie((sealed / keys.MANIFEST).read_bytes()))
     store = MemoryStore()
     refused(lambda: upload_run(store, sealed), ExitCode.DAMAGED, str(sealed), told)
     assert store.writes == []
@@ -249,11 +240,11 @@ def test_a_champion_whose_manifest_lies_is_not_read(
     """Whether or not `champion.json` was changed to match, none of its files is returned."""
     store = MemoryStore()
     put(store, "one", promoted=True)
-    key = f"runs/one/{MANIFEST}"
+    key = f"runs/one/{keys.MANIFEST}"
     store.objects[key] = lie(store.objects[key])
     if resealed:
         digest = hashlib.sha256(store.objects[key]).hexdigest()
-        store.objects[CHAMPION] = edited(store.objects[CHAMPION], manifest_sha256=digest)
+        store.objects[keys.CHAMPION] = edited(store.objects[keys.CHAMPION], manifest_sha256=digest)
     told = told if resealed else "SHA-256 differs"
     refused(lambda: read_champion(store), ExitCode.DAMAGED, "runs/one/", told)
 
@@ -271,7 +262,7 @@ def test_a_file_that_was_lost_while_the_run_was_stored_is_noticed(
         if content is not None:
             store.objects[model] = content
 
-    once(store, "before", "put_if_absent", f"runs/{records.RUN_ID}/{MANIFEST}", lose)
+    once(store, "before", "put_if_absent", f"runs/{records.RUN_ID}/{keys.MANIFEST}", lose)
     with pytest.raises(DamagedError, match=re.escape(store.location(model))):
         upload_run(store, sealed)
 
@@ -285,7 +276,7 @@ def test_a_run_exists_when_its_manifest_does(sealed: Path) -> None:
     published = upload_run(store, sealed)
     assert find_run(store, records.RUN_ID) == published
     assert read_run(store, records.RUN_ID, published.sha256) == published
-    del store.objects[f"runs/{records.RUN_ID}/{MANIFEST}"]
+    del store.objects[f"runs/{records.RUN_ID}/{keys.MANIFEST}"]
     assert find_run(store, records.RUN_ID) is None
     with pytest.raises(StoreError, match="this store has no run") as caught:
         read_run(store, records.RUN_ID)
@@ -301,7 +292,7 @@ def test_runs_are_listed_the_newest_first() -> None:
         put(store, run_id)
     store.objects["runs/20260104T000000Z-d/model.keras"] = b"unfinished"
     store.objects["runs/stray"] = b"a file of somebody"
-    store.objects[CHAMPION] = b"{}"
+    store.objects[keys.CHAMPION] = b"{}"
     assert [run_id[-1] for run_id in list_run_ids(store)] == ["d", "b", "a", "c"]
 
 
@@ -309,7 +300,7 @@ def test_a_manifest_that_was_swapped_is_noticed() -> None:
     """A manifest of another digest than the promoted one is an error that names it."""
     store = MemoryStore()
     run = put(store, "one")
-    key = f"runs/one/{MANIFEST}"
+    key = f"runs/one/{keys.MANIFEST}"
     store.objects[key] = store.objects[key].replace(b"2026", b"2025")
     assert find_run(store, "one")
     with pytest.raises(DamagedError, match=re.escape(f"memory/{key} is not the manifest that was")):
@@ -321,7 +312,7 @@ def test_the_manifest_of_another_run_is_noticed() -> None:
     store = MemoryStore()
     put(store, "one")
     other = put(store, "two")
-    store.objects[f"runs/one/{MANIFEST}"] = other.content
+    store.objects[f"runs/one/{keys.MANIFEST}"] = other.content
     for sha256 in (None, other.sha256):
         with pytest.raises(DamagedError, match="runs/one/.* is the manifest of another run"):
             find_run(store, "one", sha256)
@@ -345,10 +336,7 @@ def test_a_file_that_is_not_the_listed_one_is_never_read(
     promote(store, run)
     assert read_file(store, run, "model.keras") == FILES["model.keras"]
     spoil(store, "runs/one/model.keras")
-    for action in (
-        lambda: read_file(store, run, "model.keras"),
-        lambda: read_champion(store),
-    ):
+    for action in (lambda: read_file(store, run, "model.keras"), lambda: read_champion(store)):
         with pytest.raises(DamagedError, match=r"memory/runs/one/model\.keras is (not|missing)"):
             action()
 
@@ -364,11 +352,11 @@ def test_a_file_that_is_not_listed_is_never_read() -> None:
 
 def test_a_file_of_a_run_is_read_as_a_record(sealed: Path) -> None:
     """A record comes back equal; a file that holds none is named as damaged."""
-    reseal(sealed, EVALUATION, to_json(records.evaluation()))
+    reseal(sealed, keys.EVALUATION, to_json(records.evaluation()))
     store = MemoryStore()
     run = upload_run(store, sealed)
     kind = type(records.evaluation())
-    assert read_record(store, run, EVALUATION, kind) == records.evaluation()
+    assert read_record(store, run, keys.EVALUATION, kind) == records.evaluation()
     with pytest.raises(DamagedError, match=f"runs/{records.RUN_ID}/id cannot be read"):
         read_record(store, run, "id", kind)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fmnist.errors import ExitCode, StoreError
+from fmnist.registry import keys
 from fmnist.registry.prune import prune_store
-from fmnist.registry.records import history_key
 from fmnist.registry.runs import read_run, record_verdict
 from fmnist.registry.usage import record_use
 from fmnist.registry.verify import verify_store
@@ -86,7 +86,7 @@ def test_the_copy_that_a_interrupted_move_left_is_no_fault(store: MemoryStore) -
     put(store, 1, promoted=True)
     content = store.read("champion.json")
     assert content
-    store.put_if_absent(history_key(1), content)
+    store.put_if_absent(keys.of_generation(1), content)
     assert verify_store(store, load, LONG_AFTER).damage == []
 
 

@@ -1,0 +1,32 @@
+"""The keys of everything in a store, below its location.
+
+runs/<run id>/...                   a run's files, each written once and never changed
+runs/<run id>/manifest.json         written last: the size and SHA-256 of every other file
+champion.json                       the current champion, and how it became that
+history/<generation>.json           every earlier champion.json, byte for byte
+verdicts/<run id>/<generation>-*    later decisions that did not promote a run
+test-sets/<digest>.json             how many models this test set has judged
+"""
+
+MANIFEST = "manifest.json"
+CHAMPION = "champion.json"
+MODEL = "model.keras"
+EVALUATION = "evaluation.json"
+VERDICT = "verdict.json"
+COMPARISON = "comparison.json"
+DATA = "data.json"
+SETTINGS = "settings.json"
+RUNS = "runs/"
+HISTORY = "history/"
+VERDICTS = "verdicts/"
+TEST_SETS = "test-sets/"
+
+
+def of_run(run_id: str) -> str:
+    """The key below which a run's files lie."""
+    return f"{RUNS}{run_id}"
+
+
+def of_generation(generation: int) -> str:
+    """The key of an earlier champion record."""
+    return f"{HISTORY}{generation:08d}.json"
