@@ -1,4 +1,7 @@
-"""Read the settings, and describe them: allowed values, defaults, and faults in one line each."""
+"""Read the settings, and describe them: allowed values, defaults, and faults in one line each.
+
+Reading them raises `SettingsError`, with a line for each wrong name, type or range.
+"""
 
 import difflib
 import json
@@ -55,11 +58,7 @@ def all_settings() -> tuple[Setting, ...]:
 
 
 def load_named_settings(given: Mapping[str, str]) -> Settings:
-    """Complete these values, by dotted name, from the environment, `.env` and the defaults.
-
-    Raises:
-        SettingsError: a wrong name, type or range; one line for each fault.
-    """
+    """Complete these values, by dotted name, from the environment, `.env` and the defaults."""
     tree: dict[str, dict[str, str]] = {}
     for name, value in given.items():
         section, _, leaf = name.partition(".")
@@ -68,11 +67,7 @@ def load_named_settings(given: Mapping[str, str]) -> Settings:
 
 
 def load_settings(part: Mapping[str, Any]) -> Settings:
-    """Complete a part of the settings from the environment, `.env` and the defaults.
-
-    Raises:
-        SettingsError: a wrong name, type or range; one line for each fault.
-    """
+    """Complete a part of the settings from the environment, `.env` and the defaults."""
     try:
         return Settings(**part)
     except ValidationError as error:

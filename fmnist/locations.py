@@ -1,4 +1,7 @@
-"""Where data and stores may be: the addresses that settings accept, and the kinds of store."""
+"""Where data and stores may be: the addresses that settings accept, and the kinds of store.
+
+A check returns the value in its usual form, or raises `ValueError` with what is wrong with it.
+"""
 
 import re
 from pathlib import Path
@@ -10,11 +13,7 @@ STORES = {"": "fmnist.store.folder:FolderStore", "s3": "fmnist.store.s3:S3Store"
 
 
 def expand_home(folder: Path | None) -> Path | None:
-    """The folder with a leading `~` replaced by the user's home.
-
-    Raises:
-        ValueError: there is no such user.
-    """
+    """The folder with a leading `~` replaced by the user's home."""
     try:
         return folder.expanduser() if folder else None
     except RuntimeError as error:
@@ -22,11 +21,7 @@ def expand_home(folder: Path | None) -> Path | None:
 
 
 def check_location(value: str) -> str:
-    """Accept a folder, an http(s) address or the URL of a store; refuse anything else.
-
-    Raises:
-        ValueError: empty, a credential inside, an unknown scheme, no bucket, or `..` in a prefix.
-    """
+    """Accept a folder, an http(s) address or the URL of a store."""
     if not value.strip():
         raise ValueError("must not be empty")
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
@@ -53,11 +48,7 @@ def check_location(value: str) -> str:
 
 
 def check_mirror(value: str) -> str:
-    """Accept an http(s) address.
-
-    Raises:
-        ValueError: as `check_location`, or it is a folder or an s3 location.
-    """
+    """Accept an http(s) address."""
     checked = check_location(value)
     if not checked.startswith(("http://", "https://")):
         raise ValueError("must be http(s):// addresses; other places go into data.source")
@@ -65,11 +56,7 @@ def check_mirror(value: str) -> str:
 
 
 def check_store_url(value: str) -> str:
-    """Accept what `check_location` does, except http(s), which cannot be written to.
-
-    Raises:
-        ValueError: as `check_location`, or an http(s) address.
-    """
+    """Accept what `check_location` does, except http(s), which cannot be written to."""
     if value.startswith(("http://", "https://")):
         urls = " or ".join(f"{scheme}://bucket/prefix" for scheme in STORES if scheme)
         raise ValueError(

@@ -7,7 +7,7 @@ current folder, else the defaults below. They are read when a `Settings` is made
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import (
@@ -40,11 +40,7 @@ def _none_in_words(value: object) -> object:
 
 
 def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Accept names that can be printed and told apart.
-
-    Raises:
-        ValueError: a name is empty, occurs twice or has a control character.
-    """
+    """Accept names that can be printed and told apart."""
     if not all(names) or len(set(names)) < len(names):
         raise ValueError("class names must be distinct and not empty")
     if not all(name.isprintable() for name in names):
@@ -52,93 +48,71 @@ def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Location = Annotated[str, AfterValidator(check_location)]
+Item = TypeVar("Item")
+CommaList = Annotated[tuple[Item, ...], NoDecode, BeforeValidator(_split_commas)]
+Pauses = CommaList[Annotated[float, Field(ge=0, le=3600)]]
 OptionalFolder = Annotated[
     Path | None, BeforeValidator(_none_in_words), AfterValidator(expand_home)
-]
-Pauses = Annotated[
-    tuple[Annotated[float, Field(ge=0, le=3600)], ...],
-    Field(max_length=10),
-    NoDecode,
-    BeforeValidator(_split_commas),
 ]
 
 
 class _Section(BaseModel):
-    """What all sections share: frozen, and unknown names are refused."""
+    """What all sections share: frozen, described below each field, and no unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class DataSettings(_Section):
     """Where the four data files come from."""
 
-    source: Location = Field(
-        MIRRORS,
-        description="Where the four files are: 'mirrors' (the public mirrors), a folder, an "
-        "http(s):// address or s3://bucket/prefix.",
-    )
-    mirrors: Annotated[
-        tuple[Annotated[str, AfterValidator(check_mirror)], ...],
-        NoDecode,
-        BeforeValidator(_split_commas),
-    ] = Field(
+    source: Annotated[str, AfterValidator(check_location)] = MIRRORS
+    """Where the files are: 'mirrors', a folder, an http(s):// address or s3://bucket/prefix."""
+    mirrors: CommaList[Annotated[str, AfterValidator(check_mirror)]] = Field(
         (
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion",
         ),
         min_length=1,
-        description="Addresses to try in order when the source is 'mirrors'; they must serve the "
-        "official files.",
     )
-    cache: OptionalFolder = Field(
-        None, description="Folder for verified downloads; none uses the user's cache folder."
-    )
-    timeout: float = Field(
-        30.0, gt=0, le=600, description="Longest wait for a response from a server, in seconds."
-    )
-    retry_pauses: Pauses = Field(
-        (5.0, 30.0),
-        description="Delays between retries of the fetch, in seconds; one retry per value.",
-    )
-    class_names: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_checked_names)
-    ] = Field(
+    """Addresses of the official files, tried in their order when the source is 'mirrors'."""
+    cache: OptionalFolder = None
+    """Folder for verified downloads; none uses the user's cache folder."""
+    timeout: float = Field(30.0, gt=0, le=600)
+    """Longest wait for a response from a server, in seconds."""
+    retry_pauses: Pauses = Field((5.0, 30.0), max_length=10)
+    """Delays between retries of the fetch, in seconds; one retry per value."""
+    class_names: Annotated[CommaList[str], AfterValidator(_checked_names)] = Field(
         ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
          "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         min_length=2,
         max_length=256,
-        description="Names of the classes, in the order of their labels, which count from 0.",
     )  # fmt: skip
+    """Names of the classes, in the order of their labels, which count from 0."""
 
 
 class SplitSettings(_Section):
     """How the training images are divided into training and validation."""
 
-    validation: float = Field(
-        0.2, ge=0.01, le=0.5, description="Share of the training images kept for validation."
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the stratified split.")
+    validation: float = Field(0.2, ge=0.01, le=0.5)
+    """Share of the training images kept for validation."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the stratified split."""
 
 
 class ModelSettings(_Section):
     """The network: hidden blocks of Dense, BatchNormalization, LeakyReLU and Dropout."""
 
-    hidden: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=4096)], ...], NoDecode, BeforeValidator(_split_commas)
-    ] = Field((256, 128, 64), min_length=1, max_length=8, description="Units in each hidden layer.")
-    dropout: Annotated[
-        tuple[Annotated[float, Field(ge=0, le=0.9)], ...], NoDecode, BeforeValidator(_split_commas)
-    ] = Field(
-        (0.1, 0.05, 0.02),
-        min_length=1,
-        max_length=8,
-        description="Dropout rate after each hidden layer, one per layer.",
+    hidden: CommaList[Annotated[int, Field(ge=1, le=4096)]] = Field(
+        (256, 128, 64), min_length=1, max_length=8
     )
-    leaky_slope: float = Field(
-        0.1, ge=0, le=1, description="LeakyReLU's slope for negative inputs."
+    """Units in each hidden layer."""
+    dropout: CommaList[Annotated[float, Field(ge=0, le=0.9)]] = Field(
+        (0.1, 0.05, 0.02), min_length=1, max_length=8
     )
+    """Dropout rate after each hidden layer, one per layer."""
+    leaky_slope: float = Field(0.1, ge=0, le=1)
+    """LeakyReLU's slope for negative inputs."""
 
     @model_validator(mode="after")
     def _one_rate_for_each_layer(self) -> Self:
@@ -153,94 +127,57 @@ class ModelSettings(_Section):
 class TrainingSettings(_Section):
     """How the network is trained. The defaults were chosen on validation data alone."""
 
-    epochs: int = Field(150, ge=1, le=10_000, description="Maximum number of epochs.")
-    batch_size: int = Field(2048, ge=8, le=65_536, description="Images per training step.")
-    learning_rate: float = Field(
-        0.012,
-        gt=0,
-        le=1,
-        description="Adam's peak learning rate: reached after the warm-up, followed by cosine "
-        "decay.",
-    )
-    warmup_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Share of the steps during which the learning rate warms up."
-    )
-    weight_decay: float = Field(
-        0.1, ge=0, le=10, description="Adam's decoupled weight decay, for Dense kernels only."
-    )
-    shift_fraction: float = Field(
-        0.5, ge=0, le=1, description="Share of each batch to shift by one pixel."
-    )
-    max_erase_size: int = Field(
-        6,
-        ge=0,
-        le=256,
-        description="Longest side, in pixels, of the rectangle erased from each image; 0 disables "
-        "it.",
-    )
-    patience: int = Field(
-        50,
-        ge=1,
-        le=10_000,
-        description="Stop after this many epochs without a better validation accuracy.",
-    )
-    seed: int = Field(
-        0, ge=0, lt=2**32, description="Seed of the weights, shuffling and augmentation."
-    )
-    deterministic: bool = Field(
-        True,
-        description="Produce the same weights, to the byte, for the same seed on the same machine; "
-        "takes a few percent longer.",
-    )
+    epochs: int = Field(150, ge=1, le=10_000)
+    """Maximum number of epochs."""
+    batch_size: int = Field(2048, ge=8, le=65_536)
+    """Images per training step."""
+    learning_rate: float = Field(0.012, gt=0, le=1)
+    """Adam's peak learning rate: reached after the warm-up, followed by cosine decay."""
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps during which the learning rate warms up."""
+    weight_decay: float = Field(0.1, ge=0, le=10)
+    """Adam's decoupled weight decay, for Dense kernels only."""
+    shift_fraction: float = Field(0.5, ge=0, le=1)
+    """Share of each batch to shift by one pixel."""
+    max_erase_size: int = Field(6, ge=0, le=256)
+    """Longest side, in pixels, of the rectangle erased from each image; 0 disables it."""
+    patience: int = Field(50, ge=1, le=10_000)
+    """Stop after this many epochs without a better validation accuracy."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the weights, shuffling and augmentation."""
+    deterministic: bool = True
+    """Give the same weights, to the byte, for the same seed and machine; a few percent slower."""
 
 
 class GateSettings(_Section):
     """What a model must reach on the test set to be promoted."""
 
-    min_accuracy: float = Field(
-        0.90, ge=0, le=1, description="Test accuracy a model must reach to be promoted."
-    )
-    lower_bound: bool = Field(
-        False,
-        description="Also require the lower bound of the accuracy's 95 % confidence interval to "
-        "reach min_accuracy.",
-    )
+    min_accuracy: float = Field(0.90, ge=0, le=1)
+    """Test accuracy a model must reach to be promoted."""
+    lower_bound: bool = False
+    """Also require the lower bound of the 95 % confidence interval to reach min_accuracy."""
     champion: Literal["off", "not_worse", "better"] = Field(
         "off",
         description="Comparison with the champion on the same test images: none (off), must not be "
         "significantly worse (not_worse), or must be significantly better (better).",
     )
     max_class_drop: Annotated[float | None, BeforeValidator(_none_in_words)] = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Largest allowed drop in any class's recall against the champion; none "
-        "disables the check.",
+        None, ge=0, le=1
     )
+    """Largest allowed drop in any class's recall against the champion; none disables the check."""
 
 
 class StoreSettings(_Section):
     """Where runs and the champion are kept."""
 
-    url: Annotated[str, AfterValidator(check_store_url)] = Field(
-        "store",
-        max_length=1000,
-        description="Where runs are published: a folder, or s3://bucket/prefix.",
-    )
-    single_publisher: bool = Field(
-        False,
-        description="Accept a bucket that ignores conditional writes; safe only if a single job "
-        "publishes there.",
-    )
-    work: OptionalFolder = Field(
-        None,
-        description="Folder in which a run is assembled, and kept if it cannot be published; "
-        "none uses the user's cache folder.",
-    )
-    retry_pauses: Pauses = Field(
-        (2.0, 10.0, 30.0),
-        description="Delays between retries of the publication, in seconds; one retry per value.",
-    )
+    url: Annotated[str, AfterValidator(check_store_url)] = Field("store", max_length=1000)
+    """Where runs are published: a folder, or s3://bucket/prefix."""
+    single_publisher: bool = False
+    """Accept a bucket that ignores conditional writes; safe only if one job publishes there."""
+    work: OptionalFolder = None
+    """Folder for runs in the making or not yet published; none uses the user's cache folder."""
+    retry_pauses: Pauses = Field((2.0, 10.0, 30.0), max_length=10)
+    """Delays between retries of the publication, in seconds; one retry per value."""
 
 
 class _StrictEnvironment(EnvSettingsSource):
