@@ -52,6 +52,8 @@ class Entry:
 class Store(Protocol):
     """What runs and the champion are kept in.
 
+    What reaches the store raises `StoreError` if it cannot be read, or cannot be written.
+
     Attributes:
         url: the folder or address that the settings name.
     """
@@ -59,13 +61,10 @@ class Store(Protocol):
     url: str
 
     def check(self) -> bool:
-        """Check that the store exists, can be read and written, and honours conditions.
+        """Check that the store exists, has room and honours conditions, by reading and writing.
 
         Returns:
             Whether conditional writes are honoured; `False` only if `single_publisher` allows it.
-
-        Raises:
-            StoreError: one of these fails, or the store is full.
         """
 
     def put_if_absent(self, key: str, content: bytes) -> None:
@@ -73,7 +72,6 @@ class Store(Protocol):
 
         Raises:
             Conflict: an object with other content exists.
-            StoreError: the store cannot be written.
         """
 
     def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
@@ -81,54 +79,31 @@ class Store(Protocol):
 
         Raises:
             Conflict: the object does not have that version, or no longer.
-            StoreError: the store cannot be written.
         """
 
     def read(self, key: str) -> bytes | None:
-        """The object's content; `None` if there is no such object.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
+        """The object's content; `None` if there is no such object."""
 
     def get(self, key: str) -> StoredObject | None:
-        """The object's content with its version; `None` if there is no such object.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
+        """The object's content with its version; `None` if there is no such object."""
 
     def list_names(self, prefix: str) -> list[str]:
         """The objects directly below a prefix that ends with `/`, and `name/` for deeper ones.
 
         Names that start with a dot are left out.
-
-        Raises:
-            StoreError: the store cannot be listed.
         """
 
     def list_entries(self, prefix: str) -> Mapping[str, Entry]:
         """Every object at any depth below a prefix that ends with `/`, by its key.
 
         As in `list_names`, what starts with a dot is left out.
-
-        Raises:
-            StoreError: the store cannot be listed.
         """
 
     def delete(self, key: str) -> None:
-        """Remove an object, if it exists.
-
-        Raises:
-            StoreError: the store cannot be written.
-        """
+        """Remove an object, if it exists."""
 
     def clock(self) -> datetime | None:
-        """The time by the server's own clock; `None` if there is none or it is not stated.
-
-        Raises:
-            StoreError: the store cannot be listed.
-        """
+        """The time by the server's own clock; `None` if there is none or it is not stated."""
 
     def location(self, key: str) -> str:
         """Where a person finds the object: a path or an `s3://` location."""
@@ -141,7 +116,7 @@ def open_store(url: str, *, single_publisher: bool = False) -> Store:
     first, which is safe as long as nobody else writes at that moment.
 
     Raises:
-        StoreError: the AWS configuration of this machine cannot be used.
+        StoreError: the folder's home or this machine's AWS configuration cannot be used.
     """
     scheme, separator, _ = url.partition("://")
     kind = resolve_name(STORES[scheme if separator else ""])

@@ -13,9 +13,8 @@ def make_folder(folder: Path, root: Path) -> None:
 
     Existing ones are flushed too: whoever created them may have died before doing so.
     """
-    doubtful = [
-        path for path in (folder, *folder.parents) if root in path.parents or not path.exists()
-    ]
+    branch = (folder, *folder.parents)
+    doubtful = [path for path in branch if root in path.parents or not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(doubtful):
         flush_folder(path.parent)
@@ -26,9 +25,6 @@ def whole_file(target: Path, content: bytes) -> Iterator[Path]:
     """A temporary file beside the target, flushed to disk, to be moved into place in the block.
 
     Afterwards its folder is flushed too. If an error interrupts this, no partial file is left.
-
-    Raises:
-        OSError: it cannot be written.
     """
     written = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
@@ -42,11 +38,7 @@ def whole_file(target: Path, content: bytes) -> Iterator[Path]:
 
 
 def write_flushed(path: Path, content: bytes) -> None:
-    """Write a new file that survives a power cut once its folder is flushed too.
-
-    Raises:
-        OSError: it cannot be written, or exists already.
-    """
+    """Write a new file that survives a power cut once its folder is flushed too."""
     with path.open("xb") as stream:
         stream.write(content)
         stream.flush()

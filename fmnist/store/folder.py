@@ -19,6 +19,7 @@ from fmnist.store.durable import flush_folder, make_folder, whole_file
 _ROOM_FOR_A_RUN = 32 * 2**20
 _LOCK = ".lock"
 _LONGEST_WAIT_FOR_LOCK = 30
+_TEMPORARY_ERRNOS = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY}
 
 
 class FolderStore:
@@ -30,13 +31,7 @@ class FolderStore:
     """
 
     def __init__(self, url: str, *, single_publisher: bool = False) -> None:
-        """Name the folder; a leading `~` is the user's home.
-
-        Conditional writes always work in a folder, so `single_publisher` changes nothing.
-
-        Raises:
-            StoreError: it is the home of an unknown user.
-        """
+        """Name the folder. Conditions hold in any, so `single_publisher` changes nothing."""
         self.url = url
         try:
             self._root = Path(url).expanduser()
@@ -69,11 +64,13 @@ class FolderStore:
         try:
             os.link(probe, link)
         except OSError as error:
-            raise StoreError(
-                f"store folder {self._root} is on a file system without hard links "
-                f"({error.strerror}), so nothing there is safe from being overwritten; "
-                "set store.url to a folder on another file system"
-            ) from error
+            raise self._unsuitable(f"hard links ({error.strerror})") from error
+
+    def _unsuitable(self, lacking: str) -> StoreError:
+        return StoreError(
+            f"store folder {self._root} is on a file system without {lacking}, so nothing there is "
+            "safe from being overwritten; set store.url to a folder on another file system"
+        )
 
     def put_if_absent(self, key: str, content: bytes) -> None:
         """See `Store.put_if_absent`."""
@@ -114,10 +111,9 @@ class FolderStore:
 
     def get(self, key: str) -> StoredObject | None:
         """See `Store.get`."""
-        content = self.read(key)
-        return (
-            None if content is None else StoredObject(content, hashlib.sha256(content).hexdigest())
-        )
+        if (content := self.read(key)) is None:
+            return None
+        return StoredObject(content, hashlib.sha256(content).hexdigest())
 
     def list_names(self, prefix: str) -> list[str]:
         """See `Store.list_names`."""
@@ -171,24 +167,16 @@ class FolderStore:
         return str(self._root / key)
 
     def _path(self, key: str) -> Path:
-        """The file of a key, none of whose folders leads out of the store.
-
-        Raises:
-            StoreError: a symbolic link or `..` is on the way, or it cannot be a file name.
-        """
+        """The file of a key; refuses those that lead, or may lead, out of the store."""
         path = self._root
         parts = key.rstrip("/").split("/")
         if ".." in parts or "\0" in key:
-            raise StoreError(
-                f"{key[:100]!r} is not a key of the store {self._root}; correct the name"
-            )
+            raise StoreError(f"{key[:100]!r} is not a key of the store {path}; correct the name")
         for part in parts:
             path /= part
             if path.is_symlink():
-                raise StoreError(
-                    f"{path} is a symbolic link, which may lead out of the store; "
-                    "put the file or folder itself there"
-                )
+                advice = "put the file or folder itself there"
+                raise StoreError(f"{path} is a symbolic link, which may lead outside; {advice}")
         return path
 
     @contextlib.contextmanager
@@ -204,10 +192,7 @@ class FolderStore:
                 retryable=True,
             ) from error
         except NotImplementedError as error:
-            raise StoreError(
-                f"store folder {self._root} is on a file system without locks, so nothing there "
-                "is safe from being overwritten; set store.url to a folder on another file system"
-            ) from error
+            raise self._unsuitable("locks") from error
         try:
             yield
         finally:
@@ -218,21 +203,18 @@ class FolderStore:
         try:
             yield
         except OSError as error:
-            where = f"store folder {self._root}"
             match error.errno:
                 case errno.ENOSPC | errno.EDQUOT:
-                    message = (
-                        f"{where} is full; free some space, or set store.url to another folder"
-                    )
+                    told = "is full; free some space"
                 case errno.EACCES | errno.EPERM | errno.EROFS:
-                    message = f"{where} cannot be written ({error.strerror}); give this user the right to, or set store.url to another folder"
+                    told = f"cannot be written ({error.strerror}); give this user the right to"
                 case errno.ENOTDIR | errno.EEXIST:
-                    message = f"{where} cannot be used, since a file is in its place ({error.filename}); set store.url to a folder"
+                    told = f"is unusable: a file is in its place ({error.filename}); move it away"
                 case errno.EISDIR:
-                    message = f"{where} cannot be used, since a folder is in a file's place ({error.filename}); set store.url to another folder"
+                    told = f"has a folder in a file's place ({error.filename}); move it away"
                 case _:
-                    message = f"{where} cannot be used: {error.strerror or error}; check the disk, or set store.url to another folder"
-            raise StoreError(message, retryable=error.errno in _TEMPORARY_ERRNOS) from error
-
-
-_TEMPORARY_ERRNOS = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY}
+                    told = f"cannot be used: {error.strerror or error}; check the disk"
+            raise StoreError(
+                f"store folder {self._root} {told}, or set store.url to another folder",
+                retryable=error.errno in _TEMPORARY_ERRNOS,
+            ) from error

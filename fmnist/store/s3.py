@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto
@@ -17,6 +16,16 @@ from fmnist.store.base import PROBE, Conflict, Entry, StoredObject, already_ther
 
 _STALE = '"00000000000000000000000000000000"'
 _PAUSES = (0.1, 0.5, 2.0)
+_LATER = "try again later, or look at the server's log"
+_WRONG_KEY = "refuses the key ({code}): check the AWS credentials"
+_REFUSALS = {
+    "NoSuchBucket": "does not exist: create it, or set store.url to another",
+    "RequestTimeTooSkewed": "refuses this machine's clock ({code}): set the clocks of both by NTP",
+    "InvalidAccessKeyId": _WRONG_KEY,
+    "SignatureDoesNotMatch": _WRONG_KEY,
+    "ExpiredToken": _WRONG_KEY,
+    "InvalidToken": _WRONG_KEY,
+}
 Answer = TypeVar("Answer")
 
 
@@ -24,15 +33,10 @@ class S3Store:
     """A store under a prefix of a bucket, through boto3's standard configuration chain."""
 
     def __init__(self, url: str, *, single_publisher: bool = False) -> None:
-        """Parse `s3://bucket/prefix` and make a client; nothing is contacted yet.
-
-        Raises:
-            StoreError: the AWS configuration of this machine cannot be used.
-        """
-        parts = urlsplit(url)
+        """Parse `s3://bucket/prefix` and make a client; nothing is contacted yet."""
         self.url = url
-        self._bucket = parts.netloc
-        self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
+        self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix.strip('/')}/".lstrip("/")
         self._single_publisher = single_publisher
         with self._errors():
             self._client: Any = boto3.session.Session().client(
@@ -128,12 +132,8 @@ class S3Store:
             raise
 
     def _put(self, key: str, content: bytes, **condition: str) -> None:
-        def put() -> None:
-            self._client.put_object(
-                Bucket=self._bucket, Key=self._prefix + key, Body=content, **condition
-            )
-
-        self._request(put)
+        place = {"Bucket": self._bucket, "Key": self._prefix + key}
+        self._request(lambda: self._client.put_object(**place, Body=content, **condition))
 
     def read(self, key: str) -> bytes | None:
         """See `Store.read`."""
@@ -147,10 +147,8 @@ class S3Store:
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
                 return StoredObject(answer["Body"].read(), answer.get("ETag", ""))
-            except boto.ClientError as error:
-                if error.response["Error"]["Code"] == "NoSuchKey":
-                    return None
-                raise
+            except self._client.exceptions.NoSuchKey:
+                return None
 
         return self._request(get)
 
@@ -178,29 +176,19 @@ class S3Store:
         }
 
     def _pages(self, prefix: str, **options: str) -> list[Any]:
-        def pages() -> list[Any]:
-            listing = self._client.get_paginator("list_objects_v2")
-            return list(
-                listing.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, **options)
-            )
-
-        return self._request(pages)
+        listing = self._client.get_paginator("list_objects_v2")
+        options |= {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        return self._request(lambda: list(listing.paginate(**options)))
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
-
-        def delete() -> None:
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
-
-        self._request(delete)
+        place = {"Bucket": self._bucket, "Key": self._prefix + key}
+        self._request(lambda: self._client.delete_object(**place))
 
     def clock(self) -> datetime | None:
         """See `Store.clock`. Each answer states the time (RFC 9110, 6.6.1)."""
-        answer = self._request(
-            lambda: self._client.list_objects_v2(
-                Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1
-            )
-        )
+        place = {"Bucket": self._bucket, "Prefix": self._prefix}
+        answer = self._request(lambda: self._client.list_objects_v2(**place, MaxKeys=1))
         try:
             date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
         except (KeyError, ValueError):
@@ -236,48 +224,38 @@ class S3Store:
             yield
         except boto.ClientError as error:
             raise self._refusal(error) from error
-        except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
-            raise StoreError(
-                f"no complete credentials for {self.url}: set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            ) from error
-        except boto.ParamValidationError as error:
-            raise StoreError(
-                f"{self.url} is not a valid location: {_one_line(error)}; correct it"
-            ) from error
-        except (boto.IncompleteReadError, boto.ResponseStreamingError) as error:
-            raise _Again(
-                f"{self._server} broke off its answer for {self.url} ({_one_line(error)}); "
-                "try again later, or look at the server's log",
-                retryable=True,
-            ) from error
-        except (boto.ConnectionError, boto.HTTPClientError) as error:
-            raise StoreError(
-                f"cannot reach {self._server} for {self.url} ({_one_line(error)}); "
-                "is the server up, and AWS_ENDPOINT_URL_S3 right?",
-                retryable=True,
-            ) from error
         except (boto.BotoCoreError, OSError, ValueError) as error:
-            raise StoreError(
-                f"the AWS configuration cannot be used for {self.url}: {_one_line(error)}; "
-                "check AWS_ENDPOINT_URL_S3, AWS_PROFILE and AWS_REGION"
-            ) from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> StoreError:
+        """What to say when no answer came."""
+        why = without_credentials(" ".join(str(error).split()))
+        match error:
+            case boto.NoCredentialsError() | boto.PartialCredentialsError():
+                variables = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                return StoreError(f"no complete credentials for {self.url}: set {variables}")
+            case boto.ParamValidationError():
+                return StoreError(f"{self.url} is not a valid location: {why}; correct it")
+            case boto.IncompleteReadError() | boto.ResponseStreamingError():
+                what = f"{self._server} broke off its answer for {self.url} ({why})"
+                return _Again(f"{what}; {_LATER}", retryable=True)
+            case boto.ConnectionError() | boto.HTTPClientError():
+                what = f"cannot reach {self._server} for {self.url} ({why})"
+                question = "is the server up, and AWS_ENDPOINT_URL_S3 right?"
+                return StoreError(f"{what}; {question}", retryable=True)
+        what = f"the AWS configuration cannot be used for {self.url}: {why}"
+        return StoreError(f"{what}; check AWS_ENDPOINT_URL_S3, AWS_PROFILE and AWS_REGION")
 
     def _refusal(self, error: boto.ClientError) -> StoreError:
+        """What to say of an answer that is a refusal."""
         code = str(error.response["Error"].get("Code", ""))
         status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
         where = f"bucket '{self._bucket}' at {self._server}"
         # 404 is the answer to a condition on a missing object.
         if status == 412 or (code == "NoSuchKey" and error.operation_name == "PutObject"):
             return Conflict(f"{where}: the object exists, or is not the expected one")
-        if code == "NoSuchBucket":
-            return StoreError(f"{where} does not exist: create it, or set store.url to another")
-        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
-            return StoreError(f"{where} refuses the key ({code}): check the AWS credentials")
-        if code == "RequestTimeTooSkewed":
-            return StoreError(
-                f"{where} refuses this machine's clock ({code}): set the clocks of both by NTP"
-            )
+        if code in _REFUSALS:
+            return StoreError(f"{where} {_REFUSALS[code].format(code=code)}")
         if "StorageFull" in code or "QuotaExceeded" in code or status == 507:
             return StoreError(f"{where} is full ({code}): free some space, or use another bucket")
         if status in (401, 403):
@@ -285,18 +263,12 @@ class S3Store:
                 f"{where} refuses {error.operation_name} ({code}): check the AWS credentials and "
                 "this key's right to list, read and write there"
             )
-        kind = (
-            _NotSupported
-            if status == 501 or code == "NotImplemented"
-            else _Again
-            if status == 409
-            else StoreError
-        )
-        return kind(
-            f"{where} failed at {error.operation_name} ({status} {code}); "
-            "try again later, or look at the server's log",
-            retryable=status in (409, 429) or (status >= 500 and status != 501),
-        )
+        message = f"{where} failed at {error.operation_name} ({status} {code}); {_LATER}"
+        if status == 501 or code == "NotImplemented":
+            return _NotSupported(message)
+        if status == 409:
+            return _Again(message, retryable=True)
+        return StoreError(message, retryable=status == 429 or status >= 500)
 
 
 class _Again(StoreError):
@@ -305,7 +277,3 @@ class _Again(StoreError):
 
 class _NotSupported(StoreError):
     """The server does not know this kind of request."""
-
-
-def _one_line(error: Exception) -> str:
-    return without_credentials(" ".join(str(error).split()))
