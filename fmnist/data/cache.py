@@ -6,45 +6,21 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import platformdirs
 import pooch
 
-from fmnist.errors import DataError, without_credentials
+from fmnist.data.sources import Interrupted, Unusable, WrongDigest, chunks
+from fmnist.errors import DataError
 from fmnist.settings import DataSettings
 
 logger = logging.getLogger(__name__)
 
-Chunks = Callable[[str], Generator[bytes, None, None]]
 _PARTIAL = ".download-"
 _LEFTOVER_AGE = 24 * 3600
 _RETRIES = 3
-
-
-class Unusable(Exception):
-    """A source, or one of its files, cannot be used; the message is the reason."""
-
-    def __init__(self, reason: str, *, retryable: bool = False) -> None:
-        super().__init__(without_credentials(reason))
-        self.retryable = retryable
-
-
-class NotThere(Unusable):
-    """The source has no such file, or does not show it to us."""
-
-
-class WrongDigest(Unusable):
-    """The file is not the expected one."""
-
-
-class Interrupted(Unusable, ValueError):
-    """Worth another attempt at once, which pooch makes after a `ValueError`."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, retryable=True)
 
 
 def cache_folder(settings: DataSettings) -> Path:
@@ -58,10 +34,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def local_copy(name: str, sha256: str, cache: Path) -> Path | None:
+def local_copy(settings: DataSettings, name: str, sha256: str) -> Path | None:
     """A valid copy on this machine: in the cache, or in the one that Keras keeps."""
     keras_home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    for path in (_cached(name, sha256, cache), keras_home / "datasets" / "fashion-mnist" / name):
+    cached = _cached(settings, name, sha256)
+    for path in (cached, keras_home / "datasets" / "fashion-mnist" / name):
         try:
             if path.is_file():
                 if sha256_of(path) == sha256:
@@ -72,7 +49,7 @@ def local_copy(name: str, sha256: str, cache: Path) -> Path | None:
     return None
 
 
-def download_to_cache(base: str, name: str, sha256: str, cache: Path, chunks: Chunks) -> Path:
+def download(settings: DataSettings, base: str, name: str, sha256: str) -> Path:
     """Fill a file below `base` into the cache; it gets its name once it is verified and on disk.
 
     Raises:
@@ -82,15 +59,16 @@ def download_to_cache(base: str, name: str, sha256: str, cache: Path, chunks: Ch
 
     def write(url: str, output_file: str, _pooch: object) -> None:
         try:
-            with closing(chunks(name)) as arriving, Path(output_file).open("wb") as stream:
-                stream.writelines(arriving)
+            arriving = closing(chunks(base, name, settings.timeout))
+            with arriving as content, Path(output_file).open("wb") as stream:
+                stream.writelines(content)
                 stream.flush()
                 os.fsync(stream.fileno())
         except Interrupted as reason:
             logger.info("%s: %s", url, reason)
             raise
 
-    target = _cached(name, sha256, cache)
+    cache = cache_folder(settings)
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -99,7 +77,7 @@ def download_to_cache(base: str, name: str, sha256: str, cache: Path, chunks: Ch
             files = pooch.create(folder, base, registry={name: sha256}, retry_if_failed=_RETRIES)
             path = Path(files.fetch(name, downloader=write))
             path.chmod(0o644)
-            path.replace(target)
+            return path.replace(_cached(settings, name, sha256))
     except Unusable:
         raise
     except ValueError as error:
@@ -109,11 +87,10 @@ def download_to_cache(base: str, name: str, sha256: str, cache: Path, chunks: Ch
             f"cannot write to the data cache {cache}: {error.strerror or error}; "
             "free some space, or set data.cache to another folder"
         ) from error
-    return target
 
 
-def _cached(name: str, sha256: str, cache: Path) -> Path:
-    return cache / f"{sha256[:16]}-{name}"
+def _cached(settings: DataSettings, name: str, sha256: str) -> Path:
+    return cache_folder(settings) / f"{sha256[:16]}-{name}"
 
 
 def _remove_leftovers(cache: Path) -> None:

@@ -7,29 +7,11 @@ A file is used only if its digest is the expected one: the official one, or the 
 import logging
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
-from fmnist.data.cache import (
-    NotThere,
-    Unusable,
-    WrongDigest,
-    cache_folder,
-    download_to_cache,
-    local_copy,
-    sha256_of,
-)
-from fmnist.data.records import (
-    FILES,
-    OFFICIAL_SHA256,
-    TEST_IMAGES,
-    TEST_LABELS,
-    TRAIN_IMAGES,
-    TRAIN_LABELS,
-    DataOrigin,
-    FetchedData,
-)
-from fmnist.data.sources import chunks, find, folder_reasons
+from fmnist.data import cache
+from fmnist.data.records import FILES, OFFICIAL_SHA256, DataOrigin, FetchedData
+from fmnist.data.sources import NotThere, Unusable, WrongDigest, chunks, find, folder_reasons
 from fmnist.errors import DataError
 from fmnist.settings import MIRRORS, DataSettings
 
@@ -38,6 +20,10 @@ logger = logging.getLogger(__name__)
 SUMS = "SHA256SUMS"
 _SUMS_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)")
 _FOUR_FILES = f"the four files needed there are {', '.join(FILES)}"
+# How to obtain a file below an address, by its name and digest; returns where it then is.
+_Obtain = Callable[[DataSettings, str, str, str], Path]
+# The source that was used, the digests that were expected, and where each file is.
+_Found = tuple[str, Mapping[str, str], Mapping[str, Path]]
 
 
 def fetch_files(settings: DataSettings) -> FetchedData:
@@ -49,20 +35,8 @@ def fetch_files(settings: DataSettings) -> FetchedData:
     Raises:
         DataError: no source could supply the files, or they are not the expected ones.
     """
-    cache = cache_folder(settings)
-
-    def download(base: str, name: str, sha256: str) -> Path:
-        below = partial(chunks, base, timeout=settings.timeout)
-        return download_to_cache(base, name, sha256, cache, below)
-
-    origin, paths = _look_up(settings, download)
-    return FetchedData(
-        origin=origin,
-        train_images=paths[TRAIN_IMAGES],
-        train_labels=paths[TRAIN_LABELS],
-        test_images=paths[TEST_IMAGES],
-        test_labels=paths[TEST_LABELS],
-    )
+    origin, paths = _look_up(settings, cache.download)
+    return FetchedData(origin, *(paths[name] for name in FILES))
 
 
 def check_source(settings: DataSettings) -> str:
@@ -76,16 +50,16 @@ def check_source(settings: DataSettings) -> str:
     """
     elsewhere = []
 
-    def ask(base: str, name: str, _sha256: str) -> Path:
+    def ask(_: DataSettings, base: str, name: str, _sha256: str) -> Path:
         find(base, name, settings.timeout)
         elsewhere.append(name)
         return Path(name)
 
     origin, _ = _look_up(settings, ask)
-    which = "official files" if origin.official else f"files that its {SUMS} lists"
     here = f"{len(FILES) - len(elsewhere)} of 4 are here already, verified"
     if origin.source == "cache":
         return f"{here}; no mirror is needed"
+    which = "official files" if origin.official else f"files that its {SUMS} lists"
     return f"{origin.source} has the {which}; {here}"
 
 
@@ -106,52 +80,42 @@ def parse_sums(text: str) -> dict[str, str]:
     return sums
 
 
-def _look_up(
-    settings: DataSettings, obtain: Callable[[str, str, str], Path]
-) -> tuple[DataOrigin, Mapping[str, Path]]:
-    """Which files are meant, and where each is: here, or as `obtain(base, name, sha256)` says."""
-    if settings.source == MIRRORS:
-        sums: Mapping[str, str] = OFFICIAL_SHA256
-        used, paths = _from_mirrors(settings, obtain)
-    else:
-        used, sums, paths = _from_own_source(settings, obtain)
+def _look_up(settings: DataSettings, obtain: _Obtain) -> tuple[DataOrigin, Mapping[str, Path]]:
+    """Which files are meant, and where each is: here, or as `obtain` says."""
+    look = _in_mirrors if settings.source == MIRRORS else _in_own_source
+    used, sums, paths = look(settings, obtain)
     sha256 = {name: sums[name] for name in FILES}
-    return DataOrigin(used, sha256 == dict(OFFICIAL_SHA256), sha256), paths
+    return DataOrigin(used, sha256 == OFFICIAL_SHA256, sha256), paths
 
 
-def _from_mirrors(
-    settings: DataSettings, obtain: Callable[[str, str, str], Path]
-) -> tuple[str, Mapping[str, Path]]:
-    cache = cache_folder(settings)
-    copies = {name: local_copy(name, OFFICIAL_SHA256[name], cache) for name in FILES}
+def _in_mirrors(settings: DataSettings, obtain: _Obtain) -> _Found:
+    sums = OFFICIAL_SHA256
+    copies = {name: cache.local_copy(settings, name, sums[name]) for name in FILES}
     paths = {name: path for name, path in copies.items() if path}
-    used, reasons, retryable = "cache", [], False
+    used, reasons, retryable = "cache", "", False
     for mirror in settings.mirrors:
         try:
             for name in [name for name in FILES if name not in paths]:
-                paths[name] = obtain(mirror, name, OFFICIAL_SHA256[name])
+                paths[name] = obtain(settings, mirror, name, sums[name])
                 used = mirror
         except Unusable as reason:
             logger.warning("mirror %s: %s", mirror, reason)
-            reasons.append(f"  {mirror}: {reason}")
+            reasons += f"  {mirror}: {reason}\n"
             retryable |= reason.retryable
     if missing := [name for name in FILES if name not in paths]:
         raise DataError(
-            f"no mirror could supply {', '.join(missing)}:\n"
-            + "\n".join(reasons)
-            + "\nCheck the network, or set data.source to a folder, an http(s):// address or "
-            f"s3://bucket/prefix; {_FOUR_FILES}",
+            f"no mirror could supply {', '.join(missing)}:\n{reasons}Check the network, or set "
+            "data.source to a folder, an http(s):// address or s3://bucket/prefix; " + _FOUR_FILES,
             retryable=retryable,
         )
-    return used, paths
+    return used, sums, paths
 
 
-def _from_own_source(
-    settings: DataSettings, obtain: Callable[[str, str, str], Path]
-) -> tuple[str, Mapping[str, str], Mapping[str, Path]]:
-    in_place = "://" not in settings.source
-    base = str(Path(settings.source).expanduser()) if in_place else settings.source
-    folder = base if in_place else "the folder of the files"
+def _in_own_source(settings: DataSettings, obtain: _Obtain) -> _Found:
+    base, folder = settings.source, "the folder of the files"
+    if in_place := "://" not in base:
+        base = folder = str(Path(base).expanduser())
+        obtain = _verify
     how_to_list = f"in {folder}, sha256sum *-ubyte.gz > {SUMS}"
     paths: dict[str, Path] = {}
     name, listed = SUMS, None
@@ -159,8 +123,8 @@ def _from_own_source(
         listed = _read_list(base, settings.timeout)
         sums = listed or OFFICIAL_SHA256
         for name in FILES:
-            copy = None if in_place else local_copy(name, sums[name], cache_folder(settings))
-            paths[name] = copy or (_verify if in_place else obtain)(base, name, sums[name])
+            copy = None if in_place else cache.local_copy(settings, name, sums[name])
+            paths[name] = copy or obtain(settings, base, name, sums[name])
     except WrongDigest as wrong:
         what = f"does not match the {SUMS} beside it" if listed else "is not the official file"
         raise DataError(
@@ -189,11 +153,11 @@ def _read_list(base: str, timeout: float) -> Mapping[str, str] | None:
     return listed
 
 
-def _verify(base: str, name: str, sha256: str) -> Path:
+def _verify(_: DataSettings, base: str, name: str, sha256: str) -> Path:
     """The path of a file in a folder, if it has that digest."""
     path = Path(base) / name
     with folder_reasons(Path(base)):
-        found = sha256_of(path)
+        found = cache.sha256_of(path)
     if found != sha256:
         raise WrongDigest(f"its SHA-256 is {found}, expected {sha256}")
     return path

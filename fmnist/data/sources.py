@@ -1,4 +1,7 @@
-"""The bytes of a file, wherever it is: in a folder, on a web server, or in a store of any kind."""
+"""The bytes of a file, wherever it is: in a folder, on a web server, or in a store of any kind.
+
+Everything here raises `Unusable` for what cannot be supplied, with the reason as its message.
+"""
 
 import contextlib
 import time
@@ -7,8 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from fmnist.data.cache import Interrupted, NotThere, Unusable
-from fmnist.errors import StoreError
+from fmnist.errors import StoreError, without_credentials
 from fmnist.progress import track
 from fmnist.store.base import open_store
 
@@ -17,12 +19,31 @@ _MIN_BYTES_PER_SECOND = 10_000
 _MAX_BYTES = 2**31
 
 
-def chunks(base: str, name: str, timeout: float) -> Generator[bytes, None, None]:
-    """The bytes of a file below a folder or address, as they arrive.
+class Unusable(Exception):
+    """A source, or one of its files, cannot be used; the message is the reason."""
 
-    Raises:
-        Unusable: it cannot be supplied; the message says why.
-    """
+    def __init__(self, reason: str, *, retryable: bool = False) -> None:
+        super().__init__(without_credentials(reason))
+        self.retryable = retryable
+
+
+class NotThere(Unusable):
+    """The source has no such file, or does not show it to us."""
+
+
+class WrongDigest(Unusable):
+    """The file is not the expected one."""
+
+
+class Interrupted(Unusable, ValueError):
+    """Worth another attempt at once, which pooch makes after a `ValueError`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, retryable=True)
+
+
+def chunks(base: str, name: str, timeout: float) -> Generator[bytes, None, None]:
+    """The bytes of a file below a folder or address, as they arrive."""
     if base.startswith(("http://", "https://")):
         yield from _http_chunks(f"{base}/{name}", timeout)
     elif "://" in base:
@@ -38,11 +59,7 @@ def chunks(base: str, name: str, timeout: float) -> Generator[bytes, None, None]
 
 
 def find(base: str, name: str, timeout: float) -> None:
-    """Make sure that a file is below an address, without downloading it.
-
-    Raises:
-        Unusable: it is not, or the address does not answer; the message says why.
-    """
+    """Make sure that a file is below an address, without downloading it."""
     if base.startswith(("http://", "https://")):
         with contextlib.closing(chunks(base, name, timeout)) as beginning:
             next(beginning, None)
@@ -80,40 +97,36 @@ def _http_chunks(url: str, timeout: float) -> Generator[bytes, None, None]:
     pooch's own downloader waits until a block is full, however slowly its bytes arrive, so it
     cannot bound the time; nor does it keep a server from unpacking the files on the way.
     """
-    with _http_reasons(timeout), _client(timeout) as client, client.stream("GET", url) as response:
+    request = httpx.stream(
+        "GET",
+        url,
+        timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+        follow_redirects=True,
+        # The files are gzip themselves: asking for no encoding keeps a server from wrapping them.
+        headers={"accept-encoding": "identity"},
+    )
+    with _http_reasons(timeout), request as response:
         _check_status(response)
         length = response.headers.get("content-length", "")
         total = int(length) if length.isdigit() else 0
         of_total = f" of {total / 1e6:.1f}" if total else ""
-        began, received = time.monotonic(), 0
+        began = time.monotonic()
         with track(url.rpartition("/")[2], total) as advance:
             for chunk in response.iter_raw():
                 yield chunk
-                received += len(chunk)
+                received, elapsed = response.num_bytes_downloaded, time.monotonic() - began
                 advance(received, f"{received / 1e6:.1f}{of_total} MB")
-                elapsed = time.monotonic() - began
                 if elapsed > timeout + received / _MIN_BYTES_PER_SECOND:
                     raise Unusable(f"too slow: {received:,} bytes in {elapsed:.0f} s")
                 if received > _MAX_BYTES:
                     raise Unusable(f"sends more than {_MAX_BYTES:,} bytes")
 
 
-def _client(timeout: float) -> httpx.Client:
-    return httpx.Client(
-        timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
-        follow_redirects=True,
-        # The files are gzip themselves: asking for no encoding keeps a server from wrapping them.
-        headers={"accept-encoding": "identity"},
-    )
-
-
 def _check_status(response: httpx.Response) -> None:
     status = response.status_code
     answer = f"HTTP {status} {response.reason_phrase}"
-    if status in (404, 410):
-        raise NotThere(f"is not there ({answer})")
-    if status in (401, 403):  # the answer of many buckets for a file that does not exist
-        raise NotThere(answer)
+    if status in (401, 403, 404, 410):  # many buckets answer 403 for a file that does not exist
+        raise NotThere(f"is not there, or not for everybody ({answer})")
     if status >= 500 or status == 429:
         raise Interrupted(answer)
     if response.is_error:
@@ -126,18 +139,17 @@ def _http_reasons(timeout: float) -> Iterator[None]:
         yield
     except Unusable:
         raise
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         # Not tried again at once, since the next mirror is the better choice.
         raise Unusable(f"cannot connect ({str(error) or 'no answer'})", retryable=True) from error
     except httpx.TimeoutException as error:
         raise Interrupted(f"no answer within {timeout:g} s") from error
-    except httpx.RemoteProtocolError as error:
-        raise Interrupted(f"connection dropped ({error})") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
         raise Unusable(f"not a usable address ({error})") from error
     except httpx.HTTPError as error:
-        raise Interrupted(f"{type(error).__name__}: {error}") from error
-    except (OSError, ValueError, ImportError) as error:
+        reason = str(error) or type(error).__name__
+        raise Interrupted(f"connection dropped ({reason})") from error
+    except (OSError, ImportError, ValueError) as error:
         raise Unusable(
             f"cannot set up a connection ({error}): check SSL_CERT_FILE, SSL_CERT_DIR and the "
             "proxy variables of the environment"
