@@ -41,6 +41,11 @@ class Setting:
         """The environment variable that sets it."""
         return ENV_PREFIX + self.name.upper().replace(".", _DELIMITER)
 
+    @property
+    def help(self) -> str:
+        """What a command's help says of it."""
+        return f"{self.meaning}\n{self.allowed} | default {self.default} | {self.variable}"
+
 
 @cache
 def all_settings() -> tuple[Setting, ...]:

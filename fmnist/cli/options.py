@@ -2,12 +2,12 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter, Token
 
-from fmnist.configure import Setting, all_settings, as_text
+from fmnist.configure import all_settings, as_text
 from fmnist.errors import SettingsError
 from fmnist.settings import RENAMED, Settings, read_sources, sections
 
@@ -86,36 +86,27 @@ def pop_settings(arguments: dict[str, Any]) -> Mapping[str, str]:
     return {name: texts[-1] for name, texts in given.items() if texts}
 
 
-def _setting_parameters(shown: tuple[str, ...]) -> list[inspect.Parameter]:
+def _setting_parameters(shown: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    """An option for each setting by each of its names; those of other sections are not shown."""
+    settings = {setting.name: setting for setting in all_settings()}
     groups = {
         name: Group(name, (section.__doc__ or "").strip(), sort_key=index)
         for index, (name, section) in enumerate(sections().items(), start=10)
     }
-    parameters = [
-        _parameter(setting.name, groups, setting if setting.name.split(".")[0] in shown else None)
-        for setting in all_settings()
-    ]
-    return [*parameters, *(_parameter(f"training.{name}", groups, None) for name in RENAMED)]
-
-
-def _parameter(name: str, groups: Mapping[str, Group], shown: Setting | None) -> inspect.Parameter:
-    about = (
-        f"{shown.meaning}\n{shown.allowed} | default {shown.default} | {shown.variable}"
-        if shown
-        else ""
-    )
-    section = name.partition(".")[0]
-    # Read as text, the last one counting if it is repeated: the settings check values themselves.
-    parameter = Parameter(
-        name=f"--{name}", group=groups[section], metavar="VALUE", negative="", help=about,
-        show=shown is not None, show_default=False,
-    )  # fmt: skip
-    return inspect.Parameter(
-        name.replace(".", "__"),
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[list[str] | None, parameter],
-    )
+    for name in (*settings, *(f"training.{earlier}" for earlier in RENAMED)):
+        section = name.partition(".")[0]
+        setting = settings.get(name) if section in shown else None
+        # Read as text, the last one counting if it is repeated: the settings check values themselves.
+        parameter = Parameter(
+            name=f"--{name}", group=groups[section], metavar="VALUE", negative="",
+            help=setting.help if setting else "", show=setting is not None, show_default=False,
+        )  # fmt: skip
+        yield inspect.Parameter(
+            name.replace(".", "__"),
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[list[str] | None, parameter],
+        )
 
 
 def settings_with_origin(settings: Settings, overrides: Mapping[str, str]) -> list[str]:

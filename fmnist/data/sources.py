@@ -63,10 +63,10 @@ def find(base: str, name: str, timeout: float) -> None:
     if base.startswith(("http://", "https://")):
         with contextlib.closing(chunks(base, name, timeout)) as beginning:
             next(beginning, None)
-        return
-    with _store_reasons():
-        if name not in open_store(base).list_names(""):
-            raise NotThere("is not there")
+    else:
+        with _store_reasons():
+            if name not in open_store(base).list_names(""):
+                raise NotThere("is not there")
 
 
 @contextlib.contextmanager

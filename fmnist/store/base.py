@@ -116,7 +116,7 @@ def open_store(url: str, *, single_publisher: bool = False) -> Store:
     first, which is safe as long as nobody else writes at that moment.
 
     Raises:
-        StoreError: the folder's home or this machine's AWS configuration cannot be used.
+        StoreError: the AWS configuration of this machine cannot be used.
     """
     scheme, separator, _ = url.partition("://")
     kind = resolve_name(STORES[scheme if separator else ""])

@@ -33,12 +33,7 @@ class FolderStore:
     def __init__(self, url: str, *, single_publisher: bool = False) -> None:
         """Name the folder. Conditions hold in any, so `single_publisher` changes nothing."""
         self.url = url
-        try:
-            self._root = Path(url).expanduser()
-        except RuntimeError as error:
-            raise StoreError(
-                f"store folder {url} is in the home of an unknown user; correct store.url"
-            ) from error
+        self._root = Path(url).expanduser()
 
     def check(self) -> bool:
         """See `Store.check`."""
@@ -103,11 +98,9 @@ class FolderStore:
 
     def read(self, key: str) -> bytes | None:
         """See `Store.read`."""
-        with self._errors():
-            try:
-                return self._path(key).read_bytes()
-            except FileNotFoundError:
-                return None
+        with self._errors(), contextlib.suppress(FileNotFoundError):
+            return self._path(key).read_bytes()
+        return None
 
     def get(self, key: str) -> StoredObject | None:
         """See `Store.get`."""
@@ -117,15 +110,13 @@ class FolderStore:
 
     def list_names(self, prefix: str) -> list[str]:
         """See `Store.list_names`."""
-        with self._errors():
-            try:
-                return sorted(
-                    f"{path.name}/" if path.is_dir() else path.name
-                    for path in self._path(prefix).iterdir()
-                    if not path.name.startswith(".")
-                )
-            except FileNotFoundError:
-                return []
+        with self._errors(), contextlib.suppress(FileNotFoundError):
+            return sorted(
+                f"{path.name}/" if path.is_dir() else path.name
+                for path in self._path(prefix).iterdir()
+                if not path.name.startswith(".")
+            )
+        return []
 
     def list_entries(self, prefix: str) -> Mapping[str, Entry]:
         """See `Store.list_entries`."""
@@ -149,15 +140,10 @@ class FolderStore:
             target.unlink(missing_ok=True)
             flush_folder(target.parent)
             # An emptied folder goes with its last object, as it would in a bucket.
-            for folder in target.parents:
-                if folder == self._root:
-                    break
-                try:
-                    folder.rmdir()
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    break
+            with contextlib.suppress(OSError):
+                for folder in target.relative_to(self._root).parents[:-1]:
+                    with contextlib.suppress(FileNotFoundError):
+                        (self._root / folder).rmdir()
 
     def clock(self) -> None:
         """See `Store.clock`."""
@@ -184,7 +170,7 @@ class FolderStore:
         """Keep every other process from changing objects; the lock ends with its process."""
         lock = FileLock(self._root / _LOCK, timeout=_LONGEST_WAIT_FOR_LOCK, fallback_to_soft=False)
         try:
-            lock.acquire()
+            held = lock.acquire()
         except Timeout as error:
             raise StoreError(
                 f"{self._root / _LOCK} was held by another process for more than "
@@ -193,10 +179,8 @@ class FolderStore:
             ) from error
         except NotImplementedError as error:
             raise self._unsuitable("locks") from error
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -132,8 +132,8 @@ class S3Store:
             raise
 
     def _put(self, key: str, content: bytes, **condition: str) -> None:
-        place = {"Bucket": self._bucket, "Key": self._prefix + key}
-        self._request(lambda: self._client.put_object(**place, Body=content, **condition))
+        put = self._client.put_object
+        self._request(put, Key=self._prefix + key, Body=content, **condition)
 
     def read(self, key: str) -> bytes | None:
         """See `Store.read`."""
@@ -143,22 +143,20 @@ class S3Store:
     def get(self, key: str) -> StoredObject | None:
         """See `Store.get`."""
 
-        def get() -> StoredObject | None:
+        def get(**place: str) -> StoredObject | None:
             try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+                answer = self._client.get_object(**place)
                 return StoredObject(answer["Body"].read(), answer.get("ETag", ""))
             except self._client.exceptions.NoSuchKey:
                 return None
 
-        return self._request(get)
+        return self._request(get, Key=self._prefix + key)
 
     def list_names(self, prefix: str) -> list[str]:
         """See `Store.list_names`."""
-        found = [
-            item.get("Prefix") or item["Key"]
-            for page in self._pages(prefix, Delimiter="/")
-            for item in (*page.get("CommonPrefixes", ()), *page.get("Contents", ()))
-        ]
+        listing = self._list(prefix, Delimiter="/")
+        found = [folder["Prefix"] for folder in listing.get("CommonPrefixes", ())]
+        found += [item["Key"] for item in listing.get("Contents", ())]
         below = (key.removeprefix(self._prefix + prefix) for key in found)
         return sorted(name for name in below if name and not name.startswith("."))
 
@@ -166,8 +164,7 @@ class S3Store:
         """See `Store.list_entries`."""
         found = {
             item["Key"].removeprefix(self._prefix): Entry(item["Size"], item["LastModified"])
-            for page in self._pages(prefix)
-            for item in page.get("Contents", ())
+            for item in self._list(prefix).get("Contents", ())
         }
         return {
             key: entry
@@ -175,39 +172,40 @@ class S3Store:
             if not key.endswith("/") and "/." not in f"/{key}"
         }
 
-    def _pages(self, prefix: str, **options: str) -> list[Any]:
-        listing = self._client.get_paginator("list_objects_v2")
-        options |= {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
-        return self._request(lambda: list(listing.paginate(**options)))
+    def _list(self, prefix: str, **options: str) -> Mapping[str, Any]:
+        def all_pages(**place: str) -> Mapping[str, Any]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(**place, **options)
+            found: Mapping[str, Any] = pages.build_full_result()
+            return found
+
+        return self._request(all_pages, Prefix=self._prefix + prefix)
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
-        place = {"Bucket": self._bucket, "Key": self._prefix + key}
-        self._request(lambda: self._client.delete_object(**place))
+        self._request(self._client.delete_object, Key=self._prefix + key)
 
     def clock(self) -> datetime | None:
         """See `Store.clock`. Each answer states the time (RFC 9110, 6.6.1)."""
-        place = {"Bucket": self._bucket, "Prefix": self._prefix}
-        answer = self._request(lambda: self._client.list_objects_v2(**place, MaxKeys=1))
+        answer = self._request(self._client.list_objects_v2, Prefix=self._prefix, MaxKeys=1)
         try:
             date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
         except (KeyError, ValueError):
             return None
         return date if date.tzinfo else date.replace(tzinfo=UTC)
 
-    def _request(self, action: Callable[[], Answer]) -> Answer:
-        """Do it, and repeat it after a pause if the server asks for that or its answer broke off.
+    def _request(self, action: Callable[..., Answer], **place: Any) -> Answer:
+        """Do it in the bucket; again after a pause if the server asks for that or breaks off.
 
         boto3 itself repeats everything else that is worth another attempt.
         """
         for pause in _PAUSES:
             try:
                 with self._errors():
-                    return action()
+                    return action(Bucket=self._bucket, **place)
             except _Again:
                 time.sleep(pause)
         with self._errors():
-            return action()
+            return action(Bucket=self._bucket, **place)
 
     def location(self, key: str) -> str:
         """See `Store.location`."""

@@ -133,6 +133,7 @@ REFUSED = {
     "no bucket": ("s3://", "names no bucket"),
     "no bucket, but a prefix": ("s3:///prefix", "names no bucket"),
     "parent": ("s3://bucket/../other", r"\.\."),
+    "home of nobody": ("~nobody-of-this-name/models", "unknown user"),
     "parent at the end": ("s3://bucket/a/..", r"\.\."),
     "delete character": ("folder\x7f", "control"),
     "query": ("s3://bucket/a?versionId=1", r"\?"),

@@ -77,11 +77,6 @@ def test_a_home_folder_may_be_written_with_a_tilde(
     assert (tmp_path / "models" / "a").read_bytes() == b"1"
 
 
-def test_the_home_of_nobody_is_a_clear_failure() -> None:
-    """A `~` with the name of a user who does not exist is reported as any unusable store is."""
-    failure(lambda: open_store("~nobody-of-this-name/models").check(), "~nobody", retryable=False)
-
-
 def test_a_folder_store_leaves_only_its_objects(tmp_path: Path) -> None:
     """Beside its lock a folder holds the objects, readable by everyone, and no more."""
     store = FolderStore(str(tmp_path / "s"))
