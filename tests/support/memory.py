@@ -9,9 +9,9 @@ from fmnist.store.folder import FolderStore
 
 
 class MemoryStore:
-    """A store in memory that records its writes; `before` is called ahead of each of them.
+    """A store in memory that records its writes, but not those that it refuses.
 
-    So is `after` behind it. A write that was refused is not recorded.
+    `before` is called ahead of each of them, `after` behind it.
     """
 
     url = "memory"
@@ -24,18 +24,15 @@ class MemoryStore:
         self.after: Callable[[str, str], None] = lambda verb, key: None
 
     def check(self) -> bool:
-        """Find nothing wrong."""
         return True
 
     def put_if_absent(self, key: str, content: bytes) -> None:
-        """Write an object that is not there yet."""
         self.before("put_if_absent", key)
         if self.objects.get(key, content) != content:
             raise Conflict(f"{key} is already there with other content")
         self._write("put_if_absent", key, content)
 
     def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
-        """Write an object in place of that version of it."""
         self.before("compare_and_swap", key)
         found = self.get(key)
         if (found.version if found else None) != version and self.objects.get(key) != content:
@@ -43,24 +40,19 @@ class MemoryStore:
         self._write("compare_and_swap", key, content)
 
     def read(self, key: str) -> bytes | None:
-        """The object's content, if there is one."""
         return self.objects.get(key)
 
     def get(self, key: str) -> StoredObject | None:
-        """The object's content with its version, if there is one."""
-        content = self.objects.get(key)
-        return (
-            None if content is None else StoredObject(content, hashlib.sha256(content).hexdigest())
-        )
+        if (content := self.objects.get(key)) is None:
+            return None
+        return StoredObject(content, hashlib.sha256(content).hexdigest())
 
     def list_names(self, prefix: str) -> list[str]:
-        """What lies directly below a prefix, but for names that start with a dot."""
         below = (key.removeprefix(prefix) for key in self.objects if key.startswith(prefix))
         names = {name.partition("/")[0] + "/" * ("/" in name) for name in below}
         return sorted(name for name in names if not name.startswith("."))
 
     def list_entries(self, prefix: str) -> Mapping[str, Entry]:
-        """Every object below a prefix."""
         return {
             key: Entry(len(content), self.modified[key])
             for key, content in self.objects.items()
@@ -68,7 +60,6 @@ class MemoryStore:
         }
 
     def delete(self, key: str) -> None:
-        """Remove an object."""
         self.before("delete", key)
         self.objects.pop(key, None)
         self.writes.append(("delete", key))
@@ -78,7 +69,6 @@ class MemoryStore:
         """This machine's."""
 
     def location(self, key: str) -> str:
-        """Where the object lies."""
         return f"memory/{key}"
 
     def _write(self, verb: str, key: str, content: bytes) -> None:
@@ -97,19 +87,16 @@ class WatchedFolder(FolderStore):
         self.after: Callable[[str, str], None] = lambda verb, key: None
 
     def put_if_absent(self, key: str, content: bytes) -> None:
-        """Write an object that is not there yet."""
         self.before("put_if_absent", key)
         super().put_if_absent(key, content)
         self.after("put_if_absent", key)
 
     def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
-        """Write an object in place of that version of it."""
         self.before("compare_and_swap", key)
         super().compare_and_swap(key, version, content)
         self.after("compare_and_swap", key)
 
     def delete(self, key: str) -> None:
-        """Remove an object."""
         self.before("delete", key)
         super().delete(key)
         self.after("delete", key)

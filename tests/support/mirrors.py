@@ -7,7 +7,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +15,17 @@ import numpy as np
 import pytest
 
 from fmnist.data.fetch import SUMS
-from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, FetchedData
+from fmnist.data.records import (
+    FILES,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    FetchedData,
+)
 from fmnist.settings import DataSettings
 from tests.support.processes import free_port
+from tests.support.tiny_s3 import serving
 
 Contents = dict[str, bytes]
 
@@ -64,7 +72,7 @@ def damaged(content: bytes) -> bytes:
 
 
 def write(contents: Contents, folder: Path) -> Path:
-    """Write the files into a folder."""
+    """Write the files into a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -73,12 +81,8 @@ def write(contents: Contents, folder: Path) -> Path:
 
 def paths_of(fetched: FetchedData) -> dict[str, Path]:
     """The paths of the files that were fetched, by standard name."""
-    return {
-        TRAIN_IMAGES: fetched.train_images,
-        TRAIN_LABELS: fetched.train_labels,
-        TEST_IMAGES: fetched.test_images,
-        TEST_LABELS: fetched.test_labels,
-    }
+    paths = (fetched.train_images, fetched.train_labels, fetched.test_images, fetched.test_labels)
+    return dict(zip(FILES, paths, strict=True))
 
 
 def read(fetched: FetchedData) -> Contents:
@@ -144,6 +148,7 @@ class Mirror:
     def __init__(
         self, name: str, contents: Contents, behaviour: Behaviour, log: list[Request]
     ) -> None:
+        self.url = ""
         self.requests: list[Request] = []
         self.closing = threading.Event()
         mirror = self
@@ -163,45 +168,30 @@ class Mirror:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
+        self.handler = Handler
 
     @property
     def asked(self) -> list[str]:
         """The names of the files it was asked for, in order."""
         return [request.name for request in self.requests]
 
-    def close(self) -> None:
-        """Stop serving and release whoever still waits."""
-        self.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
 
 class Mirrors:
     """The servers of one test, and everything they were asked, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, running: contextlib.ExitStack) -> None:
         self.log: list[Request] = []
-        self._started: list[Mirror] = []
+        self._running = running
 
     def start(
         self, behaviour: Behaviour | None = None, contents: Contents = OFFICIAL, name: str = ""
     ) -> Mirror:
         """Start a server: by default a good one, with the official files."""
         mirror = Mirror(name, contents, behaviour or honest, self.log)
-        self._started.append(mirror)
+        mirror.url = self._running.enter_context(serving(mirror.handler))
+        # Whoever still waits is released first.
+        self._running.callback(mirror.closing.set)
         return mirror
-
-    def close(self) -> None:
-        """Stop all."""
-        for mirror in self._started:
-            mirror.close()
 
 
 def honest(_: Mirror, reply: Reply) -> None:
@@ -269,8 +259,7 @@ def meeting(parties: int, files: tuple[str, ...]) -> Behaviour:
     barriers = {name: threading.Barrier(parties, timeout=60) for name in files}
 
     def behave(mirror: Mirror, reply: Reply) -> None:
-        barrier = barriers.get(reply.request.name)
-        if not barrier:
+        if not (barrier := barriers.get(reply.request.name)):
             honest(mirror, reply)
             return
         barrier.wait()
@@ -314,9 +303,8 @@ def official(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def mirrors(official: None) -> Iterator[Mirrors]:
     """A maker of servers, all of which end with the test."""
-    started = Mirrors()
-    yield started
-    started.close()
+    with contextlib.ExitStack() as running:
+        yield Mirrors(running)
 
 
 @pytest.fixture

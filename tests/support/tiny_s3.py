@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import botocore.loaders
@@ -77,6 +77,7 @@ def etag(content: bytes) -> str:
 def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
     """Start the server, and point this process's environment at it."""
     state = TinyS3()
+    monkeypatch.setattr("botocore.session.create_loader", one_loader)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -84,11 +85,8 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             """The server's clock, as each answer tells it."""
-            if state.date is not None:
-                return state.date
-            return super().date_time_string(
-                (timestamp or time.time()) + state.clock.total_seconds()
-            )
+            now = (timestamp or time.time()) + state.clock.total_seconds()
+            return super().date_time_string(now) if state.date is None else state.date
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -101,10 +99,9 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
                 status = state.put(key, body, absent, self.headers.get("If-Match"))
                 version = etag(body)
             elif "list-type" in address.query:
-                query = {name: values[0] for name, values in parse_qs(address.query).items()}
-                content = state.listing(
-                    key.rstrip("/"), query.get("prefix", ""), query.get("delimiter", "")
-                ).encode()
+                query = dict(parse_qsl(address.query))
+                prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+                content = state.listing(key.rstrip("/"), prefix, delimiter).encode()
             elif self.command == "DELETE":
                 state.objects.pop(key, None)
                 status = 204
@@ -126,7 +123,7 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
         do_GET = do_PUT = do_DELETE = _answer  # noqa: N815
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            pass
 
     with serving(Handler) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
