@@ -1,43 +1,59 @@
 """A store in memory, and hooks around every write, for tests that stop or meddle in between."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from fmnist.store.base import Conflict, Entry, StoredObject
 from fmnist.store.folder import FolderStore
 
 
-class MemoryStore:
-    """A store in memory that records its writes, but not those that it refuses.
+class Watched:
+    """Calls `before` ahead of every write, and records it and calls `after` unless it is refused."""
 
-    `before` is called ahead of each of them, `after` behind it.
-    """
+    def __init__(self) -> None:
+        self.writes: list[tuple[str, str]] = []
+        self.before: Callable[[str, str], None] = lambda verb, key: None
+        self.after: Callable[[str, str], None] = lambda verb, key: None
+
+    @contextmanager
+    def _writing(self, verb: str, key: str) -> Iterator[None]:
+        self.before(verb, key)
+        yield
+        self.writes.append((verb, key))
+        self.after(verb, key)
+
+
+class MemoryStore(Watched):
+    """A store in memory."""
 
     url = "memory"
 
     def __init__(self) -> None:
+        super().__init__()
         self.objects: dict[str, bytes] = {}
         self.modified: dict[str, datetime] = {}
-        self.writes: list[tuple[str, str]] = []
-        self.before: Callable[[str, str], None] = lambda verb, key: None
-        self.after: Callable[[str, str], None] = lambda verb, key: None
 
     def check(self) -> bool:
         return True
 
     def put_if_absent(self, key: str, content: bytes) -> None:
-        self.before("put_if_absent", key)
-        if self.objects.get(key, content) != content:
-            raise Conflict(f"{key} is already there with other content")
-        self._write("put_if_absent", key, content)
+        with self._writing("put_if_absent", key):
+            if self.objects.get(key, content) != content:
+                raise Conflict(f"{key} is already there with other content")
+            self._keep(key, content)
 
     def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
-        self.before("compare_and_swap", key)
-        found = self.get(key)
-        if (found.version if found else None) != version and self.objects.get(key) != content:
-            raise Conflict(f"{key} was changed")
-        self._write("compare_and_swap", key, content)
+        with self._writing("compare_and_swap", key):
+            found = self.get(key)
+            if (found.version if found else None) != version and self.objects.get(key) != content:
+                raise Conflict(f"{key} was changed")
+            self._keep(key, content)
+
+    def _keep(self, key: str, content: bytes) -> None:
+        self.objects[key] = content
+        self.modified[key] = datetime.now(UTC)
 
     def read(self, key: str) -> bytes | None:
         return self.objects.get(key)
@@ -60,10 +76,8 @@ class MemoryStore:
         }
 
     def delete(self, key: str) -> None:
-        self.before("delete", key)
-        self.objects.pop(key, None)
-        self.writes.append(("delete", key))
-        self.after("delete", key)
+        with self._writing("delete", key):
+            self.objects.pop(key, None)
 
     def clock(self) -> None:
         """This machine's."""
@@ -71,32 +85,22 @@ class MemoryStore:
     def location(self, key: str) -> str:
         return f"memory/{key}"
 
-    def _write(self, verb: str, key: str, content: bytes) -> None:
-        self.objects[key] = content
-        self.modified[key] = datetime.now(UTC)
-        self.writes.append((verb, key))
-        self.after(verb, key)
 
-
-class WatchedFolder(FolderStore):
-    """A store in a folder that calls `before` and `after` as a `MemoryStore` does."""
+class WatchedFolder(Watched, FolderStore):
+    """A store in a folder."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.before: Callable[[str, str], None] = lambda verb, key: None
-        self.after: Callable[[str, str], None] = lambda verb, key: None
+        Watched.__init__(self)
+        FolderStore.__init__(self, url)
 
     def put_if_absent(self, key: str, content: bytes) -> None:
-        self.before("put_if_absent", key)
-        super().put_if_absent(key, content)
-        self.after("put_if_absent", key)
+        with self._writing("put_if_absent", key):
+            super().put_if_absent(key, content)
 
     def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
-        self.before("compare_and_swap", key)
-        super().compare_and_swap(key, version, content)
-        self.after("compare_and_swap", key)
+        with self._writing("compare_and_swap", key):
+            super().compare_and_swap(key, version, content)
 
     def delete(self, key: str) -> None:
-        self.before("delete", key)
-        super().delete(key)
-        self.after("delete", key)
+        with self._writing("delete", key):
+            super().delete(key)

@@ -1,5 +1,6 @@
 """What every kind of store must do; each kind's tests import it beside a fixture `store`."""
 
+import functools
 import os
 import secrets
 from collections.abc import Callable
@@ -31,33 +32,23 @@ def failure(action: Callable[[], object], *named: str, retryable: bool) -> str:
     return message
 
 
-def actions(store: Store) -> list[Callable[[], object]]:
-    """Each verb of a store, as an action."""
-    return [
-        store.check,
-        lambda: store.put_if_absent("a/b", b"1"),
-        lambda: store.compare_and_swap("a/b", None, b"1"),
-        lambda: store.delete("a/b"),
-        lambda: store.read("a/b"),
-        lambda: store.get("a/b"),
-        lambda: store.list_names("a/"),
-        lambda: store.list_entries("a/"),
-    ]
-
-
-VERBS = [
-    "check",
-    "put_if_absent",
-    "compare_and_swap",
-    "delete",
-    "read",
-    "get",
-    "list_names",
-    "list_entries",
-]
-
-
-every_verb = pytest.mark.parametrize("verb", range(len(VERBS)), ids=VERBS)
+Action = Callable[..., object]
+VERBS: dict[str, Action] = {
+    "check": lambda store: store.check(),
+    "put_if_absent": lambda store, key="a/b": store.put_if_absent(key, b"1"),
+    "compare_and_swap": lambda store, key="a/b": store.compare_and_swap(key, None, b"1"),
+    "delete": lambda store, key="a/b": store.delete(key),
+    "read": lambda store, key="a/b": store.read(key),
+    "get": lambda store, key="a/b": store.get(key),
+    "list_names": lambda store, key="a/b": store.list_names(f"{key}/"),
+    "list_entries": lambda store, key="a/b": store.list_entries(f"{key}/"),
+}
+CONDITIONAL: dict[str, Action] = {
+    "put_if_absent": lambda store: store.put_if_absent("a", b"content"),
+    "compare_and_swap": lambda store: store.compare_and_swap("a", None, b"content"),
+}
+every_verb = pytest.mark.parametrize("act", VERBS.values(), ids=VERBS)
+every_write = pytest.mark.parametrize("write", CONDITIONAL.values(), ids=CONDITIONAL)
 
 
 def replace(store: Store, key: str, content: bytes) -> None:
@@ -71,17 +62,6 @@ def conflict(action: Callable[[], object], *named: str) -> None:
     failure(action, "nothing is overwritten", *named, retryable=False)
     with pytest.raises(Conflict):
         action()
-
-
-def writes(store: Store) -> list[Callable[[], object]]:
-    """The writes that have a condition."""
-    return [
-        lambda: store.put_if_absent("a", b"content"),
-        lambda: store.compare_and_swap("a", None, b"content"),
-    ]
-
-
-conditional = pytest.mark.parametrize("verb", [0, 1], ids=["put_if_absent", "compare_and_swap"])
 
 
 def refuse_what_they_see(store: Store) -> None:
@@ -105,32 +85,23 @@ def refuse_what_they_see(store: Store) -> None:
 def only_one_wins(store: Store) -> None:
     """Of several threads that create or swap one object at a time, exactly one must succeed."""
 
-    def create(number: int) -> int | None:
-        try:
-            store.put_if_absent("contested", b"%d" % number * 1000)
-        except StoreError:
-            return None
-        return number
+    def one_wins(write: Callable[[bytes], None], refusal: type[StoreError]) -> None:
+        def attempt(content: bytes) -> bytes | None:
+            try:
+                write(content)
+            except refusal:
+                return None
+            return content
 
-    with ThreadPoolExecutor(8) as pool:
-        winners = [number for number in pool.map(create, range(8)) if number is not None]
-    assert len(winners) == 1
-    assert store.read("contested") == b"%d" % winners[0] * 1000
+        contents = [secrets.token_bytes(2000) for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            (winner,) = filter(None, pool.map(attempt, contents))
+        assert store.read("contested") == winner
 
+    one_wins(functools.partial(store.put_if_absent, "contested"), StoreError)
     found = store.get("contested")
     assert found
-
-    def swap(number: int) -> int | None:
-        try:
-            store.compare_and_swap("contested", found.version, b"%d" % number * 2000)
-        except Conflict:
-            return None
-        return number
-
-    with ThreadPoolExecutor(8) as pool:
-        winners = [number for number in pool.map(swap, range(8)) if number is not None]
-    assert len(winners) == 1
-    assert store.read("contested") == b"%d" % winners[0] * 2000
+    one_wins(functools.partial(store.compare_and_swap, "contested", found.version), Conflict)
 
 
 def test_an_empty_store_passes_its_check_again_and_again(store: Store) -> None:
@@ -159,23 +130,13 @@ def test_what_is_not_there_reads_as_none(store: Store, key: str) -> None:
     assert store.read(key) is None
 
 
-def test_creating_the_same_again_is_harmless(store: Store) -> None:
-    """An object with the very same content counts as one's own earlier success."""
-    store.put_if_absent("runs/a", b"same")
-    store.put_if_absent("runs/a", b"same")
-    assert store.read("runs/a") == b"same"
-
-
 @pytest.mark.parametrize("other", [b"", b"diff", b"longer than before"])
 def test_creating_never_overwrites(store: Store, other: bytes) -> None:
-    """An object with other content is left alone, and the refusal names it."""
-    store.put_if_absent("runs/a", b"same")
-    failure(
-        lambda: store.put_if_absent("runs/a", other),
-        store.location("runs/a"),
-        "already there with other content",
-        retryable=False,
-    )
+    """The same content counts as one's own earlier success; other content is named and refused."""
+    for _ in range(2):
+        store.put_if_absent("runs/a", b"same")
+    where, told = store.location("runs/a"), "already there with other content"
+    conflict(lambda: store.put_if_absent("runs/a", other), where, told)
     assert store.read("runs/a") == b"same"
 
 
@@ -221,8 +182,8 @@ def test_swapping_a_deleted_object_is_a_conflict(store: Store) -> None:
 
 def test_swapping_the_same_again_is_harmless(store: Store) -> None:
     """An object with that content already counts as success, whatever version was given."""
-    for version in (None, None):
-        store.compare_and_swap("head", version, b"first")
+    for _ in range(2):
+        store.compare_and_swap("head", None, b"first")
     first = store.get("head")
     assert first
     for _ in range(2):
@@ -243,17 +204,9 @@ def test_keys_do_not_disturb_each_other(store: Store) -> None:
 def test_names_are_what_lies_directly_below(store: Store) -> None:
     """Objects by their name, and each folder once with a slash; in order, without dot names."""
     assert store.list_names("runs/") == []
-    for key in (
-        "runs/b/1",
-        "runs/b/2",
-        "runs/b/c/3",
-        "runs/a",
-        "runs/ü x",
-        "runs.json",
-        "runs-2/x",
-    ):
-        store.put_if_absent(key, b"1")
-    for key in ("runs/.hidden", "runs/.folder/x", ".at-the-top"):
+    for name in ("b/1", "b/2", "b/c/3", "a", "ü x", ".hidden", ".folder/x"):
+        store.put_if_absent(f"runs/{name}", b"1")
+    for key in ("runs.json", "runs-2/x", ".at-the-top"):
         store.put_if_absent(key, b"1")
     assert store.list_names("runs/") == ["a", "b/", "ü x"]
     assert store.list_names("runs/b/") == ["1", "2", "c/"]

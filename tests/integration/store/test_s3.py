@@ -11,19 +11,20 @@ from typing import Any
 import boto3
 import pytest
 
-from fmnist.store.base import Conflict, Store, StoredObject, open_store
+from fmnist.store.base import Conflict, Store, open_store
 from fmnist.store.s3 import S3Store
 from tests.support.processes import S3Server, new_bucket
 from tests.support.store_contract import *  # noqa: F403
 from tests.support.store_contract import (
-    actions,
-    conditional,
+    CONDITIONAL,
+    VERBS,
+    Action,
     every_verb,
+    every_write,
     failure,
     only_one_wins,
     refuse_what_they_see,
     replace,
-    writes,
 )
 from tests.support.tiny_s3 import SECRET, refusal
 
@@ -83,11 +84,11 @@ def test_a_bucket_without_a_prefix_is_a_store(bucket: str) -> None:
 
 
 @every_verb
-def test_a_missing_bucket_is_reported(minio: S3Server, verb: int) -> None:
+def test_a_missing_bucket_is_reported(minio: S3Server, act: Action) -> None:
     """A bucket that does not exist is named with its server, and what to do about it."""
     store = open_store("s3://not-there-at-all/runs")
     failure(
-        actions(store)[verb], "'not-there-at-all'", minio.endpoint, "create it", "store.url",
+        lambda: act(store), "'not-there-at-all'", minio.endpoint, "create it", "store.url",
         retryable=False,
     )  # fmt: skip
 
@@ -95,13 +96,13 @@ def test_a_missing_bucket_is_reported(minio: S3Server, verb: int) -> None:
 @every_verb
 @pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
 def test_a_wrong_key_is_reported_without_showing_it(
-    bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch, variable: str, verb: int
+    bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch, variable: str, act: Action
 ) -> None:
     """An unknown key or a wrong secret is reported as such, and neither is shown."""
     monkeypatch.setenv(variable, SECRET)
     store = open_store(f"s3://{bucket}")
     message = failure(
-        actions(store)[verb], bucket, minio.endpoint, "check the AWS credentials", retryable=False
+        lambda: act(store), bucket, minio.endpoint, "check the AWS credentials", retryable=False
     )
     assert minio.access_key not in message and minio.secret_key not in message
 
@@ -124,9 +125,11 @@ def test_a_key_without_the_right_to_write_is_reported(
     monkeypatch.setenv("AWS_SESSION_TOKEN", role["SessionToken"])
     store = open_store(f"s3://{bucket}")
     assert store.read("there") == b"1"
-    for action in actions(store)[:3]:
-        failure(action, bucket, minio.endpoint, "PutObject", "AccessDenied", "right to list, read "
-                "and write", retryable=False)  # fmt: skip
+    for verb in ("check", "put_if_absent", "compare_and_swap"):
+        failure(
+            lambda verb=verb: VERBS[verb](store), bucket, minio.endpoint,
+            "PutObject", "AccessDenied", "right to list, read and write", retryable=False,
+        )  # fmt: skip
 
 
 @dataclass
@@ -264,98 +267,81 @@ def test_a_retried_swap_that_others_wrote_over_is_a_conflict(bucket: str, proxy:
         return UNANSWERED if (command, before) == ("PUT", 0) else NOTHING
 
     proxy.meddle = meddle
-    conflict_once = pytest.raises(Conflict, match="changed by another publisher")
-    with conflict_once:
+    with pytest.raises(Conflict, match="changed by another publisher"):
         store.compare_and_swap("head", None, b"mine")
     assert store.read("head") == b"theirs"
 
 
-@conditional
+@every_write
 def test_a_write_whose_answers_were_all_lost_is_settled_by_reading(
-    verb: int, bucket: str, proxy: Proxy
+    write: Action, bucket: str, proxy: Proxy
 ) -> None:
     """If the object is there, it was written, even if no answer arrived."""
     store = S3Store(f"s3://{bucket}/runs")
     proxy.meddle = first(100, "PUT", UNANSWERED)
-    writes(store)[verb]()
+    write(store)
     assert proxy.answers == [("PUT", 200), *[("PUT", 412)] * 3, ("GET", 200)]
     assert store.read("a") == b"content"
 
 
-@conditional
+@every_write
 @pytest.mark.parametrize("there", [None, b"other"], ids=["nothing there", "another there"])
 def test_a_write_that_never_arrived_is_a_retryable_failure(
-    there: bytes | None, verb: int, bucket: str, proxy: Proxy
+    there: bytes | None, write: Action, bucket: str, proxy: Proxy
 ) -> None:
     """If the content is not there it was not written, and may be tried again."""
     store = S3Store(f"s3://{bucket}/runs")
     if there is not None:
         store.put_if_absent("a", there)
     proxy.meddle = lambda command, before: UNASKED if command == "PUT" else NOTHING
-    failure(writes(store)[verb], "cannot reach", retryable=True)
+    failure(lambda: write(store), "cannot reach", retryable=True)
     assert store.read("a") == there
 
 
-@conditional
+@every_write
 def test_a_write_that_cannot_be_settled_either_is_a_retryable_failure(
-    verb: int, bucket: str, proxy: Proxy
+    write: Action, bucket: str, proxy: Proxy
 ) -> None:
     """A server that no longer answers is reported as the cause of the failed write."""
     proxy.meddle = lambda command, before: UNANSWERED
-    failure(writes(S3Store(f"s3://{bucket}/runs"))[verb], "cannot reach", retryable=True)
+    failure(lambda: write(S3Store(f"s3://{bucket}/runs")), "cannot reach", retryable=True)
 
 
-@conditional
-def test_a_write_refused_with_409_is_repeated(verb: int, bucket: str, proxy: Proxy) -> None:
+@every_write
+def test_a_write_refused_with_409_is_repeated(write: Action, bucket: str, proxy: Proxy) -> None:
     """409 means that another request was in progress, so the same one is made again."""
     store = S3Store(f"s3://{bucket}/runs")
     proxy.meddle = first(3, "PUT", 409)
-    writes(store)[verb]()
+    write(store)
     assert proxy.answers == [*[("PUT", 409)] * 3, ("PUT", 200)]
     assert store.read("a") == b"content"
 
 
-@conditional
+@every_write
 def test_a_write_that_is_always_refused_with_409_is_a_retryable_failure(
-    verb: int, bucket: str, proxy: Proxy
+    write: Action, bucket: str, proxy: Proxy
 ) -> None:
     """After a few attempts it is reported, and nothing was written."""
     store = S3Store(f"s3://{bucket}/runs")
     proxy.meddle = first(100, "PUT", 409)
-    failure(writes(store)[verb], bucket, "409", "try again later", retryable=True)
+    failure(lambda: write(store), bucket, "409", "try again later", retryable=True)
     assert proxy.answers == [*[("PUT", 409)] * 4, ("GET", 404)]
     assert store.read("a") is None
 
 
-READS: dict[str, Callable[[Store], object]] = {
-    "read": lambda store: store.read("runs/a"),
-    "get": lambda store: store.get("runs/a"),
-    "list_names": lambda store: store.list_names("runs/"),
-    "list_entries": lambda store: store.list_entries("runs/").keys(),
-}
-
-
-@pytest.mark.parametrize("verb", READS)
+@pytest.mark.parametrize("verb", ["read", "get", "list_names", "list_entries"])
 def test_an_answer_that_broke_off_is_requested_again(verb: str, bucket: str, proxy: Proxy) -> None:
     """A read or a listing that arrived in part is repeated, a few times."""
-    store = S3Store(f"s3://{bucket}/x")
-    store.put_if_absent("runs/a", b"content" * 1000)
-    proxy.meddle = first(2, "GET", CUT)
-    found = store.get("runs/a")
-    assert proxy.commands("GET") == 3
-    assert found == StoredObject(b"content" * 1000, found.version if found else "")
-    expected = {
-        "read": b"content" * 1000,
-        "get": found,
-        "list_names": ["a"],
-        "list_entries": {"runs/a"},
-    }
+    store, key = S3Store(f"s3://{bucket}/x"), "a/b" if verb in ("read", "get") else "a"
+    store.put_if_absent("a/b", b"content" * 1000)
+    expected = VERBS[verb](store, key)
+    assert expected
     proxy.answers.clear()
     proxy.meddle = first(2, "GET", CUT)
-    assert READS[verb](store) == expected[verb]
+    assert VERBS[verb](store, key) == expected
     assert proxy.commands("GET") == 3
     proxy.meddle = first(100, "GET", CUT)
-    failure(lambda: READS[verb](store), retryable=True)
+    failure(lambda: VERBS[verb](store, key), retryable=True)
 
 
 def ignore(store: S3Store, monkeypatch: pytest.MonkeyPatch, *conditions: str) -> None:
@@ -432,8 +418,8 @@ def test_a_server_that_knows_no_conditions_serves_only_a_single_publisher(
 
         monkeypatch.setattr(one._client, "put_object", put_watched)
     failure(store.check, "does not honour conditional writes", retryable=False)
-    for write in writes(store):
-        failure(write, bucket, "501", retryable=False)
+    for write in CONDITIONAL.values():
+        failure(lambda write=write: write(store), bucket, "501", retryable=False)
     assert store.read("a") is None
     assert single.check() is False
     refuse_what_they_see(single)

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from fmnist.errors import StoreError
 from fmnist.store.base import Store, open_store
 from fmnist.store.folder import FolderStore
 from tests.support.store_contract import *  # noqa: F403
-from tests.support.store_contract import VERBS, actions, failure, only_one_wins, replace
+from tests.support.store_contract import VERBS, Action, failure, only_one_wins, replace
 
 
 @pytest.fixture
@@ -59,11 +58,11 @@ def parts_left(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*") if path.is_file() and path.name != ".lock"]
 
 
-def broken(code: int) -> Callable[..., Any]:
-    """Something that the system refuses with this error."""
+def broken(code: int | None) -> Callable[..., Any]:
+    """Something that the system refuses with this error, or does not know at all."""
 
     def refuse(*_: object, **__: object) -> Any:
-        raise OSError(code, os.strerror(code))
+        raise OSError(code, os.strerror(code)) if code else NotImplementedError
 
     return refuse
 
@@ -104,14 +103,13 @@ def test_a_folder_goes_with_its_last_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "deeper/still"])
-@pytest.mark.parametrize("verb", [place for place, name in enumerate(VERBS) if name != "delete"])
-def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path, below: str, verb: int) -> None:
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "delete"])
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path, below: str, verb: str) -> None:
     """A file where the store's folder should be is named, with the setting to change."""
-    (tmp_path / "taken").write_text("a file")
-    store = FolderStore(str(tmp_path / "taken" / below))
-    failure(
-        actions(store)[verb], str(tmp_path / "taken"), "a file", "set store.url", retryable=False
-    )
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    store = FolderStore(str(taken / below))
+    failure(lambda: VERBS[verb](store), str(taken), "a file", "set store.url", retryable=False)
 
 
 def test_too_little_room_is_reported_before_training(
@@ -137,29 +135,23 @@ CODES = {
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
 @pytest.mark.parametrize("verb", ["put_if_absent", "compare_and_swap"])
-@pytest.mark.parametrize("step", ["open", "os.fsync", "last step"])
+@pytest.mark.parametrize("step", ["pathlib.Path.open", "os.fsync", "last step"])
 def test_a_write_that_fails_leaves_the_folder_as_it_was(
     code: int, verb: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write that the system refuses is reported, leaves no partial file, and keeps the old content."""
     store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("old", b"old")
-    key = "old" if verb == "compare_and_swap" else "new"
-    write = store.put_if_absent if verb == "put_if_absent" else functools.partial(replace, store)
-    what, to_do, retryable = CODES[code]
+    key, write, last_step = {
+        "put_if_absent": ("new", store.put_if_absent, "os.link"),
+        "compare_and_swap": ("old", functools.partial(replace, store), "pathlib.Path.replace"),
+    }[verb]
+    *told, retryable = CODES[code]
     with monkeypatch.context() as patched:
-        match step:
-            case "open":
-                patched.setattr(Path, "open", broken(code))
-            case "os.fsync":
-                patched.setattr(os, "fsync", broken(code))
-            case _ if verb == "put_if_absent":
-                patched.setattr(os, "link", broken(code))
-            case _:
-                patched.setattr(Path, "replace", broken(code))
+        patched.setattr(last_step if step == "last step" else step, broken(code))
         failure(
-            lambda: write(key, b"new content"),
-            str(tmp_path / "s"), what, to_do, "store.url", retryable=retryable,
+            lambda: write(key, b"new content"), str(tmp_path / "s"), *told, "store.url",
+            retryable=retryable,
         )  # fmt: skip
     assert parts_left(tmp_path) == []
     assert store.read("old") == b"old"
@@ -185,45 +177,28 @@ def test_an_interrupted_swap_leaves_the_old_content(
     assert parts_left(tmp_path) == []
 
 
-@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES], ids=["EROFS", "EACCES"])
-def test_a_read_only_folder_fails_its_check(
-    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder that cannot be written is found before training."""
-    monkeypatch.setattr(Path, "write_bytes", broken(code))
-    store = FolderStore(str(tmp_path / "s"))
-    failure(store.check, str(tmp_path / "s"), "cannot be written", "right to", retryable=False)
-
-
 def test_a_name_too_long_for_the_disk_is_reported(tmp_path: Path) -> None:
     """A folder's name that is too long for any disk is reported as an unusable store."""
     failure(FolderStore(str(tmp_path / ("x" * 300))).check, "too long", retryable=False)
 
 
-def test_a_folder_without_hard_links_is_found_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("place", "error", "told"),
+    [
+        pytest.param("pathlib.Path.write_bytes", errno.EROFS, "cannot be written", id="read-only"),
+        pytest.param("pathlib.Path.write_bytes", errno.EACCES, "the right to", id="forbidden"),
+        pytest.param("os.link", errno.EPERM, "without hard links", id="no hard links"),
+        pytest.param("filelock.BaseFileLock.acquire", None, "without locks", id="no locks"),
+    ],
+)
+def test_an_unsuitable_folder_is_found_before_training(
+    place: str, error: int | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check says that the file system is unsuitable, and leaves nothing behind."""
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(StoreError, match="without hard links"):
-        open_store(str(tmp_path / "store")).check()
-    assert list((tmp_path / "store").iterdir()) == []
-
-
-def test_a_folder_without_locks_is_found_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The check says that the file system is unsuitable."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise NotImplementedError("FileSystem does not appear to support flock")
-
-    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
-    failure(FolderStore(str(tmp_path / "s")).check, "without locks", "store.url", retryable=False)
+    """The check says what is wrong with the folder or its file system, and leaves nothing behind."""
+    monkeypatch.setattr(place, broken(error))
+    store = FolderStore(str(tmp_path / "s"))
+    failure(store.check, str(tmp_path / "s"), told, "store.url", retryable=False)
+    assert list((tmp_path / "s").iterdir()) == []
 
 
 class Disk:
@@ -331,9 +306,12 @@ def test_a_folder_that_could_not_be_flushed_is_flushed_by_the_next_try(
     assert parts_left(tmp_path) == []
 
 
-@pytest.mark.parametrize("verb", VERBS[1:])
+keyed = pytest.mark.parametrize("act", list(VERBS.values())[1:], ids=list(VERBS)[1:])
+
+
+@keyed
 @pytest.mark.parametrize("linked", ["runs", "runs/a", "runs/a/x"])
-def test_a_link_is_never_followed(linked: str, verb: str, tmp_path: Path) -> None:
+def test_a_link_is_never_followed(linked: str, act: Action, tmp_path: Path) -> None:
     """A symbolic link in a store, which may lead anywhere, is named; what it leads to is safe."""
     store = FolderStore(str(tmp_path / "s"))
     outside = tmp_path / "outside"
@@ -342,16 +320,8 @@ def test_a_link_is_never_followed(linked: str, verb: str, tmp_path: Path) -> Non
     link = tmp_path / "s" / linked
     link.parent.mkdir(parents=True)
     link.symlink_to(outside / Path(linked).relative_to("runs"))
-    action: dict[str, Callable[[], object]] = {
-        "put_if_absent": lambda: store.put_if_absent("runs/a/x", b"mine"),
-        "compare_and_swap": lambda: store.compare_and_swap("runs/a/x", None, b"mine"),
-        "delete": lambda: store.delete("runs/a/x"),
-        "read": lambda: store.read("runs/a/x"),
-        "get": lambda: store.get("runs/a/x"),
-        "list_names": lambda: store.list_names("runs/a/x/"),
-        "list_entries": lambda: store.list_entries("runs/"),
-    }
-    failure(action[verb], f"{link} is a symbolic link", retryable=False)
+    for action in (lambda: act(store, "runs/a/x"), lambda: store.list_entries("runs/")):
+        failure(action, f"{link} is a symbolic link", retryable=False)
     assert (outside / "a" / "x").read_bytes() == b"private"
     assert link.is_symlink()
 
@@ -366,18 +336,11 @@ def test_the_store_itself_may_be_behind_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "runs" / "a").read_bytes() == b"1"
 
 
-def test_a_key_never_leads_out_of_the_folder(tmp_path: Path) -> None:
+@keyed
+@pytest.mark.parametrize("key", ["../x", "runs/../../x", "runs/..", "a\0b"])
+def test_a_key_never_leads_out_of_the_folder(key: str, act: Action, tmp_path: Path) -> None:
     """A key with `..` or a null byte is refused by every verb."""
-    store = FolderStore(str(tmp_path / "s"))
     (tmp_path / "x").write_bytes(b"private")
-    for key in ("../x", "runs/../../x", "runs/.."):
-        for action in (
-            lambda key=key: store.put_if_absent(key, b"1"),
-            lambda key=key: store.compare_and_swap(key, None, b"1"),
-            lambda key=key: store.delete(key),
-            lambda key=key: store.read(key),
-            lambda key=key: store.list_names(f"{key}/"),
-        ):
-            failure(action, "is not a key of the store", retryable=False)
-    failure(lambda: store.read("a\0b"), "is not a key of the store", retryable=False)
+    store = FolderStore(str(tmp_path / "s"))
+    failure(lambda: act(store, key), "is not a key of the store", retryable=False)
     assert (tmp_path / "x").read_bytes() == b"private"

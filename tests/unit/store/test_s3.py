@@ -12,7 +12,7 @@ from fmnist.errors import StoreError
 from fmnist.store.base import Store, open_store
 from tests.support.processes import free_port
 from tests.support.store_contract import *  # noqa: F403
-from tests.support.store_contract import actions, every_verb, failure
+from tests.support.store_contract import Action, every_verb, failure
 from tests.support.tiny_s3 import KEY, refusal, tiny_s3
 
 
@@ -24,12 +24,12 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 @every_verb
-def test_no_credentials_at_all_are_reported(monkeypatch: pytest.MonkeyPatch, verb: int) -> None:
+def test_no_credentials_at_all_are_reported(monkeypatch: pytest.MonkeyPatch, act: Action) -> None:
     """Without any credentials the variables to set are named."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
     store = open_store("s3://bucket/runs")
     failure(
-        actions(store)[verb], "no complete credentials", "s3://bucket/runs", "AWS_ACCESS_KEY_ID",
+        lambda: act(store), "no complete credentials", "s3://bucket/runs", "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", retryable=False,
     )  # fmt: skip
 
@@ -42,14 +42,12 @@ def test_half_the_credentials_are_reported(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("some_keys")
 @every_verb
-def test_a_server_that_is_not_up_is_reported(monkeypatch: pytest.MonkeyPatch, verb: int) -> None:
+def test_a_server_that_is_not_up_is_reported(monkeypatch: pytest.MonkeyPatch, act: Action) -> None:
     """A refused connection is retryable, and names the server and its variable."""
     endpoint = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     store = open_store("s3://bucket/runs")
-    failure(
-        actions(store)[verb], endpoint, "s3://bucket/runs", "AWS_ENDPOINT_URL_S3", retryable=True
-    )
+    failure(lambda: act(store), endpoint, "s3://bucket/runs", "AWS_ENDPOINT_URL_S3", retryable=True)
 
 
 @pytest.mark.usefixtures("some_keys")
@@ -179,12 +177,12 @@ def test_a_refused_write_is_reported(
 @pytest.mark.parametrize("status", [500, 503])
 @every_verb
 def test_a_failing_server_is_a_retryable_failure(
-    serve: Callable[..., str], verb: int, status: int
+    serve: Callable[..., str], act: Action, status: int
 ) -> None:
     """A server error is worth another attempt, whatever the request."""
     endpoint = serve(type("H", (Answering,), {"status": status, "requests": []}))
     store = open_store("s3://bucket/runs")
-    failure(actions(store)[verb], endpoint, str(status), "try again later", retryable=True)
+    failure(lambda: act(store), endpoint, str(status), "try again later", retryable=True)
 
 
 def test_a_server_that_forgets_is_not_trusted(serve: Callable[..., str]) -> None:
