@@ -30,10 +30,14 @@ from tests.support.tiny_s3 import serving
 Contents = dict[str, bytes]
 
 
+def header(*shape: int, element_type: int = 8) -> bytes:
+    """The start of an IDX file."""
+    return struct.pack(f">HBB{len(shape)}I", 0, element_type, len(shape), *shape)
+
+
 def idx(array: np.ndarray) -> bytes:
     """An array of unsigned bytes as a compressed IDX file."""
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    return gzip.compress(header + array.astype(np.uint8).tobytes(), 1, mtime=0)
+    return gzip.compress(header(*array.shape) + array.astype(np.uint8).tobytes(), 1, mtime=0)
 
 
 def four_files(seed: int) -> Contents:

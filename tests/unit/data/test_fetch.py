@@ -1,19 +1,25 @@
 """Fetching from the public mirrors, good and bad, and from a user's own source of any kind."""
 
-import contextlib
-import functools
 import re
+import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import botocore.loaders
 import pytest
 
 from fmnist.data.fetch import SUMS, check_source, fetch_files, parse_sums
-from fmnist.data.records import FILES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
+from fmnist.data.records import (
+    FILES,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    DataOrigin,
+)
 from fmnist.errors import DataError, ExitCode
 from fmnist.settings import DataSettings
 from tests.support.mirrors import (
@@ -46,32 +52,23 @@ from tests.support.mirrors import (
     with_sums,
     write,
 )
-from tests.support.tiny_s3 import TinyS3, tiny_s3
+from tests.support.tiny_s3 import tiny_s3
 
 ATTEMPTS = 4
 SHORT = 0.5
 """A timeout that a good server meets and that a test can wait for."""
 
-one_loader = functools.cache(botocore.loaders.create_loader)
-
 
 def test_a_good_mirror_supplies_the_four_files(mirrors: Mirrors, cache: Path) -> None:
-    """A good mirror is asked once for each file, and the files are as it serves them."""
+    """It is asked once for each file; the origin names it, and each file's digest."""
     mirror = mirrors.start()
     fetched = fetch_files(settings(cache, mirror))
     assert read(fetched) == OFFICIAL
     assert mirror.asked == list(FILES)
     assert in_cache(cache) == set(OFFICIAL.values())
     assert len(list(cache.iterdir())) == 4
-
-
-def test_the_origin_names_the_mirror_and_the_digests(mirrors: Mirrors, cache: Path) -> None:
-    """The origin names the mirror that was used, and each file's digest by its standard name."""
-    mirror = mirrors.start()
-    origin = fetch_files(settings(cache, mirror)).origin
-    assert origin.source == mirror.url
-    assert origin.official
-    assert origin.sha256 == {name: digest(content) for name, content in OFFICIAL.items()}
+    sums = {name: digest(content) for name, content in OFFICIAL.items()}
+    assert fetched.origin == DataOrigin(mirror.url, official=True, sha256=sums)
 
 
 def test_mirrors_are_tried_in_their_order(mirrors: Mirrors, cache: Path) -> None:
@@ -84,37 +81,25 @@ def test_mirrors_are_tried_in_their_order(mirrors: Mirrors, cache: Path) -> None
     assert fetched.origin.source == four.url
 
 
-FAULTS = [
-    pytest.param(refusing(404), "HTTP 404", False, id="HTTP 404"),
-    pytest.param(refusing(410), "HTTP 410", False, id="HTTP 410"),
-    pytest.param(refusing(403), "HTTP 403", False, id="HTTP 403"),
-    pytest.param(refusing(429), "HTTP 429", True, id="HTTP 429"),
-    pytest.param(refusing(500), "HTTP 500", True, id="HTTP 500"),
-    pytest.param(refusing(503), "HTTP 503", True, id="HTTP 503"),
-    pytest.param(lying, digest(damaged(OFFICIAL[TRAIN_IMAGES])), False, id="lies"),
-    pytest.param(silent, f"no answer within {SHORT:g} s", True, id="never answers"),
-    pytest.param(stalling, f"no answer within {SHORT:g} s", True, id="stalls halfway"),
-    pytest.param(dropping, "connection dropped", True, id="always drops halfway"),
-    pytest.param(hanging_up, "connection dropped", True, id="hangs up"),
-]
+NO_ANSWER = f"no answer within {SHORT:g} s"
+# Of each fault: what the mirror does, what is said of it, and whether a retry may help.
+FAULTS: dict[str, tuple[Behaviour, str, bool]] = {
+    "HTTP 404": (refusing(404), "HTTP 404", False),
+    "HTTP 410": (refusing(410), "HTTP 410", False),
+    "HTTP 403": (refusing(403), "HTTP 403", False),
+    "HTTP 429": (refusing(429), "HTTP 429", True),
+    "HTTP 500": (refusing(500), "HTTP 500", True),
+    "HTTP 503": (refusing(503), "HTTP 503", True),
+    "lies": (lying, digest(damaged(OFFICIAL[TRAIN_IMAGES])), False),
+    "never answers": (silent, NO_ANSWER, True),
+    "stalls halfway": (stalling, NO_ANSWER, True),
+    "always drops halfway": (dropping, "connection dropped", True),
+    "hangs up": (hanging_up, "connection dropped", True),
+}
 
 
-@pytest.mark.parametrize("faulty", [pytest.param(fault.values[0], id=fault.id) for fault in FAULTS])
-def test_a_faulty_mirror_is_passed_over(
-    mirrors: Mirrors, cache: Path, few_attempts: None, faulty: Behaviour
-) -> None:
-    """The next mirror supplies the files, and nothing from the faulty one is kept."""
-    bad, good = mirrors.start(faulty), mirrors.start()
-    fetched = fetch_files(settings(cache, bad, good, timeout=SHORT))
-    assert read(fetched) == OFFICIAL
-    assert fetched.origin.source == good.url
-    assert set(bad.asked) == {TRAIN_IMAGES}
-    assert good.asked == list(FILES)
-    assert in_cache(cache) == set(OFFICIAL.values())
-
-
-@pytest.mark.parametrize(("faulty", "reason", "retryable"), FAULTS)
-def test_a_faulty_mirror_alone_is_an_error_with_its_reason(
+@pytest.mark.parametrize(("faulty", "reason", "retryable"), FAULTS.values(), ids=FAULTS)
+def test_a_faulty_mirror_is_passed_over_or_alone_is_an_error(
     mirrors: Mirrors,
     cache: Path,
     few_attempts: None,
@@ -122,13 +107,19 @@ def test_a_faulty_mirror_alone_is_an_error_with_its_reason(
     reason: str,
     retryable: bool,
 ) -> None:
-    """Without another mirror a DataError gives the reason and whether a retry may help."""
-    mirror = mirrors.start(faulty)
+    """The next mirror supplies the files; without one a DataError gives the reason."""
+    bad, good = mirrors.start(faulty), mirrors.start()
     with pytest.raises(DataError) as caught:
-        fetch_files(settings(cache, mirror, timeout=SHORT))
-    assert re.search(f"{re.escape(mirror.url)}: .*{re.escape(reason)}", str(caught.value))
+        fetch_files(settings(cache, bad, timeout=SHORT))
+    assert re.search(f"{re.escape(bad.url)}: .*{re.escape(reason)}", str(caught.value))
     assert caught.value.retryable is retryable
     assert in_cache(cache) == set()
+    fetched = fetch_files(settings(cache, bad, good, timeout=SHORT))
+    assert read(fetched) == OFFICIAL
+    assert fetched.origin.source == good.url
+    assert set(bad.asked) == {TRAIN_IMAGES}
+    assert good.asked == list(FILES)
+    assert in_cache(cache) == set(OFFICIAL.values())
 
 
 def test_a_host_without_an_address_is_passed_over(
@@ -209,31 +200,22 @@ def test_a_mirror_that_never_stops_sending_is_given_up(
 
 
 def test_every_mirror_is_listed_with_its_own_reason(mirrors: Mirrors, cache: Path) -> None:
-    """When all mirrors fail, the DataError has a line for each with the reason for that one."""
+    """When all fail, the DataError has a line for each, and says how to supply the files by hand."""
     failing, liar, dead = mirrors.start(refusing(500)), mirrors.start(lying), closed_port()
     missing = mirrors.start(refusing(404))
     with pytest.raises(DataError) as caught:
         fetch_files(settings(cache, failing, liar, dead, missing))
-    lines = [line.strip() for line in str(caught.value).splitlines()]
-    listed = [line for line in lines if line.startswith("http://127.0.0.1")]
-    for line, url, reason in zip(
-        listed,
-        (failing.url, liar.url, dead, missing.url),
-        ("HTTP 500", "SHA256", "connect", "HTTP 404"),
-        strict=True,
-    ):
-        assert line.startswith(f"{url}: ")
+    _, *listed, advice = str(caught.value).splitlines()
+    reasons = {
+        failing.url: "HTTP 500",
+        liar.url: "SHA256",
+        dead: "connect",
+        missing.url: "HTTP 404",
+    }
+    for line, (url, reason) in zip(listed, reasons.items(), strict=True):
+        assert line.startswith(f"  {url}: ")
         assert reason in line
-
-
-def test_the_error_says_how_to_supply_the_files_by_hand(mirrors: Mirrors, cache: Path) -> None:
-    """When all mirrors fail, the DataError names the setting to use and the four files needed."""
-    with pytest.raises(DataError) as caught:
-        fetch_files(settings(cache, mirrors.start(refusing(404))))
-    advice = str(caught.value).splitlines()[-1]
-    assert "data.source" in advice
-    assert "folder" in advice
-    assert all(name in advice for name in FILES)
+    assert all(part in advice for part in ("data.source", "folder", *FILES))
     assert caught.value.exit_code == ExitCode.DATA
 
 
@@ -310,41 +292,43 @@ def test_a_redirect_is_followed(mirrors: Mirrors, cache: Path) -> None:
     assert target.asked == list(FILES)
 
 
-def test_a_file_labelled_as_encoded_is_kept_as_it_is(mirrors: Mirrors, cache: Path) -> None:
-    """A server that calls the files gzip-encoded does not get them unpacked on the way."""
-
-    def labelling(_: Mirror, reply: Reply) -> None:
-        reply.head(200, len(reply.content), Content_Encoding="gzip")
-        reply.send(reply.content)
-
-    assert read(fetch_files(settings(cache, mirrors.start(labelling)))) == OFFICIAL
+def labelling(_: Mirror, reply: Reply) -> None:
+    """Call the files gzip-encoded, as if they were to be unpacked on the way."""
+    reply.head(200, len(reply.content), Content_Encoding="gzip")
+    reply.send(reply.content)
 
 
-def test_a_server_that_does_not_state_the_length_is_good_enough(
-    mirrors: Mirrors, cache: Path
+def not_stating_the_length(_: Mirror, reply: Reply) -> None:
+    """Send a file without its length."""
+    reply.head(200)
+    reply.send(reply.content)
+
+
+@pytest.mark.parametrize("odd", [labelling, not_stating_the_length])
+def test_a_server_that_sends_files_oddly_is_good_enough(
+    mirrors: Mirrors, cache: Path, odd: Behaviour
 ) -> None:
-    """Files sent without a length are verified like all others, and accepted."""
-
-    def unstated(_: Mirror, reply: Reply) -> None:
-        reply.head(200)
-        reply.send(reply.content)
-
-    assert read(fetch_files(settings(cache, mirrors.start(unstated)))) == OFFICIAL
+    """Its files are verified like all others, and kept as they are."""
+    assert read(fetch_files(settings(cache, mirrors.start(odd)))) == OFFICIAL
 
 
+@dataclass
 class Own:
     """A source of a user's own, of one kind, whose files may change."""
 
-    def __init__(self, kind: str, cache: Path) -> None:
-        self.kind = kind
-        self.cache = cache
-        self.url = ""
-        self.put: Callable[[Contents], None]
-        self.asked: list[str] = []
+    kind: str
+    url: str
+    cache: Path
+    served: Contents = field(default_factory=dict)
+    prefix: str = ""
 
     def settings(self, contents: Contents) -> DataSettings:
         """Replace the files; returns the settings that name this source."""
-        self.put(contents)
+        if self.kind == "folder":
+            shutil.rmtree(self.url, ignore_errors=True)
+            write(contents, Path(self.url))
+        self.served.clear()
+        self.served.update({self.prefix + name: content for name, content in contents.items()})
         return DataSettings(source=self.url, cache=self.cache)
 
     def refused(self, contents: Contents, *parts: str) -> str:
@@ -369,40 +353,16 @@ def own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Own]:
     """A source of each kind."""
-    source = Own(request.param, cache)
-    with contextlib.ExitStack() as stack:
-        if source.kind == "folder":
-            source.url = str(tmp_path / "data")
-
-            def put(contents: Contents) -> None:
-                for path in (tmp_path / "data").glob("*"):
-                    path.unlink()
-                write(contents, tmp_path / "data")
-
-            source.put = put
-        elif source.kind == "server":
+    match request.param:
+        case "folder":
+            yield Own("folder", str(tmp_path / "data"), cache)
+        case "server":
             served: Contents = {}
-            mirror = mirrors.start(contents=served)
-            source.url = mirror.url
-
-            def serve(contents: Contents) -> None:
-                served.clear()
-                served.update(contents)
-
-            source.put = serve
-        else:
-            # boto3 reads its descriptions of the service only once.
-            monkeypatch.setattr("botocore.session.create_loader", one_loader)
-            server: TinyS3 = stack.enter_context(tiny_s3(monkeypatch))
-            source.url = "s3://bucket/data/fashion"
-
-            def upload(contents: Contents) -> None:
-                server.objects.clear()
-                below = {f"bucket/data/fashion/{name}": data for name, data in contents.items()}
-                server.objects.update(below)
-
-            source.put = upload
-        yield source
+            yield Own("server", mirrors.start(contents=served).url, cache, served)
+        case _:
+            with tiny_s3(monkeypatch) as server:
+                place = "bucket/data/fashion"
+                yield Own("bucket", f"s3://{place}", cache, server.objects, f"{place}/")
 
 
 def test_official_files_need_no_list(own: Own) -> None:
@@ -613,18 +573,16 @@ def test_a_server_that_refuses_to_show_a_list_has_none(
     assert mirror.asked == [SUMS, *OFFICIAL]
 
 
+@pytest.mark.parametrize(
+    ("profile", "told"), [("no-such-profile", "no-such-profile"), ("", "AWS_ACCESS_KEY_ID")]
+)
 def test_an_unusable_aws_configuration_is_a_data_error(
-    official: None, cache: Path, monkeypatch: pytest.MonkeyPatch
+    official: None, cache: Path, monkeypatch: pytest.MonkeyPatch, profile: str, told: str
 ) -> None:
-    """A profile that does not exist ends, for a source of data, in a DataError that says so."""
-    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
-    with pytest.raises(DataError, match="no-such-profile"):
-        fetch_files(DataSettings(source="s3://bucket/data", cache=cache))
-
-
-def test_missing_credentials_are_a_data_error(official: None, cache: Path) -> None:
-    """Without any key, a DataError says which variables to set."""
-    with pytest.raises(DataError, match="AWS_ACCESS_KEY_ID"):
+    """A missing profile, or no key at all, ends in a DataError that says so."""
+    if profile:
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    with pytest.raises(DataError, match=told):
         fetch_files(DataSettings(source="s3://bucket/data", cache=cache))
 
 
