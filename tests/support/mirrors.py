@@ -149,9 +149,7 @@ Behaviour = Callable[["Mirror", Reply], None]
 class Mirror:
     """A real HTTP server on the loopback address that behaves as a test says."""
 
-    def __init__(
-        self, name: str, contents: Contents, behaviour: Behaviour, log: list[Request]
-    ) -> None:
+    def __init__(self, contents: Contents, behaviour: Behaviour, log: list[Request]) -> None:
         self.url = ""
         self.requests: list[Request] = []
         self.closing = threading.Event()
@@ -160,7 +158,7 @@ class Mirror:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked = self.path.removeprefix("/")
-                request = Request(name, asked)
+                request = Request(mirror.url, asked)
                 mirror.requests.append(request)
                 log.append(request)
                 with contextlib.suppress(ConnectionError):
@@ -187,11 +185,9 @@ class Mirrors:
         self.log: list[Request] = []
         self._running = running
 
-    def start(
-        self, behaviour: Behaviour | None = None, contents: Contents = OFFICIAL, name: str = ""
-    ) -> Mirror:
+    def start(self, behaviour: Behaviour | None = None, contents: Contents = OFFICIAL) -> Mirror:
         """Start a server: by default a good one, with the official files."""
-        mirror = Mirror(name, contents, behaviour or honest, self.log)
+        mirror = Mirror(contents, behaviour or honest, self.log)
         mirror.url = self._running.enter_context(serving(mirror.handler))
         # Whoever still waits is released first.
         self._running.callback(mirror.closing.set)

@@ -33,16 +33,18 @@ from tests.support.mirrors import (
 from tests.support.processes import no_file_larger_than
 
 
-def test_with_everything_cached_no_server_is_asked(mirrors: Mirrors, cache: Path) -> None:
-    """A second fetch asks no server, and gives the same files."""
+def test_with_everything_cached_no_network_is_needed(mirrors: Mirrors, cache: Path) -> None:
+    """A second fetch asks no server, whether or not it is up, and gives the same files."""
     mirror = mirrors.start()
     first = fetch_files(settings(cache, mirror))
     mirror.requests.clear()
-    second = fetch_files(settings(cache, mirror))
+    for server in (mirror, closed_port()):
+        again = fetch_files(settings(cache, server))
+        assert paths_of(again) == paths_of(first)
+        assert read(again) == OFFICIAL
+        assert again.origin.official
+        assert again.origin.source == "cache"
     assert mirror.requests == []
-    assert paths_of(second) == paths_of(first)
-    assert second.origin.official
-    assert second.origin.source == "cache"
 
 
 def test_files_are_cached_by_digest_and_name(mirrors: Mirrors, cache: Path) -> None:
@@ -52,21 +54,15 @@ def test_files_are_cached_by_digest_and_name(mirrors: Mirrors, cache: Path) -> N
     assert {path.name for path in cache.iterdir()} == names
 
 
-def test_with_everything_cached_no_network_is_needed(mirrors: Mirrors, cache: Path) -> None:
-    """Once cached, the files are available although the mirrors are not."""
-    fetch_files(settings(cache, mirrors.start()))
-    assert read(fetch_files(settings(cache, closed_port()))) == OFFICIAL
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "one bit": damaged,
+    "cut off": lambda content: content[:100],
+    "emptied": lambda _: b"",
+    "too long": lambda content: content + b"\0",
+}
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(damaged, id="one bit"),
-        pytest.param(lambda content: content[:100], id="cut off"),
-        pytest.param(lambda _: b"", id="emptied"),
-        pytest.param(lambda content: content + b"\0", id="too long"),
-    ],
-)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_cached_file_is_fetched_again(
     mirrors: Mirrors, cache: Path, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -154,6 +150,14 @@ def test_a_slow_download_is_not_taken_for_a_leftover(mirrors: Mirrors, cache: Pa
     assert (folder / "tmp").exists()
 
 
+def cannot_write_to_the_cache(data: DataSettings) -> None:
+    """Fetching must end in a lasting DataError that names the cache and its setting."""
+    with pytest.raises(DataError, match=r"data\.cache") as caught:
+        fetch_files(data)
+    assert str(data.cache) in str(caught.value)
+    assert not caught.value.retryable
+
+
 @pytest.mark.parametrize("place", ["the folder itself", "the folder above"])
 def test_a_file_in_place_of_the_cache_is_a_data_error(
     mirrors: Mirrors, cache: Path, place: str
@@ -162,10 +166,7 @@ def test_a_file_in_place_of_the_cache_is_a_data_error(
     obstacle = cache if place == "the folder itself" else cache.parent
     obstacle.parent.mkdir(exist_ok=True)
     obstacle.write_text("in the way")
-    with pytest.raises(DataError, match=r"data\.cache") as caught:
-        fetch_files(settings(cache, mirrors.start()))
-    assert str(cache) in str(caught.value)
-    assert not caught.value.retryable
+    cannot_write_to_the_cache(settings(cache, mirrors.start()))
     assert obstacle.read_text() == "in the way"
 
 
@@ -175,9 +176,7 @@ def test_a_folder_in_place_of_a_cached_file_is_a_data_error(mirrors: Mirrors, ca
     path = fetch_files(settings(cache, mirror)).test_labels
     path.unlink()
     path.mkdir()
-    with pytest.raises(DataError, match=r"data\.cache") as caught:
-        fetch_files(settings(cache, mirror))
-    assert str(cache) in str(caught.value)
+    cannot_write_to_the_cache(settings(cache, mirror))
 
 
 @pytest.mark.parametrize(
@@ -191,10 +190,8 @@ def test_a_full_disk_is_a_data_error(mirrors: Mirrors, cache: Path, file: str, r
     """A download that finds no room ends in a DataError that names the setting; no partial file stays."""
     mirror = mirrors.start()
     paths_of(fetch_files(settings(cache, mirror)))[file].unlink()
-    with no_file_larger_than(room), pytest.raises(DataError, match=r"data\.cache") as caught:
-        fetch_files(settings(cache, mirror))
-    assert str(cache) in str(caught.value)
-    assert not caught.value.retryable
+    with no_file_larger_than(room):
+        cannot_write_to_the_cache(settings(cache, mirror))
     assert in_cache(cache) == {content for name, content in OFFICIAL.items() if name != file}
 
 

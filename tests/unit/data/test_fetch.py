@@ -73,11 +73,11 @@ def test_a_good_mirror_supplies_the_four_files(mirrors: Mirrors, cache: Path) ->
 
 def test_mirrors_are_tried_in_their_order(mirrors: Mirrors, cache: Path) -> None:
     """Mirrors are tried one after the other, in the order of the setting."""
-    one, two = mirrors.start(refusing(404), name="one"), mirrors.start(lying, name="two")
-    three, four = mirrors.start(name="three"), mirrors.start(name="four")
+    one, two = mirrors.start(refusing(404)), mirrors.start(lying)
+    three, four = mirrors.start(), mirrors.start()
     fetched = fetch_files(settings(cache, two, one, four, three))
     order = list(dict.fromkeys(request.mirror for request in mirrors.log))
-    assert order == ["two", "one", "four"]
+    assert order == [two.url, one.url, four.url]
     assert fetched.origin.source == four.url
 
 
@@ -99,7 +99,7 @@ FAULTS: dict[str, tuple[Behaviour, str, bool]] = {
 
 
 @pytest.mark.parametrize(("faulty", "reason", "retryable"), FAULTS.values(), ids=FAULTS)
-def test_a_faulty_mirror_is_passed_over_or_alone_is_an_error(
+def test_a_faulty_mirror_is_an_error_alone_and_passed_over_beside_another(
     mirrors: Mirrors,
     cache: Path,
     few_attempts: None,

@@ -13,7 +13,7 @@ from fmnist.store.base import Store, open_store
 from tests.support.processes import free_port
 from tests.support.store_contract import *  # noqa: F403
 from tests.support.store_contract import Action, every_verb, failure
-from tests.support.tiny_s3 import KEY, refusal, tiny_s3
+from tests.support.tiny_s3 import KEY, SECRET, refusal, tiny_s3
 
 
 @pytest.fixture
@@ -34,12 +34,6 @@ def test_no_credentials_at_all_are_reported(monkeypatch: pytest.MonkeyPatch, act
     )  # fmt: skip
 
 
-def test_half_the_credentials_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key without its secret is reported as incomplete."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    failure(lambda: open_store("s3://bucket").check(), "no complete credentials", retryable=False)
-
-
 @pytest.mark.usefixtures("some_keys")
 @every_verb
 def test_a_server_that_is_not_up_is_reported(monkeypatch: pytest.MonkeyPatch, act: Action) -> None:
@@ -50,23 +44,29 @@ def test_a_server_that_is_not_up_is_reported(monkeypatch: pytest.MonkeyPatch, ac
     failure(lambda: act(store), endpoint, "s3://bucket/runs", "AWS_ENDPOINT_URL_S3", retryable=True)
 
 
-@pytest.mark.usefixtures("some_keys")
-@pytest.mark.parametrize("address", ["not an address", "127.0.0.1:9000", "http://", "ftp//x"])
-def test_an_invalid_server_address_is_reported(
-    monkeypatch: pytest.MonkeyPatch, address: str
+KEYS = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+ADDRESS = "AWS_ENDPOINT_URL_S3"
+UNUSABLE = {
+    "half the credentials": ({"AWS_ACCESS_KEY_ID": KEY}, ["no complete credentials"]),
+    "unknown profile": ({"AWS_PROFILE": "nobodys-profile"}, ["nobodys-profile", "AWS_PROFILE"]),
+    "missing program": ({"AWS_CONFIG_FILE": "aws"}, ["/nowhere/program"]),
+    "no address": (KEYS | {ADDRESS: "not an address"}, ["s3://bucket", ADDRESS]),
+    "address without scheme": (KEYS | {ADDRESS: "127.0.0.1:9000"}, ["s3://bucket", ADDRESS]),
+    "address without host": (KEYS | {ADDRESS: "http://"}, ["s3://bucket", ADDRESS]),
+    "address without colon": (KEYS | {ADDRESS: "ftp//x"}, ["s3://bucket", ADDRESS]),
+}
+
+
+@pytest.mark.parametrize(("environment", "told"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_unusable_configuration_is_reported_before_anything_is_contacted(
+    environment: dict[str, str], told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An invalid server address is reported before anything is contacted."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-    failure(
-        lambda: open_store("s3://bucket").check(), "s3://bucket", "AWS_ENDPOINT_URL_S3",
-        retryable=False,
-    )  # fmt: skip
-
-
-def test_an_unknown_profile_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile that no configuration file has is named, with the variable that selects it."""
-    monkeypatch.setenv("AWS_PROFILE", "nobodys-profile")
-    failure(lambda: open_store("s3://bucket"), "nobodys-profile", "AWS_PROFILE", retryable=False)
+    """The message names what is wrong and the variable that it is in."""
+    program = "[default]\ncredential_process = /nowhere/program\n"
+    (tmp_path / "aws").write_text(program)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    failure(lambda: open_store("s3://bucket").check(), *told, retryable=False)
 
 
 @pytest.mark.usefixtures("some_keys")
@@ -79,17 +79,7 @@ def test_an_impossible_bucket_name_is_reported(name: str, monkeypatch: pytest.Mo
     )
 
 
-def test_an_aws_configuration_that_names_a_missing_program_is_a_clear_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A missing credential program is reported by its path."""
-    (tmp_path / "aws").write_text("[default]\ncredential_process = /nowhere/program\n")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    with pytest.raises(StoreError, match="/nowhere/program"):
-        open_store("s3://models/x").check()
-
-
+@pytest.mark.usefixtures("some_keys")
 @pytest.mark.parametrize(
     "endpoint",
     ["http://me:hush-hush@[bad", "me://x:hush-hush@y z", "http://me:hush-hush@127.0.0.1:9"],
@@ -99,8 +89,6 @@ def test_a_password_in_the_endpoint_is_never_repeated(
 ) -> None:
     """Whether the address is invalid or unreachable, its password is not in the message."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with pytest.raises(StoreError) as caught:
         open_store("s3://models/x").check()
     assert "hush-hush" not in str(caught.value)
