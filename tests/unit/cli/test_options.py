@@ -46,6 +46,8 @@ VALUES: dict[str, tuple[str, object]] = {
     "store.retry_pauses": ("0.5", (0.5,)),
 }
 
+every_setting = pytest.mark.parametrize("setting", all_settings(), ids=lambda each: each.name)
+
 
 def value_of(settings: Settings, name: str) -> object:
     """The value of a setting by its dotted name."""
@@ -74,33 +76,27 @@ def faults(*words: str) -> list[str]:
     return str(caught.value).split("\n")
 
 
-@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
-@pytest.mark.parametrize("form", ["two words", "one word", "load"])
-def test_each_setting_is_an_option(setting: Setting, form: str) -> None:
-    """Every setting can be given by its dotted name, and only that one changes."""
-    text, expected = VALUES[setting.name]
-    name = setting.name
+@every_setting
+@pytest.mark.parametrize("form", ["two words", "one word", "load", "environment"])
+def test_each_setting_can_be_given(
+    setting: Setting, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an option by its dotted name or by its variable; only that one changes."""
+    name, (text, expected) = setting.name, VALUES[setting.name]
+    default = Settings()
     match form:
         case "two words":
             settings = context_of(f"--{name}", text).settings
         case "one word":
             settings = context_of(f"--{name}={text}").settings
-        case _:
+        case "load":
             settings = load_named_settings({name: text})
+        case _:
+            monkeypatch.setenv(setting.variable, text)
+            settings = context_of().settings
     assert value_of(settings, name) == expected
-    default = Settings()
     for other in VALUES.keys() - {name}:
         assert value_of(settings, other) == value_of(default, other)
-
-
-@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
-def test_each_setting_is_an_environment_variable(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every setting can be given by the variable that its help entry implies."""
-    text, expected = VALUES[setting.name]
-    monkeypatch.setenv(setting.variable, text)
-    assert value_of(context_of().settings, setting.name) == expected
 
 
 def test_no_option_means_defaults() -> None:
@@ -126,18 +122,14 @@ def test_the_earlier_name_of_a_setting_is_still_accepted(
     """Whoever set it by its earlier name gets what they meant."""
     name, value = RENAMES[old]
     variable = f"FMNIST_TRAINING__{old.upper()}"
-    given: dict[str, dict[str, object]] = {}
-    match place:
-        case "environment":
-            monkeypatch.setenv(variable, str(value))
-        case ".env":
-            (tmp_path / ".env").write_text(f"{variable}={value}\n")
-        case "parameter":
-            given = {"training": {old: value}}
-    if place == "option":
-        settings = context_of(f"--training.{old}", str(value)).settings
-    else:
-        settings = load_settings(given)
+    if place == "environment":
+        monkeypatch.setenv(variable, str(value))
+    elif place == ".env":
+        (tmp_path / ".env").write_text(f"{variable}={value}\n")
+    option = (f"--training.{old}", str(value)) if place == "option" else ()
+    settings = context_of(*option).settings
+    if place == "parameter":
+        settings = load_settings({"training": {old: value}})
     assert getattr(settings.training, name) == value
 
 
@@ -159,7 +151,7 @@ def test_a_wrong_value_by_an_earlier_name_is_told_by_the_current_one() -> None:
     ]
 
 
-@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
+@every_setting
 def test_a_default_can_be_given_as_it_is_shown(setting: Setting) -> None:
     """What the help shows as a setting's default means the same when it is written out."""
     settings = load_named_settings({setting.name: setting.default})
@@ -238,10 +230,9 @@ def test_a_fault_outside_the_command_line_names_the_setting_too(
         (tmp_path / ".env").write_text("".join(f"{k}={v}\n" for k, v in values.items()))
     for name, value in values.items() if place == "environment" else ():
         monkeypatch.setenv(name, value)
-    lines = sorted(faults())
-    assert len(lines) == 2
-    assert lines[0].startswith("training.epochs: '0' was given; allowed: integer from 1 to 10000")
-    assert lines[1].startswith("training.patiences: no such setting; did you mean training.patien")
+    wrong, unknown = sorted(faults())
+    assert wrong.startswith("training.epochs: '0' was given; allowed: integer from 1 to 10000")
+    assert unknown.startswith("training.patiences: no such setting; did you mean training.patien")
 
 
 def test_a_misspelled_section_in_the_environment_gets_a_hint(
