@@ -25,7 +25,7 @@ from fmnist.data.records import (
 )
 from fmnist.settings import DataSettings
 from tests.support.processes import free_port
-from tests.support.tiny_s3 import serving
+from tests.support.tiny_s3 import Handler, serving
 
 Contents = dict[str, bytes]
 
@@ -155,8 +155,10 @@ class Mirror:
         self.closing = threading.Event()
         mirror = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+        class Asked(Handler):
+            protocol_version = "HTTP/1.0"
+
+            def answer(self, body: bytes) -> None:
                 asked = self.path.removeprefix("/")
                 request = Request(mirror.url, asked)
                 mirror.requests.append(request)
@@ -167,10 +169,7 @@ class Mirror:
                     else:
                         self.send_error(404)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.handler = Handler
+        self.handler = Asked
 
     @property
     def asked(self) -> list[str]:

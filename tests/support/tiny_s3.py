@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,31 +74,63 @@ def etag(content: bytes) -> str:
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Gives every request to `answer`, and logs nothing."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two packets
+
+    def answer(self, body: bytes) -> None:
+        """Answer the request."""
+        raise NotImplementedError
+
+    def send(
+        self, status: int, content: bytes = b"", *, length: int | None = None, **headers: str
+    ) -> None:
+        """Send an answer, whose announced length may be another than that of its content."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
+
+    def _pass_to_answer(self) -> None:
+        self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+    do_GET = do_HEAD = do_PUT = do_DELETE = _pass_to_answer  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
     """Start the server, and point this process's environment at it."""
     state = TinyS3()
     monkeypatch.setattr("botocore.session.create_loader", one_loader)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # headers and body are two packets
-
+    class Tiny(Handler):
         def date_time_string(self, timestamp: float | None = None) -> str:
             """The server's clock, as each answer tells it."""
             now = (timestamp or time.time()) + state.clock.total_seconds()
             return super().date_time_string(now) if state.date is None else state.date
 
-        def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        def answer(self, body: bytes) -> None:
             address = urlsplit(self.path)
             key = unquote(address.path).lstrip("/")
             state.requests.append(f"{self.command} {key}")
-            status, content, version = 200, b"", ""
+            status, content = 200, b""
             if self.command == "PUT":
                 absent = self.headers.get("If-None-Match") == "*"
                 status = state.put(key, body, absent, self.headers.get("If-Match"))
-                version = etag(body)
             elif "list-type" in address.query:
                 query = dict(parse_qsl(address.query))
                 prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
@@ -107,25 +140,14 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
                 status = 204
             elif key in state.objects:
                 content = state.objects[key]
-                version = etag(content)
             else:
                 status = 404
             if status >= 400:
                 codes = {404: "NoSuchKey", 412: "PreconditionFailed"} | dict([state.refusal])
                 content = f"<Error><Code>{codes[status]}</Code></Error>".encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            if version:
-                self.send_header("ETag", version)
-            self.end_headers()
-            self.wfile.write(content)
+            self.send(status, content, ETag=etag(body or content))
 
-        do_GET = do_PUT = do_DELETE = _answer  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with serving(Handler) as address:
+    with serving(Tiny) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")

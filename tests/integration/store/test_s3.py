@@ -1,11 +1,9 @@
 """A store in a bucket of real servers: the contract, refusals, and a network that fails."""
 
 import http.client
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import boto3
@@ -26,7 +24,7 @@ from tests.support.store_contract import (
     refuse_what_they_see,
     replace,
 )
-from tests.support.tiny_s3 import SECRET, refusal
+from tests.support.tiny_s3 import SECRET, Handler, refusal
 
 pytestmark = pytest.mark.minio
 
@@ -61,14 +59,9 @@ def test_more_objects_than_a_page_are_listed(bucket: str) -> None:
     """A listing that the server splits over several answers is complete."""
     client = boto3.session.Session().client("s3")
     with ThreadPoolExecutor(16) as pool:
-        list(
-            pool.map(
-                lambda number: client.put_object(
-                    Bucket=bucket, Key=f"x/runs/{number:04d}/a", Body=b"1"
-                ),
-                range(1005),
-            )
-        )
+        for number in range(1005):
+            key = f"x/runs/{number:04d}/a"
+            pool.submit(client.put_object, Bucket=bucket, Key=key, Body=b"1")
     store = open_store(f"s3://{bucket}/x")
     assert store.list_names("runs/") == [f"{number:04d}/" for number in range(1005)]
     assert len(store.list_entries("runs/")) == 1005
@@ -132,29 +125,34 @@ def test_a_key_without_the_right_to_write_is_reported(
         )  # fmt: skip
 
 
+UNASKED = "the request is dropped"
+UNANSWERED = "the answer is dropped"
+CUT = "the answer breaks off"
+NOTHING = ""
+
+
 @dataclass
 class Proxy:
-    """Passes every request to a real server, except where `meddle` says otherwise.
+    """Passes every request of its store to a real server, except where `meddle` says otherwise.
 
-    It is called with the command and how many of that command came before. It returns a status to
-    answer instead of passing the request on, or one of the constants below.
+    It is called with the request and how many of that command came before. It returns a status to
+    answer instead of passing the request on, or one of the constants above.
     """
 
-    meddle: Callable[[str, int], int | str] = lambda command, before: ""
+    store: S3Store
+    meddle: Callable[[Handler, int], int | str] = lambda request, before: NOTHING
     answers: list[tuple[str, int]] = field(default_factory=list)
 
     def commands(self, command: str) -> int:
         """How many requests of a kind were made."""
         return sum(made == command for made, _ in self.answers)
 
-
-UNASKED = "the request is dropped"
-
-UNANSWERED = "the answer is dropped"
-
-CUT = "the answer breaks off"
-
-NOTHING = ""
+    def meddle_first(self, count: int, command: str, meddling: int | str) -> None:
+        """Forget what was asked, and meddle with the first so many requests of a kind."""
+        self.answers.clear()
+        self.meddle = lambda request, before: (
+            meddling if request.command == command and before < count else NOTHING
+        )
 
 
 @pytest.fixture
@@ -162,17 +160,13 @@ def proxy(
     bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., str]
 ) -> Proxy:
     """A proxy in front of the real MinIO, which this process takes for the server."""
-    proxy = Proxy()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def _pass(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            meddling = proxy.meddle(self.command, proxy.commands(self.command))
+    class Passing(Handler):
+        def answer(self, body: bytes) -> None:
+            meddling = proxy.meddle(self, proxy.commands(self.command))
             if meddling == UNASKED:
                 proxy.answers.append((self.command, 0))
-                self._hang_up()
+                self.hang_up()
                 return
             status, headers, content = (
                 (meddling, {}, refusal("ConditionalRequestConflict"))
@@ -181,20 +175,12 @@ def proxy(
             )
             proxy.answers.append((self.command, status))
             if meddling == UNANSWERED:
-                self._hang_up()
-                return
-            self.send_response(status)
-            for name, value in headers.items():
-                if name.lower() in ("etag", "last-modified", "content-type"):
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if meddling == CUT:
-                self.wfile.write(content[: len(content) // 2])
-                self.wfile.flush()
-                self._hang_up()
-                return
-            self.wfile.write(content)
+                self.hang_up()
+            elif meddling == CUT:
+                self.send(status, content[: len(content) // 2], length=len(content), **headers)
+                self.hang_up()
+            else:
+                self.send(status, content, **headers)
 
         def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             server = http.client.HTTPConnection(minio.endpoint.removeprefix("http://"))
@@ -206,115 +192,94 @@ def proxy(
             answer = server.getresponse()
             content = answer.read()
             server.close()
-            return answer.status, dict(answer.getheaders()), content
+            passed = ("etag", "last-modified", "content-type")
+            headers = {name: text for name, text in answer.getheaders() if name.lower() in passed}
+            return answer.status, headers, content
 
-        def _hang_up(self) -> None:
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-
-        do_GET = do_HEAD = do_PUT = do_DELETE = _pass  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            """Log nothing."""
-
-    serve(Handler)
-    for name, value in minio.environment().items():
-        if name != "AWS_ENDPOINT_URL_S3":
-            monkeypatch.setenv(name, value)
+    endpoint = serve(Passing)
+    for name, value in (minio.environment() | {"AWS_ENDPOINT_URL_S3": endpoint}).items():
+        monkeypatch.setenv(name, value)
+    proxy = Proxy(S3Store(f"s3://{bucket}/runs"))
     return proxy
 
 
-def first(count: int, command: str, meddling: int | str) -> Callable[[str, int], int | str]:
-    """Meddle with the first so many requests of a kind."""
-    return lambda asked, before: meddling if asked == command and before < count else NOTHING
-
-
-def test_a_retried_creation_that_went_through_is_success(bucket: str, proxy: Proxy) -> None:
+def test_a_retried_creation_that_went_through_is_success(proxy: Proxy) -> None:
     """A creation whose answer was lost, and whose retry finds its own object, succeeds."""
-    store = S3Store(f"s3://{bucket}/runs")
-    proxy.meddle = first(1, "PUT", UNANSWERED)
-    store.put_if_absent("a", b"content")
+    proxy.meddle_first(1, "PUT", UNANSWERED)
+    proxy.store.put_if_absent("a", b"content")
     assert proxy.answers == [("PUT", 200), ("PUT", 412), ("GET", 200)]
-    failure(lambda: store.put_if_absent("a", b"other"), "other content", retryable=False)
-    assert store.read("a") == b"content"
+    failure(lambda: proxy.store.put_if_absent("a", b"other"), "other content", retryable=False)
+    assert proxy.store.read("a") == b"content"
 
 
 @pytest.mark.parametrize("old", [None, b"old"], ids=["new", "over an old one"])
-def test_a_retried_swap_that_went_through_is_success(
-    old: bytes | None, bucket: str, proxy: Proxy
-) -> None:
+def test_a_retried_swap_that_went_through_is_success(old: bytes | None, proxy: Proxy) -> None:
     """A swap whose answer was lost, and whose retry finds its own object, succeeds."""
-    store = S3Store(f"s3://{bucket}/runs")
-    found = None
     if old is not None:
-        store.put_if_absent("head", old)
-        found = store.get("head")
-    proxy.answers.clear()
-    proxy.meddle = first(1, "PUT", UNANSWERED)
-    store.compare_and_swap("head", found.version if found else None, b"mine")
+        proxy.store.put_if_absent("head", old)
+    found = proxy.store.get("head")
+    proxy.meddle_first(1, "PUT", UNANSWERED)
+    proxy.store.compare_and_swap("head", found.version if found else None, b"mine")
     assert proxy.answers == [("PUT", 200), ("PUT", 412), ("GET", 200)]
-    assert store.read("head") == b"mine"
+    assert proxy.store.read("head") == b"mine"
 
 
 def test_a_retried_swap_that_others_wrote_over_is_a_conflict(bucket: str, proxy: Proxy) -> None:
     """If another's content is there when a lost answer is settled, the swap has failed."""
-    store, other = S3Store(f"s3://{bucket}/runs"), S3Store(f"s3://{bucket}/runs")
+    other = S3Store(f"s3://{bucket}/runs")
 
-    def meddle(command: str, before: int) -> str:
-        if (command, before) == ("PUT", 1):
-            proxy.meddle = lambda command, before: NOTHING
+    def meddle(request: Handler, before: int) -> str:
+        if (request.command, before) == ("PUT", 1):
+            proxy.meddle = lambda request, before: NOTHING
             replace(other, "head", b"theirs")
-        return UNANSWERED if (command, before) == ("PUT", 0) else NOTHING
+        return UNANSWERED if (request.command, before) == ("PUT", 0) else NOTHING
 
     proxy.meddle = meddle
     with pytest.raises(Conflict, match="changed by another publisher"):
-        store.compare_and_swap("head", None, b"mine")
-    assert store.read("head") == b"theirs"
+        proxy.store.compare_and_swap("head", None, b"mine")
+    assert proxy.store.read("head") == b"theirs"
 
 
 @every_write
 def test_a_write_whose_answers_were_all_lost_is_settled_by_reading(
-    write: Action, bucket: str, proxy: Proxy
+    write: Action, proxy: Proxy
 ) -> None:
     """If the object is there, it was written, even if no answer arrived."""
-    store = S3Store(f"s3://{bucket}/runs")
-    proxy.meddle = first(100, "PUT", UNANSWERED)
-    write(store)
+    proxy.meddle_first(100, "PUT", UNANSWERED)
+    write(proxy.store)
     assert proxy.answers == [("PUT", 200), *[("PUT", 412)] * 3, ("GET", 200)]
-    assert store.read("a") == b"content"
+    assert proxy.store.read("a") == b"content"
 
 
 @every_write
 @pytest.mark.parametrize("there", [None, b"other"], ids=["nothing there", "another there"])
 def test_a_write_that_never_arrived_is_a_retryable_failure(
-    there: bytes | None, write: Action, bucket: str, proxy: Proxy
+    there: bytes | None, write: Action, proxy: Proxy
 ) -> None:
     """If the content is not there it was not written, and may be tried again."""
-    store = S3Store(f"s3://{bucket}/runs")
     if there is not None:
-        store.put_if_absent("a", there)
-    proxy.meddle = lambda command, before: UNASKED if command == "PUT" else NOTHING
-    failure(lambda: write(store), "cannot reach", retryable=True)
-    assert store.read("a") == there
+        proxy.store.put_if_absent("a", there)
+    proxy.meddle_first(100, "PUT", UNASKED)
+    failure(lambda: write(proxy.store), "cannot reach", retryable=True)
+    assert proxy.store.read("a") == there
 
 
 @every_write
 def test_a_write_that_cannot_be_settled_either_is_a_retryable_failure(
-    write: Action, bucket: str, proxy: Proxy
+    write: Action, proxy: Proxy
 ) -> None:
     """A server that no longer answers is reported as the cause of the failed write."""
-    proxy.meddle = lambda command, before: UNANSWERED
-    failure(lambda: write(S3Store(f"s3://{bucket}/runs")), "cannot reach", retryable=True)
+    proxy.meddle = lambda request, before: UNANSWERED
+    failure(lambda: write(proxy.store), "cannot reach", retryable=True)
 
 
 @every_write
-def test_a_write_refused_with_409_is_repeated(write: Action, bucket: str, proxy: Proxy) -> None:
+def test_a_write_refused_with_409_is_repeated(write: Action, proxy: Proxy) -> None:
     """409 means that another request was in progress, so the same one is made again."""
-    store = S3Store(f"s3://{bucket}/runs")
-    proxy.meddle = first(3, "PUT", 409)
-    write(store)
+    proxy.meddle_first(3, "PUT", 409)
+    write(proxy.store)
     assert proxy.answers == [*[("PUT", 409)] * 3, ("PUT", 200)]
-    assert store.read("a") == b"content"
+    assert proxy.store.read("a") == b"content"
 
 
 @every_write
@@ -322,26 +287,24 @@ def test_a_write_that_is_always_refused_with_409_is_a_retryable_failure(
     write: Action, bucket: str, proxy: Proxy
 ) -> None:
     """After a few attempts it is reported, and nothing was written."""
-    store = S3Store(f"s3://{bucket}/runs")
-    proxy.meddle = first(100, "PUT", 409)
-    failure(lambda: write(store), bucket, "409", "try again later", retryable=True)
+    proxy.meddle_first(100, "PUT", 409)
+    failure(lambda: write(proxy.store), bucket, "409", "try again later", retryable=True)
     assert proxy.answers == [*[("PUT", 409)] * 4, ("GET", 404)]
-    assert store.read("a") is None
+    assert proxy.store.read("a") is None
 
 
 @pytest.mark.parametrize("verb", ["read", "get", "list_names", "list_entries"])
-def test_an_answer_that_broke_off_is_requested_again(verb: str, bucket: str, proxy: Proxy) -> None:
+def test_an_answer_that_broke_off_is_requested_again(verb: str, proxy: Proxy) -> None:
     """A read or a listing that arrived in part is repeated, a few times."""
-    store, key = S3Store(f"s3://{bucket}/x"), "a/b" if verb in ("read", "get") else "a"
-    store.put_if_absent("a/b", b"content" * 1000)
-    expected = VERBS[verb](store, key)
+    key = "a/b" if verb in ("read", "get") else "a"
+    proxy.store.put_if_absent("a/b", b"content" * 1000)
+    expected = VERBS[verb](proxy.store, key)
     assert expected
-    proxy.answers.clear()
-    proxy.meddle = first(2, "GET", CUT)
-    assert VERBS[verb](store, key) == expected
+    proxy.meddle_first(2, "GET", CUT)
+    assert VERBS[verb](proxy.store, key) == expected
     assert proxy.commands("GET") == 3
-    proxy.meddle = first(100, "GET", CUT)
-    failure(lambda: VERBS[verb](store, key), retryable=True)
+    proxy.meddle_first(100, "GET", CUT)
+    failure(lambda: VERBS[verb](proxy.store, key), retryable=True)
 
 
 def ignore(store: S3Store, monkeypatch: pytest.MonkeyPatch, *conditions: str) -> None:
@@ -395,31 +358,18 @@ def test_a_single_publisher_is_as_safe_as_any_where_conditions_are_honoured(buck
 
 
 def test_a_server_that_knows_no_conditions_serves_only_a_single_publisher(
-    bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    bucket: str, proxy: Proxy
 ) -> None:
     """A server that answers 501 to a condition is treated like one that ignores it."""
-    unknown = []
 
-    def know_none(command: str, before: int) -> int | str:
-        return 501 if unknown and unknown[-1] else NOTHING
+    def know_none(request: Handler, _: int) -> int | str:
+        return 501 if {"If-Match", "If-None-Match"} & set(request.headers) else NOTHING
 
     proxy.meddle = know_none
-    store = S3Store(f"s3://{bucket}/x")
-    single = S3Store(f"s3://{bucket}/x", single_publisher=True)
-    for one in (store, single):
-        put = one._client.put_object
-
-        def put_watched(put: Any = put, **request: Any) -> Any:
-            unknown.append(bool(request.keys() & {"IfMatch", "IfNoneMatch"}))
-            try:
-                return put(**request)
-            finally:
-                unknown.append(False)
-
-        monkeypatch.setattr(one._client, "put_object", put_watched)
-    failure(store.check, "does not honour conditional writes", retryable=False)
+    failure(proxy.store.check, "does not honour conditional writes", retryable=False)
     for write in CONDITIONAL.values():
-        failure(lambda write=write: write(store), bucket, "501", retryable=False)
-    assert store.read("a") is None
+        failure(lambda write=write: write(proxy.store), bucket, "501", retryable=False)
+    assert proxy.store.read("a") is None
+    single = S3Store(f"s3://{bucket}/runs", single_publisher=True)
     assert single.check() is False
     refuse_what_they_see(single)

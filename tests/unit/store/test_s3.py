@@ -1,8 +1,6 @@
 """A store in a bucket: the contract on a tiny server, and servers that answer as a test says."""
 
-import socket
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +11,7 @@ from fmnist.store.base import Store, open_store
 from tests.support.processes import free_port
 from tests.support.store_contract import *  # noqa: F403
 from tests.support.store_contract import Action, every_verb, failure
-from tests.support.tiny_s3 import KEY, SECRET, refusal, tiny_s3
+from tests.support.tiny_s3 import KEY, SECRET, Handler, refusal, tiny_s3
 
 
 @pytest.fixture
@@ -94,34 +92,20 @@ def test_a_password_in_the_endpoint_is_never_repeated(
     assert "hush-hush" not in str(caught.value)
 
 
-class Answering(BaseHTTPRequestHandler):
+class Answering(Handler):
     """Answers PUT, or everything, with one status and body; else as an empty bucket."""
 
-    protocol_version = "HTTP/1.1"
     status: ClassVar[int] = 500
     body: ClassVar[bytes] = b""
     refused: ClassVar[tuple[str, ...]] = ("HEAD", "GET", "PUT", "DELETE")
     requests: ClassVar[list[str]] = []
 
-    def _answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    def answer(self, body: bytes) -> None:
         self.requests.append(self.command)
         if self.command in self.refused:
-            self._send(self.status, self.body)
+            self.send(self.status, self.body)
         else:
-            self._send(200, b"")
-
-    def _send(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_GET = do_HEAD = do_PUT = do_DELETE = _answer  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
+            self.send(200)
 
 
 ANSWERS = {
@@ -189,18 +173,15 @@ def test_a_single_publisher_leaves_out_a_condition_that_is_unknown(
     """Whether the server says so by status or by code, the object is then written without it."""
     written = []
 
-    class Unknowing(Answering):
-        def do_PUT(self) -> None:
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            known = "If-None-Match" not in self.headers
-            if known:
-                written.append((self.path, content))
-                self._send(200, b"")
+    class Unknowing(Handler):
+        def answer(self, body: bytes) -> None:
+            if self.command == "GET":
+                self.send(404, refusal("NoSuchKey"))
+            elif "If-None-Match" in self.headers:
+                self.send(status, refusal(code))
             else:
-                self._send(status, refusal(code))
-
-        def do_GET(self) -> None:
-            self._send(404, refusal("NoSuchKey"))
+                written.append((self.path, body))
+                self.send(200)
 
     serve(Unknowing)
     open_store("s3://bucket/runs", single_publisher=True).put_if_absent("a", b"1")
@@ -213,13 +194,10 @@ def test_nothing_is_sent_that_older_servers_refuse(
     """No checksum beyond S3's first, sent or asked for, and the bucket in the path, not the name."""
     seen = []
 
-    class Watching(Answering):
-        refused = ()
-
-        def parse_request(self) -> bool:
-            parsed = super().parse_request()
+    class Watching(Handler):
+        def answer(self, body: bytes) -> None:
             seen.append((self.path, " ".join(self.headers).lower()))
-            return parsed
+            self.send(200)
 
     endpoint = serve(Watching)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint.replace("127.0.0.1", "localhost"))
@@ -234,15 +212,10 @@ def test_nothing_is_sent_that_older_servers_refuse(
 def test_a_connection_cut_while_reading_is_retryable(serve: Callable[..., str]) -> None:
     """An answer that ends before its announced length is no content."""
 
-    class Cut(Answering):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b"part")
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
+    class Cut(Handler):
+        def answer(self, body: bytes) -> None:
+            self.send(200, b"part", length=1000)
+            self.hang_up()
 
     endpoint = serve(Cut)
     failure(lambda: open_store("s3://bucket/runs").read("a"), endpoint, retryable=True)
