@@ -88,35 +88,27 @@ class S3Store:
 
     def put_if_absent(self, key: str, content: bytes) -> None:
         """See `Store.put_if_absent`."""
-        if self._single_publisher and (found := self.read(key)) is not None:
-            if found != content:
-                raise already_there(self.location(key))
-            return
-        try:
-            self._put_on_condition(key, content, IfNoneMatch="*")
-        except Conflict:
-            raise already_there(self.location(key)) from None
+        self._write(key, None, content, already_there)
 
     def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
         """See `Store.compare_and_swap`."""
+        self._write(key, version, content, changed)
+
+    def _write(
+        self, key: str, version: str | None, content: bytes, conflict: Callable[[str], Conflict]
+    ) -> None:
+        """Write over that version, or nothing; an unclear answer is settled by reading.
+
+        A retried request is refused if its first attempt went through, and an answer may be lost
+        although the object was written: neither is a conflict or a failure.
+        """
         if self._single_publisher:
             found = self.get(key)
             if (found.version if found else None) != version:
                 if found and found.content == content:
                     return
-                raise changed(self.location(key))
+                raise conflict(self.location(key))
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        try:
-            self._put_on_condition(key, content, **condition)
-        except Conflict:
-            raise changed(self.location(key)) from None
-
-    def _put_on_condition(self, key: str, content: bytes, **condition: str) -> None:
-        """Write if the condition holds; an unclear answer is settled by reading.
-
-        A retried request is refused if its first attempt went through, and an answer may be lost
-        although the object was written: neither is a conflict or a failure.
-        """
         try:
             self._put(key, content, **condition)
         except _NotSupported:
@@ -129,6 +121,8 @@ class S3Store:
             with contextlib.suppress(StoreError):
                 if self.read(key) == content:
                     return
+            if isinstance(error, Conflict):
+                raise conflict(self.location(key)) from None
             raise
 
     def _put(self, key: str, content: bytes, **condition: str) -> None:
