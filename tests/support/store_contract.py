@@ -124,7 +124,6 @@ def test_what_is_created_reads_back(store: Store) -> None:
 
 @pytest.mark.parametrize("key", ["absent", "runs/absent/manifest.json"])
 def test_what_is_not_there_reads_as_none(store: Store, key: str) -> None:
-    """A missing object reads as None, in a store that is empty or not."""
     assert store.read(key) is None
     store.put_if_absent("present", b"1")
     assert store.read(key) is None
@@ -169,7 +168,6 @@ def test_swapping_never_overwrites_what_was_not_read(store: Store) -> None:
 
 
 def test_swapping_a_deleted_object_is_a_conflict(store: Store) -> None:
-    """The version of an object that was deleted does not bring it back."""
     store.compare_and_swap("head", None, b"first")
     first = store.get("head")
     assert first
@@ -193,7 +191,6 @@ def test_swapping_the_same_again_is_harmless(store: Store) -> None:
 
 
 def test_keys_do_not_disturb_each_other(store: Store) -> None:
-    """Writing one key changes no other."""
     store.put_if_absent("runs/a/x", b"1")
     store.compare_and_swap("runs/a/y", None, b"2")
     store.put_if_absent("runs/b/x", b"3")

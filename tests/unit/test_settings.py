@@ -27,7 +27,6 @@ def test_defaults_are_valid() -> None:
 
 @pytest.mark.parametrize("section", ["", *sections()])
 def test_settings_are_frozen(section: str) -> None:
-    """Nobody can change a setting after it was read."""
     settings = Settings()
     owner: Any = getattr(settings, section) if section else settings
     name = next(iter(type(owner).model_fields))
@@ -38,7 +37,6 @@ def test_settings_are_frozen(section: str) -> None:
 def test_caller_comes_before_environment_before_dotenv_before_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A value counts by its source: the caller, the environment, `.env`, then the default."""
     assert Settings().training.epochs == 150
     (tmp_path / ".env").write_text("FMNIST_TRAINING__EPOCHS=3\n")
     assert Settings().training.epochs == 3
@@ -88,7 +86,6 @@ def test_foreign_names_in_dotenv_are_not_ours_to_judge(tmp_path: Path) -> None:
 
 
 def test_names_are_read_in_either_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable counts whether it is written in upper or lower case."""
     monkeypatch.setenv("fmnist_training__epochs", "6")
     assert Settings().training.epochs == 6
 
@@ -98,7 +95,6 @@ def test_names_are_read_in_either_case(monkeypatch: pytest.MonkeyPatch) -> None:
     [(section, name) for section, model in sections().items() for name in model.model_fields],
 )
 def test_every_setting_has_a_meaning(section: str, name: str) -> None:
-    """Each setting is described by a sentence for the help."""
     description = sections()[section].model_fields[name].description
     assert description and description[0].isupper() and description.endswith(".")
 
@@ -107,12 +103,10 @@ def test_every_setting_has_a_meaning(section: str, name: str) -> None:
     "url", ["store", "/var/lib/fmnist", "~/models", "../beside", "s3://bucket", "s3://bucket/a/b"]
 )
 def test_folders_and_buckets_are_taken_as_a_store(url: str) -> None:
-    """A folder's path or an s3 location is taken as it is written."""
     assert StoreSettings(url=url).url == url
 
 
 def test_a_slash_at_the_end_of_a_location_means_nothing() -> None:
-    """A location with a slash at its end is the one without it."""
     assert StoreSettings(url="s3://bucket/a/").url == "s3://bucket/a"
     assert DataSettings(source="https://example.org/data/").source == "https://example.org/data"
 
@@ -161,7 +155,6 @@ def test_a_web_address_is_no_store(url: str) -> None:
 
 
 def test_lists_are_written_with_commas_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list in the environment is its items with commas, with or without blanks."""
     monkeypatch.setenv("FMNIST_MODEL__HIDDEN", "32, 16")
     monkeypatch.setenv("FMNIST_MODEL__DROPOUT", "0.5,0")
     monkeypatch.setenv("FMNIST_DATA__MIRRORS", "https://a.example.org , http://b.example.org/x")
@@ -174,7 +167,6 @@ def test_lists_are_written_with_commas_in_the_environment(monkeypatch: pytest.Mo
 
 
 def test_an_empty_list_of_pauses_means_no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list that may be empty can be written empty in the environment."""
     monkeypatch.setenv("FMNIST_STORE__RETRY_PAUSES", "")
     assert Settings().store.retry_pauses == ()
 
@@ -211,7 +203,6 @@ def test_each_hidden_layer_has_its_own_dropout_rate(dropout: tuple[float, ...]) 
     ],
 )
 def test_a_value_out_of_range_is_refused(section: str, name: str, value: object) -> None:
-    """A number that is out of range or none at all is refused, and named."""
     with pytest.raises(ValidationError) as caught:
         Settings(**{section: {name: value}})  # type: ignore[arg-type]
     assert caught.value.errors()[0]["loc"][:2] == (section, name)
@@ -227,7 +218,6 @@ def test_a_value_out_of_range_is_refused(section: str, name: str, value: object)
     ],
 )
 def test_class_names_must_tell_the_classes_apart(names: str, reason: str) -> None:
-    """Empty and equal names are refused, and those that cannot be printed."""
     with pytest.raises(ValidationError, match=reason):
         DataSettings(class_names=names)  # type: ignore[arg-type]
 

@@ -66,7 +66,6 @@ def test_two_processes_fetching_at_once_do_not_disturb_each_other(
 def test_the_command_in_the_message_makes_the_folder_acceptable(
     official: None, tmp_path: Path
 ) -> None:
-    """After the command that the refusal gives, the same files are accepted."""
     folder = write(OWN, tmp_path / "data")
     with pytest.raises(DataError) as caught:
         fetch_files(DataSettings(source=str(folder)))

@@ -61,7 +61,6 @@ def test_a_lock_that_is_held_too_long_is_a_retryable_failure(
 def test_a_process_that_is_killed_takes_its_lock_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the holder of the lock is killed, others swap as usual."""
     monkeypatch.setattr("fmnist.store.folder._LONGEST_WAIT_FOR_LOCK", 10)
     store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("head", b"old")

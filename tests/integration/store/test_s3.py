@@ -39,7 +39,6 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> St
 
 
 def test_only_one_of_many_writers_wins(bucket: str) -> None:
-    """Of several threads that write one object at the same time, exactly one succeeds."""
     only_one_wins(open_store(f"s3://{bucket}"))
 
 
@@ -68,7 +67,6 @@ def test_more_objects_than_a_page_are_listed(bucket: str) -> None:
 
 
 def test_a_bucket_without_a_prefix_is_a_store(bucket: str) -> None:
-    """A store may be a whole bucket."""
     store = open_store(f"s3://{bucket}")
     store.check()
     store.put_if_absent("a/b", b"1")
@@ -78,7 +76,6 @@ def test_a_bucket_without_a_prefix_is_a_store(bucket: str) -> None:
 
 @every_verb
 def test_a_missing_bucket_is_reported(minio: S3Server, act: Action) -> None:
-    """A bucket that does not exist is named with its server, and what to do about it."""
     store = open_store("s3://not-there-at-all/runs")
     failure(
         lambda: act(store), "'not-there-at-all'", minio.endpoint, "create it", "store.url",
@@ -91,7 +88,6 @@ def test_a_missing_bucket_is_reported(minio: S3Server, act: Action) -> None:
 def test_a_wrong_key_is_reported_without_showing_it(
     bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch, variable: str, act: Action
 ) -> None:
-    """An unknown key or a wrong secret is reported as such, and neither is shown."""
     monkeypatch.setenv(variable, SECRET)
     store = open_store(f"s3://{bucket}")
     message = failure(
@@ -351,7 +347,6 @@ def test_a_server_that_ignores_conditions_may_serve_a_single_publisher(
 
 
 def test_a_single_publisher_is_as_safe_as_any_where_conditions_are_honoured(bucket: str) -> None:
-    """The setting costs nothing where the server honours conditions."""
     store = open_store(f"s3://{bucket}/x", single_publisher=True)
     assert store.check() is True
     refuse_what_they_see(store)

@@ -100,7 +100,6 @@ def test_each_setting_can_be_given(
 
 
 def test_no_option_means_defaults() -> None:
-    """An empty command line gives the default settings, and overrides none."""
     assert (context_of().settings, context_of().overrides) == (Settings(), {})
 
 
@@ -119,7 +118,6 @@ RENAMES = {"warmup": ("warmup_fraction", 0.3), "shifted": ("shift_fraction", 0.2
 def test_the_earlier_name_of_a_setting_is_still_accepted(
     old: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whoever set it by its earlier name gets what they meant."""
     name, value = RENAMES[old]
     variable = f"FMNIST_TRAINING__{old.upper()}"
     if place == "environment":
@@ -145,7 +143,6 @@ def test_an_earlier_name_has_the_precedence_of_its_source(
 
 
 def test_a_wrong_value_by_an_earlier_name_is_told_by_the_current_one() -> None:
-    """The fault names the setting as the help does."""
     assert faults("--training.warmup", "2") == [
         "training.warmup_fraction: '2' was given; allowed: number from 0 below 1"
     ]
@@ -159,7 +156,6 @@ def test_a_default_can_be_given_as_it_is_shown(setting: Setting) -> None:
 
 
 def test_no_pauses_can_be_written() -> None:
-    """An empty list of pauses is written as an empty value."""
     assert load_named_settings({"data.retry_pauses": ""}).data.retry_pauses == ()
 
 
@@ -213,7 +209,6 @@ def test_all_wrong_values_are_told_at_once() -> None:
 
 
 def test_wrong_names_and_wrong_values_are_told_at_once() -> None:
-    """A wrong name does not hide a wrong value beside it."""
     lines = faults("--training.epoch", "5", "--gate.mn_accuracy", "1", "--split.seed", "x")
     assert {line.partition(":")[0] for line in lines} == {
         "--training.epoch", "--gate.mn_accuracy", "split.seed",
@@ -253,7 +248,6 @@ def test_a_broken_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dotenv_file_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
-    """A `.env` file that is no text ends as a fault of the settings."""
     (tmp_path / ".env").write_bytes(b"\xff\xfe\x00FMNIST")
     assert ".env" in faults()[0]
 
@@ -278,7 +272,6 @@ def test_a_dotenv_file_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value).replace("\n", "%0A"),
 )
 def test_credentials_in_a_location_are_never_repeated(arguments: list[str]) -> None:
-    """A location with a secret inside is refused without showing the secret."""
     message = "\n".join(faults(*arguments))
     assert "TOPSECRET" not in message
     assert "KEY" not in message
@@ -310,7 +303,6 @@ def test_help_explains_every_setting_and_exit_code(
 def test_help_does_not_need_valid_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Somebody with a wrong value in the environment still gets the help."""
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "bad")
     assert "--training.epochs" in output_of("--help", capsys=capsys)
 

@@ -66,7 +66,6 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_cached_file_is_fetched_again(
     mirrors: Mirrors, cache: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    """A cached file that has been damaged is noticed, and it alone is fetched again."""
     mirror = mirrors.start()
     path = fetch_files(settings(cache, mirror)).test_images
     path.write_bytes(damage(path.read_bytes()))
@@ -113,7 +112,6 @@ def test_nothing_unverified_is_ever_under_a_final_name(mirrors: Mirrors, cache: 
 def test_an_interrupted_fetch_leaves_nothing_half_done(
     mirrors: Mirrors, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C during a download leaves no partial file in the cache."""
 
     @contextlib.contextmanager
     def interrupted(label: str, total: float) -> Iterator[Advance]:

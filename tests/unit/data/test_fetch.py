@@ -72,7 +72,6 @@ def test_a_good_mirror_supplies_the_four_files(mirrors: Mirrors, cache: Path) ->
 
 
 def test_mirrors_are_tried_in_their_order(mirrors: Mirrors, cache: Path) -> None:
-    """Mirrors are tried one after the other, in the order of the setting."""
     one, two = mirrors.start(refusing(404)), mirrors.start(lying)
     three, four = mirrors.start(), mirrors.start()
     fetched = fetch_files(settings(cache, two, one, four, three))
@@ -220,7 +219,6 @@ def test_every_mirror_is_listed_with_its_own_reason(mirrors: Mirrors, cache: Pat
 
 
 def test_the_error_names_only_the_files_that_are_missing(mirrors: Mirrors, cache: Path) -> None:
-    """When some files came and others did not, the DataError names those that did not."""
     half = {name: OFFICIAL[name] for name in (TRAIN_IMAGES, TRAIN_LABELS)}
     with pytest.raises(DataError) as caught:
         fetch_files(settings(cache, mirrors.start(contents=half)))
@@ -242,21 +240,18 @@ def test_the_error_names_only_the_files_that_are_missing(mirrors: Mirrors, cache
 def test_one_mirror_that_may_recover_makes_the_error_retryable(
     mirrors: Mirrors, cache: Path, faults: tuple[int, int], retryable: bool
 ) -> None:
-    """The error is retryable if at least one of the mirrors may answer later."""
     with pytest.raises(DataError) as caught:
         fetch_files(settings(cache, *(mirrors.start(refusing(status)) for status in faults)))
     assert caught.value.retryable is retryable
 
 
 def test_a_dead_mirror_is_a_retryable_error(official: None, cache: Path) -> None:
-    """Where nothing listens, the error says so, and a retry may help."""
     with pytest.raises(DataError, match="cannot connect") as caught:
         fetch_files(settings(cache, closed_port()))
     assert caught.value.retryable
 
 
 def test_a_mirror_that_fails_once_is_asked_again(mirrors: Mirrors, cache: Path) -> None:
-    """After one HTTP 500 the same mirror is asked again and supplies everything."""
     recovering, other = mirrors.start(at_first(refusing(500))), mirrors.start()
     fetched = fetch_files(settings(cache, recovering, other))
     assert read(fetched) == OFFICIAL
@@ -274,7 +269,6 @@ def test_a_mirror_is_asked_only_so_often(mirrors: Mirrors, cache: Path) -> None:
 
 
 def test_the_next_mirror_is_asked_only_for_the_rest(mirrors: Mirrors, cache: Path) -> None:
-    """Files that an earlier mirror supplied are not asked of the next one."""
     half = {name: OFFICIAL[name] for name in (TRAIN_IMAGES, TRAIN_LABELS)}
     first, second = mirrors.start(contents=half), mirrors.start()
     assert read(fetch_files(settings(cache, first, second))) == OFFICIAL
@@ -282,7 +276,6 @@ def test_the_next_mirror_is_asked_only_for_the_rest(mirrors: Mirrors, cache: Pat
 
 
 def test_a_redirect_is_followed(mirrors: Mirrors, cache: Path) -> None:
-    """A mirror that points elsewhere is followed there."""
     target = mirrors.start()
 
     def elsewhere(_: Mirror, reply: Reply) -> None:
@@ -366,7 +359,6 @@ def own(
 
 
 def test_official_files_need_no_list(own: Own) -> None:
-    """A user's copies of the official files are accepted without a list, as official ones."""
     fetched = fetch_files(own.settings(OFFICIAL))
     assert read(fetched) == OFFICIAL
     assert fetched.origin.official is True
@@ -377,7 +369,6 @@ def test_official_files_need_no_list(own: Own) -> None:
 
 
 def test_own_files_are_accepted_with_a_matching_list(own: Own) -> None:
-    """Files that match the list beside them are accepted, and are not called official."""
     fetched = fetch_files(own.settings(with_sums(OWN)))
     assert read(fetched) == OWN
     assert fetched.origin.official is False
@@ -402,7 +393,6 @@ def test_own_files_without_a_list_are_refused(own: Own) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_does_not_match_the_list_is_refused(own: Own, name: str) -> None:
-    """A file that differs from its digest in the list is refused by name, with both digests."""
     wrong = damaged(OWN[name])
     own.refused(
         with_sums(OWN) | {name: wrong},
@@ -412,7 +402,6 @@ def test_a_file_that_does_not_match_the_list_is_refused(own: Own, name: str) -> 
 
 
 def test_the_list_takes_precedence_over_the_official_digests(own: Own) -> None:
-    """Official files in place of those that are listed are refused."""
     own.refused(OFFICIAL | {SUMS: sums_of(OWN)}, "does not match")
 
 
@@ -440,7 +429,6 @@ def test_a_bad_list_is_refused(own: Own, content: bytes, found: str) -> None:
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "without a list"])
 @pytest.mark.parametrize("name", [TRAIN_IMAGES, TEST_LABELS])
 def test_a_missing_file_is_named(own: Own, name: str, listed: bool) -> None:
-    """A file that the source lacks is named, as are the four that are needed and the setting."""
     contents = with_sums(OFFICIAL) if listed else OFFICIAL
     rest = {other: content for other, content in contents.items() if other != name}
     own.refused(rest, f"{own.url}/{name}: is not there", "data.source", *FILES)
@@ -464,7 +452,6 @@ def test_a_source_can_be_checked_without_a_download(own: Own) -> None:
 def test_a_folder_in_the_home_may_be_given_with_a_tilde(
     official: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A leading `~` in the source is the user's home."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     write(OFFICIAL, tmp_path / "data")
@@ -481,7 +468,6 @@ def test_a_list_that_cannot_be_read_is_a_data_error(official: None, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["nothing", "a file"])
 def test_a_missing_folder_is_a_data_error(official: None, tmp_path: Path, kind: str) -> None:
-    """A source that is no folder ends in a DataError that names it and the setting."""
     folder = tmp_path / "data"
     if kind == "a file":
         folder.write_text("no folder")
@@ -517,7 +503,6 @@ def test_a_server_that_is_down_is_a_retryable_error(official: None, cache: Path)
 def test_a_list_that_does_not_come_is_a_retryable_error(
     mirrors: Mirrors, cache: Path, faulty: Behaviour, reason: str
 ) -> None:
-    """A list that a server fails to send is not taken for missing; the error is retryable."""
     mirror = mirrors.start(faulty, with_sums(OFFICIAL))
     with pytest.raises(DataError, match=reason) as caught:
         fetch_files(from_server(mirror, cache, timeout=SHORT))

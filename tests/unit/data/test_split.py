@@ -77,7 +77,6 @@ def fetched(everything: LabelledImages, test_set: LabelledImages, tmp_path: Path
 def test_classes_have_the_same_shares_on_both_sides(
     everything: LabelledImages, share: float
 ) -> None:
-    """Each class is as frequent in training and in validation as it was before."""
     train, validation = split(everything, SplitSettings(validation=share))
     assert len(validation) == round(share * len(everything))
     assert shares(train) == shares(validation) == [0.1] * 10
@@ -102,7 +101,6 @@ def test_the_two_sides_are_disjoint_and_complete(everything: LabelledImages) -> 
 
 
 def test_the_same_seed_gives_the_same_split(everything: LabelledImages) -> None:
-    """Splitting again with the same seed gives the same images in the same order."""
     settings = SplitSettings(seed=7)
     first, second = split(everything, settings), split(everything, settings)
     for one, other in zip(first, second, strict=True):
@@ -111,7 +109,6 @@ def test_the_same_seed_gives_the_same_split(everything: LabelledImages) -> None:
 
 
 def test_another_seed_gives_another_split(everything: LabelledImages) -> None:
-    """Another seed keeps other images for validation."""
     validations = [
         sorted(numbers(split(everything, SplitSettings(seed=seed))[1])) for seed in (0, 1, 2)
     ]
@@ -119,7 +116,6 @@ def test_another_seed_gives_another_split(everything: LabelledImages) -> None:
 
 
 def test_the_largest_seed_is_accepted(everything: LabelledImages) -> None:
-    """The largest seed that the settings allow can be used."""
     assert len(split(everything, SplitSettings(seed=2**32 - 1))[1]) == 100
 
 
@@ -198,7 +194,6 @@ def test_test_images_of_another_size_are_refused(fetched: FetchedData, tmp_path:
 def test_a_folder_that_cannot_be_written_is_a_store_error(
     fetched: FetchedData, tmp_path: Path, obstacle: str
 ) -> None:
-    """A folder that cannot be written ends in a StoreError naming it and the setting to change."""
     folder = tmp_path / "work"
     if obstacle == "a file in its place":
         folder.write_text("in the way")

@@ -25,7 +25,6 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_only_one_of_many_writers_wins(tmp_path: Path) -> None:
-    """Of several threads that write one object at the same time, exactly one succeeds."""
     only_one_wins(open_store(str(tmp_path / "s")))
 
 
@@ -70,7 +69,6 @@ def broken(code: int | None) -> Callable[..., Any]:
 def test_a_home_folder_may_be_written_with_a_tilde(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A leading `~` is the user's home."""
     monkeypatch.setenv("HOME", str(tmp_path))
     open_store("~/models").put_if_absent("a", b"1")
     assert (tmp_path / "models" / "a").read_bytes() == b"1"
@@ -115,7 +113,6 @@ def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path, below: str, v
 def test_too_little_room_is_reported_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk without room for a run fails the check."""
     usage = SimpleNamespace(total=10**9, used=10**9 - 4096, free=4096)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     store = FolderStore(str(tmp_path / "s"))
@@ -163,7 +160,6 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(
 def test_an_interrupted_swap_leaves_the_old_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C during a swap leaves the old content and no part of the new."""
     store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("champion.json", b"old")
 
@@ -178,7 +174,6 @@ def test_an_interrupted_swap_leaves_the_old_content(
 
 
 def test_a_name_too_long_for_the_disk_is_reported(tmp_path: Path) -> None:
-    """A folder's name that is too long for any disk is reported as an unusable store."""
     failure(FolderStore(str(tmp_path / ("x" * 300))).check, "too long", retryable=False)
 
 
@@ -327,7 +322,6 @@ def test_a_link_is_never_followed(linked: str, act: Action, tmp_path: Path) -> N
 
 
 def test_the_store_itself_may_be_behind_a_link(tmp_path: Path) -> None:
-    """The folder that a person named is used as it is."""
     (tmp_path / "real").mkdir()
     (tmp_path / "s").symlink_to(tmp_path / "real")
     store = FolderStore(str(tmp_path / "s"))
@@ -339,7 +333,6 @@ def test_the_store_itself_may_be_behind_a_link(tmp_path: Path) -> None:
 @keyed
 @pytest.mark.parametrize("key", ["../x", "runs/../../x", "runs/..", "a\0b"])
 def test_a_key_never_leads_out_of_the_folder(key: str, act: Action, tmp_path: Path) -> None:
-    """A key with `..` or a null byte is refused by every verb."""
     (tmp_path / "x").write_bytes(b"private")
     store = FolderStore(str(tmp_path / "s"))
     failure(lambda: act(store, key), "is not a key of the store", retryable=False)

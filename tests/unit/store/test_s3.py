@@ -23,7 +23,6 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @every_verb
 def test_no_credentials_at_all_are_reported(monkeypatch: pytest.MonkeyPatch, act: Action) -> None:
-    """Without any credentials the variables to set are named."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
     store = open_store("s3://bucket/runs")
     failure(
@@ -59,7 +58,6 @@ UNUSABLE = {
 def test_an_unusable_configuration_is_reported_before_anything_is_contacted(
     environment: dict[str, str], told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message names what is wrong and the variable that it is in."""
     program = "[default]\ncredential_process = /nowhere/program\n"
     (tmp_path / "aws").write_text(program)
     for name, value in environment.items():
@@ -85,7 +83,6 @@ def test_an_impossible_bucket_name_is_reported(name: str, monkeypatch: pytest.Mo
 def test_a_password_in_the_endpoint_is_never_repeated(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the address is invalid or unreachable, its password is not in the message."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     with pytest.raises(StoreError) as caught:
         open_store("s3://models/x").check()
