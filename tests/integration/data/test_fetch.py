@@ -29,7 +29,7 @@ from tests.support.mirrors import (
     with_sums,
     write,
 )
-from tests.support.processes import S3Server, no_file_larger_than, run_program
+from tests.support.processes import S3Server, run_program
 
 
 def test_the_real_files_survive_a_dropped_connection(
@@ -117,14 +117,3 @@ def test_a_wrong_key_for_the_bucket_is_a_data_error(
         fetch_files(DataSettings(source=source, cache=cache))
     assert "not-the-right-secret" not in str(caught.value)
     assert not caught.value.retryable
-
-
-def test_a_full_disk_is_a_data_error_from_a_bucket_too(
-    official: None, bucket: str, cache: Path
-) -> None:
-    """A file from a bucket that finds no room ends in a DataError that names the setting."""
-    own = DataSettings(source=put(OFFICIAL, bucket), cache=cache)
-    with no_file_larger_than(100), pytest.raises(DataError, match=r"data\.cache") as caught:
-        fetch_files(own)
-    assert str(cache) in str(caught.value)
-    assert in_cache(cache) == set()
