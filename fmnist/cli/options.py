@@ -34,9 +34,8 @@ def _count(_: object, tokens: Sequence[Token]) -> int:
     with contextlib.suppress(ValueError):
         if 1 <= (count := int(text)) <= _LARGEST_COUNT:
             return count
-    raise SettingsError(
-        f"{tokens[0].keyword}: {text[:100]!r} was given; allowed: integer from 1 to {_LARGEST_COUNT}"
-    )
+    allowed = f"allowed: integer from 1 to {_LARGEST_COUNT}"
+    raise SettingsError(f"{tokens[0].keyword}: {text[:100]!r} was given; {allowed}")
 
 
 def _reason(_: object, tokens: Sequence[Token]) -> str:
@@ -96,7 +95,7 @@ def _setting_parameters(shown: tuple[str, ...]) -> Iterator[inspect.Parameter]:
     for name in (*settings, *(f"training.{earlier}" for earlier in RENAMED)):
         section = name.partition(".")[0]
         setting = settings.get(name) if section in shown else None
-        # Read as text, the last one counting if it is repeated: the settings check values themselves.
+        # Read as text, since the settings check values themselves; the last of several counts.
         parameter = Parameter(
             name=f"--{name}", group=groups[section], metavar="VALUE", negative="",
             help=setting.help if setting else "", show=setting is not None, show_default=False,

@@ -20,7 +20,7 @@ PROBE = ".probe"
 
 
 class Conflict(StoreError):
-    """A write's condition does not hold: an object exists, or is no longer the one that was read."""
+    """A write's condition does not hold: an object exists, or is not the one that was read."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class FolderStore:
 
     A new object is linked into place; a changed one is renamed into place under a lock that the
     system releases when its process ends. Both are flushed to disk, file and folders, before the
-    call returns. A killed process leaves at most a file `.*.part`, which does not count as an object.
+    call returns. A killed process leaves at most a file `.*.part`, which is not an object.
     """
 
     def __init__(self, url: str, *, single_publisher: bool = False) -> None:

@@ -140,7 +140,7 @@ def test_creating_never_overwrites(store: Store, other: bytes) -> None:
 
 
 def test_swapping_writes_over_the_version_that_was_read(store: Store) -> None:
-    """A new object needs no version; an old one is replaced only by a writer who has read its latest."""
+    """A new object needs no version; an old one is replaced only by who has read its latest."""
     store.compare_and_swap("champion.json", None, b"first")
     first = store.get("champion.json")
     assert first and first.content == store.read("champion.json") == b"first"
@@ -233,7 +233,7 @@ def test_entries_are_all_below(store: Store) -> None:
 
 
 def test_what_is_deleted_is_gone(store: Store) -> None:
-    """A deleted object is no longer read or listed, unlike the others; deleting it again is harmless."""
+    """It is no longer read or listed, unlike the others; deleting it again is harmless."""
     for key in ("runs/a/x", "runs/a/b/y", "runs/z"):
         store.put_if_absent(key, b"1")
     for _ in range(2):

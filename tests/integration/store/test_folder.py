@@ -43,7 +43,7 @@ with store._lock():
 def test_a_lock_that_is_held_too_long_is_a_retryable_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message names the lock and what to do, nothing is written, and readers are not blocked."""
+    """The message names the lock and what to do, nothing is written, and readers can go on."""
     monkeypatch.setattr("fmnist.store.folder._LONGEST_WAIT_FOR_LOCK", 0.2)
     store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("head", b"old")

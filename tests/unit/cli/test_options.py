@@ -194,7 +194,7 @@ def test_no_pauses_can_be_written() -> None:
 def test_a_fault_is_one_line_that_says_what_is_wrong(
     arguments: list[str], parts: list[str]
 ) -> None:
-    """A wrong name, type or range gives one line with the setting, the value and what is allowed."""
+    """The line has the setting, the value and what is allowed."""
     lines = faults(*arguments)
     assert len(lines) == 1
     assert len(lines[0]) < 300

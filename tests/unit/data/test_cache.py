@@ -185,7 +185,7 @@ def test_a_folder_in_place_of_a_cached_file_is_a_data_error(mirrors: Mirrors, ca
     ],
 )
 def test_a_full_disk_is_a_data_error(mirrors: Mirrors, cache: Path, file: str, room: int) -> None:
-    """A download that finds no room ends in a DataError that names the setting; no partial file stays."""
+    """The DataError names the setting; no partial file stays."""
     mirror = mirrors.start()
     paths_of(fetch_files(settings(cache, mirror)))[file].unlink()
     with no_file_larger_than(room):

@@ -186,7 +186,7 @@ def test_a_mirror_that_never_stops_sending_is_given_up(
 
 
 def test_every_mirror_is_listed_with_its_own_reason(mirrors: Mirrors, cache: Path) -> None:
-    """When all fail, the DataError has a line for each, and says how to supply the files by hand."""
+    """When all fail, the DataError also says how to supply the files by hand."""
     failing, liar, dead = mirrors.start(refusing(500)), mirrors.start(lying), closed_port()
     missing = mirrors.start(refusing(404))
     with pytest.raises(DataError) as caught:

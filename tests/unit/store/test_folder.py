@@ -89,7 +89,7 @@ def test_a_folder_store_leaves_only_its_objects(tmp_path: Path) -> None:
 
 
 def test_a_folder_goes_with_its_last_object(tmp_path: Path) -> None:
-    """Folders are no objects: an emptied one is removed, but not the store itself, nor a full one."""
+    """Folders are no objects: an emptied one is removed, but not the store, nor a full one."""
     store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("runs/a/figures/x", b"1")
     store.put_if_absent("runs/b", b"1")
@@ -136,7 +136,7 @@ CODES = {
 def test_a_write_that_fails_leaves_the_folder_as_it_was(
     code: int, verb: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write that the system refuses is reported, leaves no partial file, and keeps the old content."""
+    """What the system refuses is reported, leaves no partial file, and keeps the old content."""
     store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("old", b"old")
     key, write, last_step = {
@@ -189,7 +189,7 @@ def test_a_name_too_long_for_the_disk_is_reported(tmp_path: Path) -> None:
 def test_an_unsuitable_folder_is_found_before_training(
     place: str, error: int | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check says what is wrong with the folder or its file system, and leaves nothing behind."""
+    """The check says what is wrong with the folder or its file system, and leaves nothing."""
     monkeypatch.setattr(place, broken(error))
     store = FolderStore(str(tmp_path / "s"))
     failure(store.check, str(tmp_path / "s"), told, "store.url", retryable=False)
@@ -280,7 +280,7 @@ def test_a_removal_is_on_disk_too(disk: Disk, tmp_path: Path) -> None:
 def test_a_folder_that_could_not_be_flushed_is_flushed_by_the_next_try(
     place: str, verb: str, disk: Disk, tmp_path: Path
 ) -> None:
-    """An error when a folder is flushed is reported, and a repeat succeeds only once it is flushed."""
+    """The error is reported, and a repeat succeeds only once the folder is flushed."""
     store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("there", b"1")
 

@@ -188,7 +188,7 @@ def test_a_single_publisher_leaves_out_a_condition_that_is_unknown(
 def test_nothing_is_sent_that_older_servers_refuse(
     serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No checksum beyond S3's first, sent or asked for, and the bucket in the path, not the name."""
+    """No checksum beyond S3's first, sent or asked for; the bucket is in the path, not the name."""
     seen = []
 
     class Watching(Handler):
