@@ -126,7 +126,7 @@ def _check_status(response: httpx.Response) -> None:
     status = response.status_code
     answer = f"HTTP {status} {response.reason_phrase}"
     if status in (401, 403, 404, 410):  # many buckets answer 403 for a file that does not exist
-        raise NotThere(f"is not there, or not for everybody ({answer})")
+        raise NotThere(f"not found ({answer})")
     if status >= 500 or status == 429:
         raise Interrupted(answer)
     if response.is_error:

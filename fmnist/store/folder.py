@@ -92,6 +92,7 @@ class FolderStore:
                     return
                 if (found.version if found else None) != version:
                     raise changed(str(target))
+                # Whoever deleted the last object in it meanwhile has removed the folder too.
                 make_folder(target.parent, self._root)
                 with whole_file(target, content) as written:
                     written.replace(target)
