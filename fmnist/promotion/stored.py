@@ -187,7 +187,7 @@ def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section
     try:
         return kind.model_validate(recorded)
     except ValidationError as error:
-        where = store.location(f"{keys.of_run(run.run_id)}/{keys.SETTINGS}")
+        where = store.location(keys.of_run(run.run_id, keys.SETTINGS))
         raise DamagedError(
             f"{where} cannot be read: {name}: {describe_faults(error)[0]}; it was damaged or "
             "written by another version"

@@ -70,7 +70,7 @@ def verify_store(
     listing = by_run(store.list_entries(keys.RUNS))
     sealed = sorted(run for run, files in listing.items() if keys.MANIFEST in files)
     if records and records[0].run_id not in sealed:
-        where = store.location(f"{keys.of_run(records[0].run_id)}/{keys.MANIFEST}")
+        where = store.location(keys.of_run(records[0].run_id, keys.MANIFEST))
         problems.append(f"{where} is missing, although the run is the champion")
     checked = []
     with track("verifying", len(sealed)) as advance:
@@ -113,7 +113,8 @@ def _check(
             with _noted(store, problems):
                 content = read_file(store, run, name)
                 if name == keys.MODEL:
-                    _load(load, content, store.location(f"{keys.of_run(run_id)}/{name}"))
+                    with _noted(store, problems, f"{store.location(keys.of_run(run_id, name))}: "):
+                        load(content)
         if keys.MODEL not in run.manifest.files:
             problems.append(f"{store.location(keys.of_run(run_id))} lists no {keys.MODEL}")
         with _noted(store, problems):
@@ -121,15 +122,8 @@ def _check(
     return CheckedRun(run_id, files, size, tuple(problems))
 
 
-def _load(load: Callable[[bytes], object], content: bytes, where: str) -> None:
-    try:
-        load(content)
-    except DamagedError as error:
-        raise DamagedError(f"{where}: {error}") from error
-
-
 @contextmanager
-def _noted(store: Store, problems: list[str]) -> Iterator[None]:
+def _noted(store: Store, problems: list[str], where: str = "") -> Iterator[None]:
     """Note what is wrong with one object, and continue with the next.
 
     Raises:
@@ -137,13 +131,12 @@ def _noted(store: Store, problems: list[str]) -> Iterator[None]:
     """
     try:
         yield
-    except DamagedError as error:
-        problems.append(str(error))
     except StoreError as error:
-        if error.retryable:
-            raise
-        store.read(keys.CHAMPION)
-        problems.append(str(error))
+        if not isinstance(error, DamagedError):
+            if error.retryable:
+                raise
+            store.read(keys.CHAMPION)
+        problems.append(f"{where}{error}")
 
 
 def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:

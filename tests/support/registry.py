@@ -68,12 +68,12 @@ def put(
     name = run if isinstance(run, str) else run_id(run)
     contents = {**FILES, "id": name.encode(), **files}
     for file, content in contents.items():
-        store.put_if_absent(f"{keys.of_run(name)}/{file}", content)
+        store.put_if_absent(keys.of_run(name, file), content)
     entries = {
         file: FileEntry(len(content), digest_of(content)) for file, content in contents.items()
     }
     manifest = to_json(Manifest(FORMAT, name, NOW, entries))
-    store.put_if_absent(f"{keys.of_run(name)}/{keys.MANIFEST}", manifest)
+    store.put_if_absent(keys.of_run(name, keys.MANIFEST), manifest)
     stored = read_run(store, name)
     if promoted:
         promote(store, stored)

@@ -221,7 +221,7 @@ def spoil(name: str, content: bytes | None) -> Callable[[MemoryStore], None]:
     """Damage a file of the champion, or take it away."""
 
     def spoiled(store: MemoryStore) -> None:
-        key = f"{keys.of_run(OLD)}/{name}"
+        key = keys.of_run(OLD, name)
         assert key in store.objects
         if content is None:
             del store.objects[key]

@@ -285,7 +285,7 @@ class Registry(RuleBasedStateMachine):
         assert going == ((run_id,) if self.truth.retire(run_id) else ())
         names = [keys.MANIFEST, *sorted(self.truth.published[run_id].keys() - {keys.MANIFEST})]
         for name in names[:delete] if going else ():
-            self.store.delete(f"{keys.of_run(run_id)}/{name}")
+            self.store.delete(keys.of_run(run_id, name))
 
     @rule(
         place=st.integers(0, 5),
@@ -351,7 +351,7 @@ class Registry(RuleBasedStateMachine):
         def act() -> None:
             assert retire(self.store, [run_id], by="tests") == (run_id,)
             for name in (keys.MANIFEST, "evaluation.json", "model.keras"):
-                self.store.delete(f"{keys.of_run(run_id)}/{name}")
+                self.store.delete(keys.of_run(run_id, name))
 
         crashed = self.crash_at(place, moment, act)
         if crashed and again:
@@ -514,7 +514,7 @@ class Registry(RuleBasedStateMachine):
         """A published run is as it was; one that was retired may be going, but not changing."""
         for run_id, files in self.truth.published.items():
             for name, content in files.items():
-                found = self.store.read(f"{keys.of_run(run_id)}/{name}")
+                found = self.store.read(keys.of_run(run_id, name))
                 if run_id in self.truth.retired:
                     assert found in (None, content)
                 else:
