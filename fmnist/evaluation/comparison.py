@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.stats import binom, binomtest, norm
 
 from fmnist.data.records import Bytes
-from fmnist.evaluation.metrics import CONFIDENCE, Interval
+from fmnist.evaluation.metrics import CONFIDENCE, Interval, surest_first
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def compare(
                 confidence=float(confidence[index]),
             )
             for side in (losses, gains)
-            for index in _surest_first(np.flatnonzero(side), confidence)
+            for index in surest_first(np.flatnonzero(side), confidence)
         ),
     )
 
@@ -219,12 +219,6 @@ def difference_interval(gained: int, lost: int, images: int) -> Interval:
     z = float(norm.ppf((1 + CONFIDENCE) / 2))
     margin = z * math.sqrt((more + fewer - difference**2) / (images + 2))
     return Interval(max(-1.0, difference - margin), min(1.0, difference + margin))
-
-
-def _surest_first(
-    indices: npt.NDArray[np.intp], confidence: npt.NDArray[np.float32]
-) -> npt.NDArray[np.intp]:
-    return indices[np.argsort(-confidence[indices], kind="stable")]
 
 
 def _share(hits: npt.NDArray[np.bool_]) -> float:
