@@ -96,18 +96,12 @@ class Comparison:
 
     @property
     def p_value_worse(self) -> float:
-        """McNemar's exact test, one-sided: small if the challenger is worse.
-
-        The probability of so few gains if both models were equally good.
-        """
+        """How probable so few gains are for equal models: McNemar's exact test, one-sided."""
         return float(binom.cdf(self.gained, self.gained + self.lost, 0.5))
 
     @property
     def p_value_better(self) -> float:
-        """McNemar's exact test, one-sided: small if the challenger is better.
-
-        The probability of so many gains if both models were equally good.
-        """
+        """How probable so many gains are for equal models: McNemar's exact test, one-sided."""
         return float(binom.cdf(self.lost, self.gained + self.lost, 0.5))
 
     @property
@@ -210,9 +204,8 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
 def difference_interval(gained: int, lost: int, images: int) -> Interval:
     """The confidence interval for the difference of two accuracies on the same images.
 
-    The adjusted Wald interval for paired proportions (Bonett and Price, 2012). In
-    close cases it may exclude 0 although McNemar's exact test, which the gate uses, is not
-    significant.
+    The adjusted Wald interval for paired proportions (Bonett and Price, 2012). In close cases it
+    may exclude 0 although McNemar's exact test, which the gate uses, is not significant.
     """
     more, fewer = (gained + 1) / (images + 2), (lost + 1) / (images + 2)
     difference = more - fewer

@@ -57,10 +57,8 @@ def verify_store(
 ) -> VerifyReport:
     """Read every file of one run, or everything in the store.
 
-    `load` gets the bytes of each model, and raises `DamagedError` if they hold no network.
-
-    Raises:
-        StoreError: the store cannot be read, or has no such run.
+    `load` gets the bytes of each model, and raises `DamagedError` if they hold no network. A store
+    that cannot be read, or has no such run, is a `StoreError`.
     """
     if run_id is not None:
         return _verify_one(store, load, now, run_id)
@@ -124,11 +122,7 @@ def _check(
 
 @contextmanager
 def _noted(store: Store, problems: list[str], where: str = "") -> Iterator[None]:
-    """Note what is wrong with one object, and continue with the next.
-
-    Raises:
-        StoreError: the store as a whole cannot be read.
-    """
+    """Note what is wrong with one object, and continue unless the whole store cannot be read."""
     try:
         yield
     except StoreError as error:

@@ -204,6 +204,19 @@ def lose_the_reply(store: MemoryStore | WatchedFolder, meanwhile: Callable[[], o
     once(store, "after", "compare_and_swap", keys.CHAMPION, refuse)
 
 
+SPOILT: dict[str, Callable[[bytes], bytes | None]] = {
+    "missing": lambda old: None,
+    "cut short": lambda old: old[:-1],
+    "with a flipped bit": lambda old: bytes([old[0] ^ 1]) + old[1:],
+    "of the same size": lambda old: bytes(len(old)),
+}
+
+
+def spoil(store: MemoryStore, key: str, change: Callable[[bytes], bytes | None]) -> None:
+    """Damage an object."""
+    overwrite(store, key, change(store.objects[key]))
+
+
 class Crash(BaseException):
     """The process ends here."""
 
@@ -229,21 +242,6 @@ def crash_at(
     finally:
         setattr(store, moment, usual)
     return False
-
-
-def is_missing(store: MemoryStore, key: str) -> None:
-    """Remove an object."""
-    del store.objects[key]
-
-
-def is_cut_short(store: MemoryStore, key: str) -> None:
-    """Take the last byte of an object away."""
-    store.objects[key] = store.objects[key][:-1]
-
-
-def has_a_flipped_bit(store: MemoryStore, key: str) -> None:
-    """Flip a bit of an object."""
-    store.objects[key] = bytes([store.objects[key][0] ^ 1]) + store.objects[key][1:]
 
 
 def age(store: MemoryStore | FolderStore) -> None:

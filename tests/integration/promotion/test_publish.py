@@ -226,6 +226,7 @@ def test_a_run_is_put_together_whole(
         ("verdict.json", run.verdict, Verdict),
         ("training.json", run.training, TrainingResult),
         ("settings.json", run.settings, Settings),
+        *([(keys.COMPARISON, against, type(against))] if against else []),
     ):
         assert from_json(kind, (folder / name).read_bytes(), name) == record
     for figure in {figure.file for figure in FIGURES} - {COMPARED} | more - {keys.COMPARISON}:
@@ -621,24 +622,3 @@ def test_a_run_that_was_pruned_is_not_said_to_be_published_yet(
         publish_run(run, folder, judge_of(store))
     assert "fmnist publish" not in str(caught.value)
     assert caught.value.exit_code == ExitCode.STORE
-
-
-def test_a_comparison_is_stored_with_the_run(make: Make, store: MemoryStore) -> None:
-    """With a champion there is `comparison.json`, which reads back equal; without there is none."""
-    first = make(GOOD, "first")
-    promote(store, first)
-    assert first[0].against is None
-    assert not (first[1] / keys.COMPARISON).exists()
-    run, folder = make(BETTER)
-    publish_run(run, folder, judge_of(store))
-    assert isinstance(run.against, Comparison)
-    found = read_record(store, read_run(store, run.run_id), keys.COMPARISON, Comparison)
-    assert found == run.against
-    assert found.champion == "first"
-
-    del store.objects[STORED_MODEL]
-    third, folder = make(BETTER, "third")
-    publish_run(third, folder, judge_of(store, "third"))
-    assert isinstance(third.against, ComparisonFailed)
-    found_none = read_record(store, read_run(store, "third"), keys.COMPARISON, ComparisonFailed)
-    assert found_none == third.against

@@ -30,20 +30,18 @@ from fmnist.registry.records import (
     new_run_id,
     to_json,
 )
-from fmnist.registry.runs import later_verdicts, upload_run
+from fmnist.registry.runs import later_verdicts, read_run, upload_run
 from tests.support import records
 from tests.support.memory import MemoryStore
 from tests.support.registry import (
     ALL,
     BY,
     FILES,
+    SPOILT,
     champion_of,
     champions,
     crash_at,
     edited,
-    has_a_flipped_bit,
-    is_cut_short,
-    is_missing,
     lose_the_reply,
     moves,
     never,
@@ -57,6 +55,7 @@ from tests.support.registry import (
     rejected,
     remove,
     rollback,
+    spoil,
     without,
 )
 
@@ -405,24 +404,21 @@ def test_a_loser_of_a_race_decides_again_against_the_new_champion(store: MemoryS
     assert moves(store) == ["3 promotion two", "2 promotion rival", "1 promotion one"]
 
 
-def test_a_loser_of_a_race_may_be_rejected_by_the_new_champion(store: MemoryStore) -> None:
-    """The rival stays the champion, and the second verdict is recorded."""
-    run, rival = put(store, "two"), put(store, "rival")
-    overtaken_by(store, lambda: promote(store, rival))
-    outcome = promote_run(store, run, 0.92, passed(None), rejected, by=BY)
-    assert outcome.champion and outcome.champion.run_id == "rival"
-    assert outcome.verdict == rejected(outcome.champion)
-    assert later_verdicts(store, "two") == [outcome.verdict]
-    assert moves(store) == ["1 promotion rival"]
-
-
-def test_a_verdict_against_an_earlier_champion_is_asked_for_again(store: MemoryStore) -> None:
-    """It does not matter whether the champion changed before the promotion began or during it."""
+@pytest.mark.parametrize("moment", ["before the promotion", "during it"])
+def test_a_verdict_against_an_earlier_champion_is_asked_for_again(
+    moment: str, store: MemoryStore
+) -> None:
+    """The run may be rejected now: the rival stays, and the second verdict is recorded."""
     first = put_champions(store, "one")
-    put_champions(store, "rival")
-    outcome = promote_run(store, put(store, "two"), 0.92, passed(first), rejected, by=BY)
-    assert outcome.champion and outcome.champion.run_id == "rival"
-    assert outcome.verdict.generation == 2
+    run, rival = put(store, "two"), put(store, "rival")
+    if moment == "during it":
+        overtaken_by(store, lambda: promote(store, rival))
+    else:
+        promote(store, rival)
+    outcome = promote_run(store, run, 0.92, passed(first), rejected, by=BY)
+    assert outcome == PromotionResult(rejected(champion_of(store)), champion_of(store))
+    assert later_verdicts(store, "two") == [outcome.verdict]
+    assert moves(store) == ["2 promotion rival", "1 promotion one"]
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
@@ -603,27 +599,41 @@ def test_a_rollback_leaves_no_way_back_to_a_run_that_is_gone(gone: str, store: M
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-@pytest.mark.parametrize(
-    "spoil", [is_missing, is_cut_short, has_a_flipped_bit], ids=lambda spoil: spoil.__name__
-)
+@pytest.mark.parametrize("change", SPOILT.values(), ids=SPOILT.keys())
 def test_a_damaged_run_is_not_restored(
-    name: str, spoil: Callable[[MemoryStore, str], None], two: MemoryStore
+    name: str, change: Callable[[bytes], bytes | None], two: MemoryStore
 ) -> None:
     """Every file of the earlier champion is checked before the champion changes."""
     champion = current_champion(two)
-    spoil(two, f"runs/one/{name}")
+    spoil(two, f"runs/one/{name}", change)
     for run_id in (None, "one"):
         with pytest.raises(DamagedError, match=re.escape(f"memory/runs/one/{name}")):
             rollback(two, run_id)
     assert current_champion(two) == champion
 
 
-def test_two_rollbacks_at_the_same_time_are_one(store: MemoryStore) -> None:
-    """Who loses the race to go back finds that it has been done."""
+@pytest.mark.parametrize(
+    ("rivals", "after"),
+    [("", "BCBA"), ("D", "BDCBA"), ("BD", "BDBCBA")],
+    ids=["goes back too", "is promoted", "is promoted after the goal"],
+)
+def test_a_rollback_gets_where_it_was_asked_to_whatever_a_rival_does(
+    rivals: str, after: str, store: MemoryStore
+) -> None:
+    """Another's rollback to the same run is taken for this one, a promotion of that run is not."""
     put_champions(store, *"ABC")
-    overtaken_by(store, lambda: rollback(store))
+    put(store, "D")
+
+    def meddle() -> None:
+        for rival in rivals:
+            promote(store, read_run(store, rival))
+        if not rivals:
+            rollback(store)
+
+    overtaken_by(store, meddle)
     assert rollback(store) == current_champion(store)
-    assert champions(store) == list("BCBA")
+    assert champions(store) == list(after)
+    assert moves(store)[0] == f"{len(after)} rollback B"
 
 
 def test_a_rollback_whose_reply_was_lost_is_not_repeated(store: MemoryStore) -> None:
@@ -649,25 +659,6 @@ def test_a_rollback_that_failed_says_how_to_try_again(store: MemoryStore) -> Non
     store.after = lambda verb, key: None
     assert rollback(store, "B").run_id == "B"
     assert moves(store)[0] == "4 rollback B"
-
-
-def test_a_rollback_that_met_a_promotion_still_goes_back(store: MemoryStore) -> None:
-    """Who asked to go back gets there, past a champion that came in between."""
-    put_champions(store, *"AB")
-    rival = put(store, "rival")
-    overtaken_by(store, lambda: promote(store, rival))
-    back = rollback(store)
-    assert (back.run_id, back.previous, back.generation) == ("A", "rival", 4)
-
-
-def test_a_promotion_of_the_goal_is_not_the_rollback(store: MemoryStore) -> None:
-    """Who asked to go back gets there also past a champion that replaced the goal once more."""
-    goal = put(store, "A", promoted=True)
-    put_champions(store, "B")
-    rival = put(store, "rival")
-    overtaken_by(store, lambda: [promote(store, run) for run in (goal, rival)])
-    assert rollback(store) == current_champion(store)
-    assert moves(store)[:3] == ["5 rollback A", "4 promotion rival", "3 promotion A"]
 
 
 def test_going_back_to_the_champion_itself_changes_nothing(two: MemoryStore) -> None:
