@@ -90,7 +90,6 @@ def finish(folder: Path) -> None:
 
 
 def test_a_success_leaves_nothing_on_this_machine(tmp_path: Path) -> None:
-    """After a block that succeeds the run's work folder is gone with all that was in it."""
     with workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
         assert finished_folder(folder).is_dir()
         assert folder == tmp_path / "work" / "id"
@@ -103,7 +102,6 @@ def test_a_success_leaves_nothing_on_this_machine(tmp_path: Path) -> None:
 def test_a_failure_before_the_end_leaves_nothing(
     error: type[BaseException], tmp_path: Path
 ) -> None:
-    """An error before the run was finished removes its work folder, and comes through."""
     with pytest.raises(error), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
         (folder / "train.npz").write_bytes(b"arrays")
         (finished_folder(folder) / "model.keras").write_bytes(b"model")
@@ -136,7 +134,6 @@ def test_the_work_folder_is_in_the_users_cache_or_where_the_setting_says(
 
 
 def test_two_runs_do_not_disturb_each_other(tmp_path: Path) -> None:
-    """The end of one run leaves the work folder of another alone."""
     settings = StoreSettings(work=tmp_path / "work")
     with workspace(settings, "one") as one:
         with workspace(settings, "two"):
@@ -242,7 +239,6 @@ def test_a_run_is_put_together_whole(
 @pytest.mark.usefixtures("quick_figures")
 @pytest.mark.parametrize("against", [None, AGAINST], ids=["alone", "beside a champion"])
 def test_the_report_shows_the_figures_beside_it(against: Comparison | None, work: Path) -> None:
-    """The addresses of the figures in the report are those of the files beside it."""
     folder = finished_folder(work)
     run = records.run(folder=work, champion_before=records.champion(), against=against)
     write_run(run, records.drawn_images(), folder)
@@ -485,7 +481,6 @@ def test_what_is_read_back_is_what_the_store_holds(make: Make, store: MemoryStor
 
 
 def test_a_rejected_model_costs_no_second_look(make: Make, store: MemoryStore) -> None:
-    """A run that moves nothing is stored without being read back."""
     run, folder = make(POOR)
 
     def refuse(model: bytes) -> Probabilities:
@@ -500,45 +495,33 @@ def test_a_rejected_model_costs_no_second_look(make: Make, store: MemoryStore) -
 BETTER_ONLY = GateSettings(champion="better")
 
 
-def test_a_run_that_was_overtaken_is_judged_again_and_promoted(
-    make: Make, store: MemoryStore
+@pytest.mark.parametrize("promoted", [True, False], ids=["promoted", "rejected"])
+def test_a_run_that_was_overtaken_is_judged_again(
+    promoted: bool, make: Make, store: MemoryStore
 ) -> None:
-    """The run that is returned has the later verdict, champion and comparison."""
+    """The run that is returned has the later verdict, champion and comparison.
+
+    A later rejection is recorded in the store, where the run itself stays as it was.
+    """
     first = promote(store, make(FAIR, "first"))
-    run, folder = make(BETTER, gate=BETTER_ONLY)
-    rival = promote(store, make(GOOD, "rival"))
+    run, folder = make(BETTER if promoted else GOOD, gate=BETTER_ONLY)
+    rival = promote(store, make(GOOD if promoted else BETTER, "rival"))
     assert run.champion_before == first and run.verdict.promoted
 
     published = publish_run(run, folder, judge_of(store, gate=BETTER_ONLY))
-    assert published.champion_before == rival
-    assert isinstance(published.against, Comparison)
-    assert (published.against.champion, published.against.gained) == ("rival", 9300 - 9142)
-    assert (published.verdict.promoted, published.verdict.generation) == (True, 2)
-    assert published == replace(
-        run, verdict=published.verdict, champion_before=rival, against=published.against
-    )
+    verdict, against = published.verdict, published.against
+    assert (verdict.promoted, verdict.generation) == (promoted, 2)
+    assert isinstance(against, Comparison) and against.champion == "rival"
+    assert (against.gained, against.lost) == ((158, 0) if promoted else (0, 158))
+    assert published == replace(run, verdict=verdict, champion_before=rival, against=against)
     champion = champion_of(store)
-    assert (champion.run_id, champion.previous) == (run.run_id, "rival")
-    assert champion.reason == published.verdict.reason
-    assert later_verdicts(store, run.run_id) == []
-
-
-def test_a_run_that_was_overtaken_may_be_rejected(make: Make, store: MemoryStore) -> None:
-    """The rival stays the champion; the later verdict is returned, and recorded in the store."""
-    promote(store, make(FAIR, "first"))
-    run, folder = make(GOOD, gate=BETTER_ONLY)
-    rival = promote(store, make(BETTER, "rival"))
-    assert run.verdict.promoted
-
-    published = publish_run(run, folder, judge_of(store, gate=BETTER_ONLY))
-    assert not published.verdict.promoted
-    assert published.champion_before == rival
-    assert published.champion_after == "rival"
-    assert isinstance(published.against, Comparison)
-    assert (published.against.champion, published.against.lost) == ("rival", 9300 - 9142)
-    assert current_champion(store) == rival
-    assert later_verdicts(store, run.run_id) == [published.verdict]
-    # What was stored of the run itself stays as it was.
+    assert champion.run_id == published.champion_after
+    if promoted:
+        assert (champion.run_id, champion.previous) == (run.run_id, "rival")
+        assert champion.reason == verdict.reason
+    else:
+        assert champion == rival
+    assert later_verdicts(store, run.run_id) == ([] if promoted else [verdict])
     stored = read_run(store, run.run_id)
     assert read_record(store, stored, keys.VERDICT, Verdict) == run.verdict
 

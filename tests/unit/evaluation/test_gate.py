@@ -95,7 +95,6 @@ def test_the_interval_counts_only_if_the_setting_says_so() -> None:
 
 
 def test_the_verdict_lists_every_rule_with_value_bound_and_result() -> None:
-    """Each rule stands in the verdict, passed or not."""
     verdict = judge(8_950, lower_bound=True)
     assert [(rule.value, rule.bound, rule.passed) for rule in verdict.rules[:2]] == [
         (10_000, 10_000, True),
@@ -172,7 +171,6 @@ def test_a_better_model_below_the_bound_is_still_rejected(champion: str) -> None
 
 
 def test_the_default_does_not_compare_with_the_champion() -> None:
-    """With the settings as they are, the accuracy alone decides."""
     verdict = judge(9_142, meeting(records.comparison(0, 5_000)))
     assert verdict.promoted
     assert [rule.name for rule in verdict.rules] == ["every test image scored", "test accuracy"]

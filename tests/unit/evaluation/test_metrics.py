@@ -51,7 +51,6 @@ def test_classes_may_be_called_anything() -> None:
 
 
 def test_the_confusion_matrix_counts_true_by_predicted() -> None:
-    """Rows are true classes, columns predicted ones."""
     labels = np.array([0, 0, 1], np.uint8)
     found = evaluate(np.eye(10, dtype=np.float32)[[0, 3, 1]], labels, NAMES)
     assert found.confusion[0][0] == found.confusion[0][3] == found.confusion[1][1] == 1
@@ -62,7 +61,6 @@ def test_the_confusion_matrix_counts_true_by_predicted() -> None:
 
 
 def test_the_mistakes_come_most_confident_first_and_are_mistakes() -> None:
-    """Each listed mistake is wrong, and none is surer than the one before it."""
     probabilities, labels = noisy_probabilities()
     mistakes = evaluate(probabilities, labels, NAMES).mistakes
     confidences = [mistake.confidence for mistake in mistakes]
@@ -75,7 +73,6 @@ def test_the_mistakes_come_most_confident_first_and_are_mistakes() -> None:
 
 
 def test_a_perfect_model_has_no_mistakes() -> None:
-    """Nothing is confused where everything is right."""
     labels = np.arange(10, dtype=np.uint8)
     found = evaluate(np.eye(10, dtype=np.float32), labels, NAMES)
     assert (found.accuracy, found.mistakes, found.confused_pairs) == (1.0, (), ())

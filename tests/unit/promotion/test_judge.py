@@ -263,7 +263,6 @@ def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
 def test_a_champion_whose_model_cannot_be_scored_cannot_be_compared(
     judge: Judge, crown: Crown
 ) -> None:
-    """A complete run whose model cannot be loaded cannot be compared with."""
     crown(model=b"foreign")
     found = judge.judge(b"wrong 0", 1)
     assert found.against == ComparisonFailed(OLD, "model.keras holds no network of this project")
@@ -337,7 +336,6 @@ def test_each_run_is_one_use_of_the_test_set_however_often_it_is_decided(judge: 
 
 
 def test_uses_are_counted_for_each_test_set(judge: Judge) -> None:
-    """Another test set starts at one."""
     uses(judge)
     other = replace(judge.test_set, digest="cd" * 32)
     assert uses(replace(judge, test_set=other, run_id="another")) == "1 model "

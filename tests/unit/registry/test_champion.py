@@ -121,7 +121,6 @@ def test_a_promotion_is_safe_to_repeat(store: MemoryStore, sealed: Path) -> None
 
 
 def test_nothing_but_the_champion_is_ever_replaced(store: MemoryStore) -> None:
-    """However many runs are promoted, `champion.json` is the only object that is overwritten."""
     put_champions(store, *"ABC")
     assert [key for verb, key in store.writes if verb == "compare_and_swap"] == [keys.CHAMPION] * 3
     created = [key for verb, key in store.writes if verb == "put_if_absent"]
@@ -151,7 +150,6 @@ def test_the_history_has_every_record_the_latest_first(store: MemoryStore) -> No
 
 
 def test_the_history_is_read_on_demand(store: MemoryStore) -> None:
-    """Whoever looks at the latest records does not read the older ones."""
     put_champions(store, *"ABC")
     del store.objects[keys.of_generation(1)]
     history = champion_history(store)

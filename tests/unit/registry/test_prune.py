@@ -21,6 +21,7 @@ from tests.support.registry import (
     LONG_AFTER,
     age,
     champion_of,
+    crash_at,
     load,
     once,
     overtaken_by,
@@ -147,27 +148,12 @@ def test_many_runs_are_retired_in_batches(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_prune_that_was_cut_short_is_finished(store: MemoryStore) -> None:
-    """Whatever was deleted when it died, the next one removes the rest, young or not."""
-
-    class Killed(Exception):
-        pass
-
-    for stop in range(1, 12):
+    """Whatever was written and deleted when it died, the next one removes the rest, young or not."""
+    for place in range(13):
         for number in range(1, 4):
             with contextlib.suppress(StoreError):
-                put(store, 10 * stop + number, promoted=number == 3)
-        count = 0
-
-        def kill(verb: str, key: str, stop: int = stop) -> None:
-            nonlocal count
-            count += verb == "delete"
-            if count == stop:
-                raise Killed
-
-        store.before = kill
-        with contextlib.suppress(Killed):
-            prune_store(store, 1, LONG_AFTER, by="test")
-        store.before = lambda verb, key: None
+                put(store, 10 * place + number, promoted=number == 3)
+        crash_at(store, "before", place, lambda: prune_store(store, 1, LONG_AFTER, by="test"))
         prune_store(store, 1, LONG_AFTER, by="test")
         for run in list_run_ids(store):
             assert find_run(store, run)

@@ -28,12 +28,10 @@ from tests.support.registry import BY, NOW, edited, refused, without
 
 
 def test_run_ids_of_one_second_do_not_collide() -> None:
-    """A thousand runs that start in the same second have a thousand ids."""
     assert len({new_run_id(NOW) for _ in range(1000)}) == 1000
 
 
 def test_run_ids_sort_by_time() -> None:
-    """Ids in the order of their names are in the order of time, across midnight too."""
     ids = [new_run_id(moment) for moment in records.moments(20)]
     assert ids == sorted(ids)
 

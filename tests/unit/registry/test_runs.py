@@ -92,7 +92,6 @@ def test_a_manifest_is_there_completely_or_not_at_all(
 
 
 def test_the_manifest_is_written_last(sealed: Path, store: MemoryStore) -> None:
-    """Publishing creates every file of the run, and its manifest after all of them."""
     upload_run(store, sealed)
     place = f"runs/{records.RUN_ID}"
     assert {key for _, key in store.writes} == {f"{place}/{name}" for name in ALL}
@@ -103,7 +102,6 @@ def test_the_manifest_is_written_last(sealed: Path, store: MemoryStore) -> None:
 
 
 def test_publishing_may_be_repeated(sealed: Path, store: MemoryStore) -> None:
-    """Publishing the same run again changes nothing."""
     first = upload_run(store, sealed)
     before = dict(store.objects)
     assert upload_run(store, sealed) == first
