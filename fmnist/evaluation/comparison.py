@@ -141,7 +141,11 @@ def compare(
     *,
     same_test_set: bool,
 ) -> Comparison:
-    """Compare two models by their probabilities `(n, classes)` for images of these labels `(n,)`."""
+    """Compare two models by their probabilities `(n, classes)` for images of these labels `(n,)`.
+
+    The p-value is that of McNemar's test (1947), exact, by the binomial distribution of the images
+    that changed sides: are gains and losses as likely as a fair coin's sides?
+    """
     before, after = champion_probabilities.argmax(axis=1), probabilities.argmax(axis=1)
     was_right, is_right = before == labels, after == labels
     confidence = probabilities.max(axis=1)
@@ -156,7 +160,7 @@ def compare(
         interval=difference_interval(gained, lost, len(labels)),
         gained=gained,
         lost=lost,
-        p_value=mcnemar_p_value(gained, lost),
+        p_value=float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
         same_test_set=same_test_set,
         classes=tuple(
             RecallDifference(
@@ -191,14 +195,6 @@ def in_points(difference: float) -> str:
 def in_digits(p_value: float) -> str:
     """A p-value in four digits, which are never all 0."""
     return f"{p_value:.4f}" if p_value >= 0.0001 else "below 0.0001"
-
-
-def mcnemar_p_value(gained: int, lost: int) -> float:
-    """McNemar's exact test, two-sided: are gains and losses as likely as a fair coin's sides?
-
-    Source: McNemar, 1947; exact, by the binomial distribution of the discordant pairs.
-    """
-    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
 
 
 def difference_interval(gained: int, lost: int, images: int) -> Interval:

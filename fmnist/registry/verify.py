@@ -63,7 +63,9 @@ def verify_store(
     if run_id is not None:
         return _verify_one(store, load, now, run_id)
     records, problems = _check_history(store)
-    problems += _check_counts(store)
+    for key in store.list_entries(keys.TEST_SETS):
+        with _noted(store, problems):
+            from_json(TestSetUsage, store.read(key) or b"", store.location(key))
     promoted = {record.run_id: record.manifest_sha256 for record in records}
     listing = by_run(store.list_entries(keys.RUNS))
     sealed = sorted(run for run, files in listing.items() if keys.MANIFEST in files)
@@ -151,11 +153,3 @@ def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:
         if key != keys.of_generation(generation) or store.read(key) != current:
             problems.append(f"{store.location(key)} is not an earlier version of {keys.CHAMPION}")
     return records, problems
-
-
-def _check_counts(store: Store) -> list[str]:
-    problems: list[str] = []
-    for key in store.list_entries(keys.TEST_SETS):
-        with _noted(store, problems):
-            from_json(TestSetUsage, store.read(key) or b"", store.location(key))
-    return problems
