@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.stats import binom, binomtest, norm
 
 from fmnist.data.records import Bytes
-from fmnist.evaluation.metrics import CONFIDENCE, Interval
+from fmnist.evaluation.metrics import CONFIDENCE, Interval, surest_first
 
 
 @dataclass(frozen=True)
@@ -96,18 +96,12 @@ class Comparison:
 
     @property
     def p_value_worse(self) -> float:
-        """McNemar's exact test, one-sided: small if the challenger is worse.
-
-        The probability of so few gains if both models were equally good.
-        """
+        """How probable so few gains are for equal models: McNemar's exact test, one-sided."""
         return float(binom.cdf(self.gained, self.gained + self.lost, 0.5))
 
     @property
     def p_value_better(self) -> float:
-        """McNemar's exact test, one-sided: small if the challenger is better.
-
-        The probability of so many gains if both models were equally good.
-        """
+        """How probable so many gains are for equal models: McNemar's exact test, one-sided."""
         return float(binom.cdf(self.lost, self.gained + self.lost, 0.5))
 
     @property
@@ -147,7 +141,11 @@ def compare(
     *,
     same_test_set: bool,
 ) -> Comparison:
-    """Compare two models by their probabilities `(n, classes)` for images of these labels `(n,)`."""
+    """Compare two models by their probabilities `(n, classes)` for images of these labels `(n,)`.
+
+    The p-value is that of McNemar's test (1947), exact, by the binomial distribution of the images
+    that changed sides: are gains and losses as likely as a fair coin's sides?
+    """
     before, after = champion_probabilities.argmax(axis=1), probabilities.argmax(axis=1)
     was_right, is_right = before == labels, after == labels
     confidence = probabilities.max(axis=1)
@@ -162,7 +160,7 @@ def compare(
         interval=difference_interval(gained, lost, len(labels)),
         gained=gained,
         lost=lost,
-        p_value=mcnemar_p_value(gained, lost),
+        p_value=float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
         same_test_set=same_test_set,
         classes=tuple(
             RecallDifference(
@@ -183,7 +181,7 @@ def compare(
                 confidence=float(confidence[index]),
             )
             for side in (losses, gains)
-            for index in _surest_first(np.flatnonzero(side), confidence)
+            for index in surest_first(np.flatnonzero(side), confidence)
         ),
     )
 
@@ -199,32 +197,17 @@ def in_digits(p_value: float) -> str:
     return f"{p_value:.4f}" if p_value >= 0.0001 else "below 0.0001"
 
 
-def mcnemar_p_value(gained: int, lost: int) -> float:
-    """McNemar's exact test, two-sided: are gains and losses as likely as a fair coin's sides?
-
-    Source: McNemar, 1947; exact, by the binomial distribution of the discordant pairs.
-    """
-    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
-
-
 def difference_interval(gained: int, lost: int, images: int) -> Interval:
     """The confidence interval for the difference of two accuracies on the same images.
 
-    The adjusted Wald interval for paired proportions (Bonett and Price, 2012). In
-    close cases it may exclude 0 although McNemar's exact test, which the gate uses, is not
-    significant.
+    The adjusted Wald interval for paired proportions (Bonett and Price, 2012). In close cases it
+    may exclude 0 although McNemar's exact test, which the gate uses, is not significant.
     """
     more, fewer = (gained + 1) / (images + 2), (lost + 1) / (images + 2)
     difference = more - fewer
     z = float(norm.ppf((1 + CONFIDENCE) / 2))
     margin = z * math.sqrt((more + fewer - difference**2) / (images + 2))
     return Interval(max(-1.0, difference - margin), min(1.0, difference + margin))
-
-
-def _surest_first(
-    indices: npt.NDArray[np.intp], confidence: npt.NDArray[np.float32]
-) -> npt.NDArray[np.intp]:
-    return indices[np.argsort(-confidence[indices], kind="stable")]
 
 
 def _share(hits: npt.NDArray[np.bool_]) -> float:

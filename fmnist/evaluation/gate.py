@@ -152,12 +152,11 @@ def _rules_against(
         name = "significantly better than the champion, 1 - McNemar's one-sided p"
         rules.append(_at_least(name, value, 1 - SIGNIFICANCE))
     if settings.max_class_drop is not None:
-        rules.append(_class_rule(found, settings.max_class_drop))
+        rules.append(_class_rule(found, 0 - settings.max_class_drop))
     return rules
 
 
-def _class_rule(found: Comparison | None, most: float) -> Rule:
-    bound = 0 - most
+def _class_rule(found: Comparison | None, bound: float) -> Rule:
     if found is None:
         return Rule("change in the recall of the worst class", None, bound, passed=False)
     worst = found.largest_drop
@@ -168,13 +167,9 @@ def _class_rule(found: Comparison | None, most: float) -> Rule:
 
 def _notes(context: GateContext) -> tuple[str, ...]:
     against, judged = context.against, context.judged
-    if judged == 1:
-        notes = ["this test set has judged 1 model in this store"]
-    else:
-        notes = [
-            f"this test set has judged {judged:,} models in this store: the more it judges, the less "
-            "a pass proves"
-        ]
+    notes = [f"this test set has judged {judged:,} model{'s' * (judged != 1)} in this store"]
+    if judged != 1:
+        notes[0] += ": the more it judges, the less a pass proves"
     if isinstance(against, ComparisonFailed):
         notes.append(
             f"the champion {against.champion} could not be scored: {against.reason}; check it with "
@@ -196,16 +191,14 @@ def _notes(context: GateContext) -> tuple[str, ...]:
 
 def verdict_of(rules: tuple[Rule, ...], closeness: str) -> Verdict:
     """Promote if there are rules and all of them pass; `closeness` goes into the reason."""
-    failed = [
+    if not rules:
+        return Verdict(False, rules, "the gate has no rules")
+    failed = "; ".join(
         f"{rule.name} ({rule.measured} where {rule.needed} is needed)"
         for rule in rules
         if not rule.passed
-    ]
-    if not rules:
-        return Verdict(promoted=False, rules=rules, reason="the gate has no rules")
-    if failed:
-        return Verdict(False, rules, f"{closeness}; failed: {'; '.join(failed)}")
-    return Verdict(True, rules, closeness)
+    )
+    return Verdict(not failed, rules, f"{closeness}; failed: {failed}" if failed else closeness)
 
 
 def _figure(record: object, name: str) -> float | None:

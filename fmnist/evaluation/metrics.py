@@ -134,13 +134,8 @@ def evaluate(
 
     def scores(name: str, key: str) -> ClassScores:
         row = report[key]
-        return ClassScores(
-            name,
-            precision=float(row["precision"]),
-            recall=float(row["recall"]),
-            f1=float(row["f1-score"]),
-            support=int(row["support"]),
-        )
+        precision, recall, f1 = (float(row[share]) for share in ("precision", "recall", "f1-score"))
+        return ClassScores(name, precision, recall, f1, int(row["support"]))
 
     return Evaluation(
         images=len(labels),
@@ -181,15 +176,12 @@ def expected_calibration_error(probabilities: npt.NDArray[np.float32], labels: B
 def _confused_pairs(
     confusion: npt.NDArray[np.int64], class_names: Sequence[str]
 ) -> tuple[ConfusedPair, ...]:
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    worst_first = np.argsort(wrong, axis=None, kind="stable")[::-1][:_PAIRS_KEPT]
-    places = (np.unravel_index(place, wrong.shape) for place in worst_first)
-    return tuple(
-        ConfusedPair(class_names[true], class_names[predicted], int(wrong[true, predicted]))
-        for true, predicted in places
-        if wrong[true, predicted]
-    )
+    pairs = [
+        ConfusedPair(class_names[true], class_names[predicted], int(images))
+        for (true, predicted), images in np.ndenumerate(confusion)
+        if true != predicted and images
+    ]
+    return tuple(sorted(pairs, key=lambda pair: pair.images)[::-1][:_PAIRS_KEPT])
 
 
 def _mistakes(
@@ -198,15 +190,21 @@ def _mistakes(
     labels: Bytes,
     class_names: Sequence[str],
 ) -> tuple[Mistake, ...]:
-    wrong = np.flatnonzero(predicted != labels)
-    confidence = probabilities[wrong, predicted[wrong]]
-    most_confident_first = wrong[np.argsort(-confidence, kind="stable")][:_MISTAKES_KEPT]
+    confidence = probabilities.max(axis=1)
+    wrong = surest_first(np.flatnonzero(predicted != labels), confidence)
     return tuple(
         Mistake(
             index=int(index),
             true=class_names[labels[index]],
             predicted=class_names[predicted[index]],
-            confidence=float(probabilities[index, predicted[index]]),
+            confidence=float(confidence[index]),
         )
-        for index in most_confident_first
+        for index in wrong[:_MISTAKES_KEPT]
     )
+
+
+def surest_first(
+    indices: npt.NDArray[np.intp], confidence: npt.NDArray[np.float32]
+) -> npt.NDArray[np.intp]:
+    """These images, the one first that the model is surest of; those of one confidence as before."""
+    return indices[np.argsort(-confidence[indices], kind="stable")]

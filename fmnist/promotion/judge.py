@@ -1,4 +1,8 @@
-"""Score a model on the test images, and decide whether to promote it."""
+"""Score a model on the test images, and decide whether to promote it.
+
+Unless it says otherwise, everything that needs the store raises `StoreError` if the store cannot be
+read or written.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -113,12 +117,8 @@ class Judge:
     def decide(
         self, evaluation: Evaluation, probabilities: Probabilities, champion: ChampionRecord | None
     ) -> Decision:
-        """Decide about a model with these figures, against this champion.
-
-        Raises:
-            StoreError: the store cannot be read, or the use of the test set cannot be recorded.
-        """
-        against = self.compare(probabilities, champion)
+        """Decide about a model with these figures, against this champion."""
+        against = self._compare(probabilities, champion)
         context = GateContext(
             test_images=len(self.test_set.labels),
             against=against,
@@ -128,14 +128,10 @@ class Judge:
         )
         return Decision(evaluation, decide(evaluation, self.gate, context), champion, against)
 
-    def compare(
+    def _compare(
         self, probabilities: Probabilities, champion: ChampionRecord | None
     ) -> Comparison | ComparisonFailed | None:
-        """Score the champion now, and compare these probabilities with its own.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
+        """Score the champion now, and compare these probabilities with its own."""
         if champion is None:
             return None
         test_set = self.test_set
@@ -172,9 +168,6 @@ class Judge:
         If the champion has changed since the decision, or nothing was decided yet, the gate decides
         again. Returns the decision that counted. `forced` is a person's reason to promote the run
         whatever the gate says.
-
-        Raises:
-            StoreError: as `promote_run`.
         """
         latest = decision
 
@@ -183,8 +176,6 @@ class Judge:
             latest = self.decide(decision.evaluation, probabilities, champion)
             return latest.verdict
 
-        accuracy = decision.evaluation.accuracy
-        result = promote_run(
-            self.store, run, accuracy, decision.verdict, decide_again, by=by, forced=forced
-        )
+        accuracy, verdict = decision.evaluation.accuracy, decision.verdict
+        result = promote_run(self.store, run, accuracy, verdict, decide_again, by=by, forced=forced)
         return replace(latest, verdict=result.verdict), result

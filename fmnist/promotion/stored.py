@@ -1,4 +1,8 @@
-"""Decide about runs that are in the store, or wait in a folder to be published."""
+"""Decide about runs that are in the store, or wait in a folder to be published.
+
+Everything here that is given a store raises `DamagedError` if a file of the run is damaged or
+missing, and `StoreError` if the store cannot be read or written.
+"""
 
 import shutil
 from collections.abc import Mapping
@@ -70,9 +74,8 @@ def promote_stored_run(store: Store, run_id: str, request: GateRequest) -> Promo
     """Judge a stored run again, and make it the champion if it passes.
 
     Raises:
-        DamagedError: a file of the run is damaged or missing.
         DataError: the run was made with other data than the settings name.
-        StoreError: the store has no such run, or cannot be read or written.
+        StoreError: the store has no such run.
     """
     # Before the check, which would create the store's folder.
     read_run(store, run_id)
@@ -87,8 +90,7 @@ def publish_kept_run(store: Store, folder: Path, request: GateRequest) -> Promot
 
     Raises:
         SettingsError: the folder is not a finished run.
-        DamagedError: a file of the folder is not what its manifest says.
-        StoreError: the store cannot be read or written.
+        DataError: as `promote_stored_run`.
     """
     if not (folder / keys.MANIFEST).is_file():
         raise SettingsError(
@@ -176,18 +178,12 @@ def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section
     """A section of the settings that a run was made with.
 
     A setting that was added since has its default; a setting that no longer exists is ignored.
-
-    Raises:
-        DamagedError: the settings cannot be read.
-        StoreError: the store cannot be read.
     """
     recorded = read_record(store, run, keys.SETTINGS, dict[str, Any]).get(name, {})
-    if isinstance(recorded, dict):
-        recorded = {key: value for key, value in recorded.items() if key in kind.model_fields}
     try:
-        return kind.model_validate(recorded)
+        return kind.model_validate(recorded, extra="ignore")
     except ValidationError as error:
-        where = store.location(f"{keys.of_run(run.run_id)}/{keys.SETTINGS}")
+        where = store.location(keys.of_run(run.run_id, keys.SETTINGS))
         raise DamagedError(
             f"{where} cannot be read: {name}: {describe_faults(error)[0]}; it was damaged or "
             "written by another version"
@@ -195,27 +191,24 @@ def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section
 
 
 def recorded_changes(store: Store, run: StoredRun) -> Mapping[str, Any]:
-    """The settings of a run that differ from today's defaults, by their present names.
-
-    Raises:
-        DamagedError: the settings cannot be read.
-        StoreError: the store cannot be read.
-    """
-    defaults = {
-        f"{section}.{name}": value
-        for section, kind in sections().items()
-        for name, value in kind().model_dump(mode="json").items()
-    }
-    recorded = {
-        f"{section}.{name}": value
-        for section, values in read_record(store, run, keys.SETTINGS, dict[str, Any]).items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-    }
+    """The settings of a run that differ from today's defaults, by their present names."""
+    defaults = _by_full_name(
+        {name: section().model_dump(mode="json") for name, section in sections().items()}
+    )
+    recorded = _by_full_name(read_record(store, run, keys.SETTINGS, dict[str, Any]))
     renamed = {f"training.{old}": f"training.{new}" for old, new in RENAMED.items()}
     present = {renamed.get(name, name): value for name, value in recorded.items()}
     return {
         name: value
         for name, value in present.items()
         if name not in defaults or value != defaults[name]
+    }
+
+
+def _by_full_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{name}": value
+        for section, values in settings.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
     }

@@ -38,10 +38,14 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
+        # What cannot be deleted must not hide the error that led here.
         if (finished_folder(folder) / keys.MANIFEST).exists():
-            for path in folder.iterdir():
-                if path != finished_folder(folder):
-                    _remove(path)
+            for path in set(folder.iterdir()) - {finished_folder(folder)}:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
         else:
             shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -59,16 +63,7 @@ def _remove_leftovers(parent: Path) -> None:
         with contextlib.suppress(OSError):
             age = time.time() - run.parent.stat().st_mtime
             if age > _LEFTOVER_AGE and not (run / keys.MANIFEST).exists():
-                _remove(run.parent)
-
-
-def _remove(path: Path) -> None:
-    """Delete a file or a folder; failures are ignored, so as not to hide an earlier error."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
+                shutil.rmtree(run.parent, ignore_errors=True)
 
 
 def finished_folder(folder: Path) -> Path:

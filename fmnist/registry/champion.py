@@ -1,6 +1,8 @@
 """Read the champion and its history, and change it: promote, roll back, retire.
 
-`fmnist.registry.records` explains the protocol.
+`fmnist.registry.records` explains the protocol. Everything here raises `DamagedError` if
+`champion.json` or the history is damaged, and `StoreError` if the store cannot be read or written;
+a move also does if others changed the champion at each of its attempts.
 """
 
 import random
@@ -32,12 +34,7 @@ Decide = Callable[["ChampionRecord | None"], Verdict]
 
 
 def current_champion(store: Store) -> ChampionRecord | None:
-    """The current champion; `None` if no run was ever promoted.
-
-    Raises:
-        DamagedError: `champion.json` cannot be understood.
-        StoreError: the store cannot be read.
-    """
+    """The current champion; `None` if no run was ever promoted."""
     return _parse(store, store.get(keys.CHAMPION))
 
 
@@ -49,9 +46,7 @@ def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[st
         StoreError: there is no champion, or the store cannot be read.
     """
     while True:
-        champion = current_champion(store)
-        if champion is None:
-            raise no_champion(store)
+        champion = _existing_champion(store)
         try:
             run = read_run(store, champion.run_id, champion.manifest_sha256)
             files = {name: read_file(store, run, name) for name in names or run.manifest.files}
@@ -68,13 +63,14 @@ def no_champion(store: Store) -> StoreError:
     return StoreError(f"{store.location(keys.CHAMPION)} is not there: no run was promoted yet")
 
 
-def champion_history(store: Store) -> Iterator[ChampionRecord]:
-    """Every champion record from the current one back to the first promotion, read on demand.
+def _existing_champion(store: Store) -> ChampionRecord:
+    if (champion := current_champion(store)) is None:
+        raise no_champion(store)
+    return champion
 
-    Raises:
-        DamagedError: one is missing, damaged, or stored under another generation.
-        StoreError: the store cannot be read.
-    """
+
+def champion_history(store: Store) -> Iterator[ChampionRecord]:
+    """Every champion record from the current one back to the first promotion, read on demand."""
     return _back_from(store, current_champion(store))
 
 
@@ -103,8 +99,6 @@ def promote_run(
 
     Raises:
         RetiredError: the run has been removed from the store.
-        StoreError: others changed the champion at every attempt, or the store cannot be read or
-            written.
     """
     latest = verdict
     made: ChampionRecord | None = None
@@ -167,12 +161,9 @@ def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> Cham
     Raises:
         DamagedError: a file of that run is damaged or missing.
         RetiredError: the run has been removed from the store.
-        StoreError: there is no previous champion, the run never was the champion, or the store
-            cannot be read or written.
+        StoreError: there is no previous champion, or the run never was the champion.
     """
-    first = current_champion(store)
-    if first is None:
-        raise no_champion(store)
+    first = _existing_champion(store)
     goal = run_id or first.rollback_to
     if goal is None:
         raise StoreError(
@@ -204,7 +195,7 @@ def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> Cham
 
     _refuse_retired(goal, first)
     try:
-        return _move(store, first.generation, successor, done_by, ATTEMPTS) or first
+        return _move(store, first.generation, successor, done_by) or first
     except StoreError as error:
         if not error.retryable:
             raise
@@ -221,13 +212,11 @@ def retire(store: Store, run_ids: Sequence[str], *, by: str) -> tuple[str, ...]:
 
     Raises:
         SettingsError: one is not a run id.
-        StoreError: there is no champion yet, or the store cannot be read or written.
+        StoreError: there is no champion yet.
     """
     for run_id in run_ids:
         checked_run_id(run_id)
-    first = current_champion(store)
-    if first is None:
-        raise no_champion(store)
+    first = _existing_champion(store)
 
     def successor(current: ChampionRecord | None) -> ChampionRecord | None:
         if current is None:
@@ -248,7 +237,7 @@ def retire(store: Store, run_ids: Sequence[str], *, by: str) -> tuple[str, ...]:
     def done_by(later: ChampionRecord) -> bool:
         return later.move == "retirement" and set(run_ids) <= set(later.retired)
 
-    current = _move(store, first.generation, successor, done_by, ATTEMPTS) or first
+    current = _move(store, first.generation, successor, done_by) or first
     return tuple(run for run in run_ids if run in current.retired)
 
 
@@ -269,15 +258,12 @@ def _move(
     seen_generation: int,
     successor: Callable[[ChampionRecord | None], ChampionRecord | None],
     done_by: Callable[[ChampionRecord], bool],
-    attempts: int,
+    attempts: int = ATTEMPTS,
 ) -> ChampionRecord | None:
     """Replace the champion record by what `successor` makes of it; keep it if that is `None`.
 
     `done_by` says of a record later than `seen_generation` whether it already is this very move,
     of which only the reply was lost. Returns the record that is current in the end.
-
-    Raises:
-        StoreError: others changed it at every attempt; or as `successor` and `done_by` say.
     """
     for left in range(attempts, -1, -1):
         stored = store.get(keys.CHAMPION)
@@ -297,14 +283,21 @@ def _move(
                 _archive(store, current.generation, stored.content)
             store.compare_and_swap(keys.CHAMPION, stored.version if stored else None, to_json(new))
         except Conflict:
-            time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - only to part the rivals
+            part_rivals()
             continue
         return new
-    raise StoreError(
-        f"{store.location(keys.CHAMPION)} was changed by others at each of {attempts} attempts; try "
-        "again later",
-        retryable=True,
-    )
+    raise always_overtaken(store.location(keys.CHAMPION), attempts)
+
+
+def part_rivals() -> None:
+    """Wait for a moment before the next attempt, each rival for another."""
+    time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - nothing secret depends on it
+
+
+def always_overtaken(where: str, attempts: int) -> StoreError:
+    """The error that says that others were faster every time."""
+    words = f"was changed by others at each of {attempts} attempts; try again later"
+    return StoreError(f"{where} {words}", retryable=True)
 
 
 def _archive(store: Store, generation: int, content: bytes) -> None:
@@ -314,8 +307,8 @@ def _archive(store: Store, generation: int, content: bytes) -> None:
         store.put_if_absent(key, content)
     except Conflict as error:
         raise DamagedError(
-            f"{store.location(key)} differs from the {keys.CHAMPION} of that generation: the history is "
-            "out of order"
+            f"{store.location(key)} differs from the {keys.CHAMPION} of that generation: "
+            "the history is out of order"
         ) from error
 
 

@@ -22,9 +22,9 @@ VERDICTS = "verdicts/"
 TEST_SETS = "test-sets/"
 
 
-def of_run(run_id: str) -> str:
-    """The key below which a run's files lie."""
-    return f"{RUNS}{run_id}"
+def of_run(run_id: str, *name: str) -> str:
+    """The key below which a run's files lie, or that of one of them by its name."""
+    return "/".join((f"{RUNS}{run_id}", *name))
 
 
 def of_generation(generation: int) -> str:

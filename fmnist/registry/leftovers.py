@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fmnist.errors import DamagedError, SettingsError
+from fmnist.errors import DamagedError
 from fmnist.registry import keys
-from fmnist.registry.records import StoredRun, checked_run_id
+from fmnist.registry.records import StoredRun, is_run_id
 from fmnist.registry.runs import find_run
 from fmnist.store.base import Entry, Store
 from fmnist.store.folder import FolderStore
@@ -61,59 +61,52 @@ def find_leftovers(
     """
     for run_id, files in sorted(listing.items()):
         key = f"{keys.of_run(run_id)}/"
-        old = newest_of(files) < now - GRACE
         if run_id in retired:
-            yield _all_of(key, files, "is being removed", safe=True, run_id=run_id)
+            yield _leftover(key, files, "is being removed", safe=True, run_id=run_id)
         elif not is_run_id(run_id):
-            yield _all_of(key, files, "is not named as a run is", safe=False)
+            yield _leftover(key, files, "is not named as a run is", safe=False)
         elif keys.MANIFEST not in files:
             why = f"has no {keys.MANIFEST}, so it is not a run"
-            yield _all_of(key, files, why, safe=old, run_id=run_id)
+            yield _leftover(key, files, why, safe=is_old(files, now), run_id=run_id)
         elif run_id in inspected and (run := readable_run(store, run_id)):
             yield from find_strays(run, files, now)
     for run_id, files in sorted(by_run(store.list_entries(keys.VERDICTS)).items()):
         if run_id not in listing:
-            old = run_id in retired or newest_of(files) < now - GRACE
             why = "is about a run that does not exist"
-            yield _all_of(f"{keys.VERDICTS}{run_id}/", files, why, safe=old)
+            safe = run_id in retired or is_old(files, now)
+            yield _leftover(f"{keys.VERDICTS}{run_id}/", files, why, safe=safe)
     if isinstance(store, FolderStore):
         yield from _interrupted_writes(store, now)
 
 
 def find_strays(run: StoredRun, files: Mapping[str, Entry], now: datetime) -> Iterator[Leftover]:
     """Files beside a run's own that its manifest does not list."""
-    for name, entry in sorted(files.items()):
-        if name != keys.MANIFEST and name not in run.manifest.files:
-            why = f"is not listed in the run's {keys.MANIFEST}"
-            safe = entry.modified < now - GRACE
-            yield Leftover(
-                f"{keys.of_run(run.run_id)}/{name}", entry.size, entry.modified, why, safe
-            )
+    for name in sorted(files.keys() - run.manifest.files.keys() - {keys.MANIFEST}):
+        stray = {name: files[name]}
+        why = f"is not listed in the run's {keys.MANIFEST}"
+        yield _leftover(keys.of_run(run.run_id, name), stray, why, safe=is_old(stray, now))
 
 
 def _interrupted_writes(store: FolderStore, now: datetime) -> Iterator[Leftover]:
     """Temporary files of killed processes, which no listing of the store shows."""
     root = Path(store.location(""))
     places = [root.glob(".*.part"), root.glob(".probe-*")]
-    places += [
-        (root / below).rglob(".*.part")
-        for below in (keys.RUNS, keys.HISTORY, keys.VERDICTS, keys.TEST_SETS)
-    ]
+    for folder in (keys.RUNS, keys.HISTORY, keys.VERDICTS, keys.TEST_SETS):
+        places.append((root / folder).rglob(".*.part"))
     for path in sorted(path for place in places for path in place):
         try:
             status = path.lstat()
         except FileNotFoundError:  # The write has finished since.
             continue
-        modified = datetime.fromtimestamp(status.st_mtime, UTC)
         key = path.relative_to(root).as_posix()
-        why = "is left of an interrupted write"
-        yield Leftover(key, status.st_size, modified, why, modified < now - GRACE)
+        file = {key: Entry(status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))}
+        yield _leftover(key, file, "is left of an interrupted write", safe=is_old(file, now))
 
 
-def _all_of(
+def _leftover(
     key: str, files: Mapping[str, Entry], why: str, *, safe: bool, run_id: str | None = None
 ) -> Leftover:
-    return Leftover(key, size_of(files), newest_of(files), why, safe, run_id)
+    return Leftover(key, size_of(files), _newest(files), why, safe, run_id)
 
 
 def size_of(files: Mapping[str, Entry]) -> int:
@@ -121,18 +114,13 @@ def size_of(files: Mapping[str, Entry]) -> int:
     return sum(entry.size for entry in files.values())
 
 
-def newest_of(files: Mapping[str, Entry]) -> datetime:
-    """When the newest of these files was written."""
+def is_old(files: Mapping[str, Entry], now: datetime) -> bool:
+    """Whether all of these files were written so long ago that nobody can still be writing."""
+    return _newest(files) < now - GRACE
+
+
+def _newest(files: Mapping[str, Entry]) -> datetime:
     return max(entry.modified for entry in files.values())
-
-
-def is_run_id(name: str) -> bool:
-    """Whether a name can be a run's."""
-    try:
-        checked_run_id(name)
-    except SettingsError:
-        return False
-    return True
 
 
 def readable_run(store: Store, run_id: str) -> StoredRun | None:

@@ -1,4 +1,8 @@
-"""Remove old runs and leftovers."""
+"""Remove old runs and leftovers.
+
+Both planning and pruning raise `DamagedError` if `champion.json` or the history is damaged, so that
+nobody knows what to keep, and `StoreError` if the store cannot be read or written.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +15,14 @@ from fmnist.progress import track
 from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion, retire
 from fmnist.registry.leftovers import (
-    GRACE,
     Leftover,
     by_run,
     find_leftovers,
-    is_run_id,
-    newest_of,
+    is_old,
     readable_run,
     size_of,
 )
+from fmnist.registry.records import is_run_id
 from fmnist.registry.runs import find_run, read_record
 from fmnist.store.base import Entry, Store
 
@@ -47,10 +50,6 @@ def plan_prune(store: Store, keep: int, now: datetime) -> Removal:
     It keeps the newest `keep` complete runs and anything newer; the champion, the `keep` champions
     before it, and the `keep` that successive rollbacks lead to; and whatever may still be in
     publication: stored in the last 24 hours, and either without a manifest or not rejected.
-
-    Raises:
-        DamagedError: `champion.json` or the history is damaged, so nobody knows what to keep.
-        StoreError: the store cannot be read.
     """
     current = current_champion(store)
     if current is None:
@@ -72,11 +71,8 @@ def plan_prune(store: Store, keep: int, now: datetime) -> Removal:
         and not _may_be_promoted_yet(store, run, listing[run], now)
     )
     staying = set(complete).difference(runs)
-    leftovers = tuple(
-        found
-        for found in find_leftovers(store, listing, current.retired, staying, now)
-        if found.safe
-    )
+    everything = find_leftovers(store, listing, current.retired, staying, now)
+    leftovers = tuple(found for found in everything if found.safe)
     size = sum(size_of(listing[run]) for run in runs) + sum(found.size for found in leftovers)
     return Removal(runs, leftovers, size)
 
@@ -85,7 +81,7 @@ def _may_be_promoted_yet(
     store: Store, run_id: str, files: Mapping[str, Entry], now: datetime
 ) -> bool:
     """Whether a complete run may be about to become the champion."""
-    if newest_of(files) < now - GRACE:
+    if is_old(files, now):
         return False
     try:
         run = find_run(store, run_id)
@@ -115,27 +111,21 @@ def prune_store(store: Store, keep: int, now: datetime, *, by: str) -> Removal:
     """Remove what `plan_prune` says, and finish what an interrupted prune left behind.
 
     Returns what was removed. A run is removed only once `champion.json` lists it as retired, so
-    that nobody can make it the champion at the same time. Its manifest goes first.
-
-    Raises:
-        DamagedError: as `plan_prune`.
-        StoreError: the store cannot be read or written. Whatever was partly removed is no longer a
-            run, and the next prune finishes it.
+    that nobody can make it the champion at the same time. Its manifest goes first: after an error,
+    whatever was partly removed is no longer a run, and the next prune finishes it.
     """
     planned = plan_prune(store, keep, now)
     orphans = [found.run_id for found in planned.leftovers if found.run_id]
     removed = _remove_runs(store, [*orphans, *planned.runs], by)
-    objects = [found for found in planned.leftovers if not found.run_id]
+    leftovers = tuple(
+        found for found in planned.leftovers if not found.run_id or found.run_id in removed
+    )
+    objects = [found for found in leftovers if not found.run_id]
     for found in objects:
         for key in store.list_entries(found.key) if found.key.endswith("/") else (found.key,):
             store.delete(key)
-    return Removal(
-        runs=tuple(run for run in planned.runs if run in removed),
-        leftovers=tuple(
-            found for found in planned.leftovers if not found.run_id or found.run_id in removed
-        ),
-        size=sum(removed.values()) + sum(found.size for found in objects),
-    )
+    size = sum(removed.values()) + sum(found.size for found in objects)
+    return Removal(tuple(run for run in planned.runs if run in removed), leftovers, size)
 
 
 def _remove_runs(store: Store, run_ids: Sequence[str], by: str) -> Mapping[str, int]:
@@ -145,10 +135,9 @@ def _remove_runs(store: Store, run_ids: Sequence[str], by: str) -> Mapping[str, 
         for start in range(0, len(run_ids), _RETIRED_AT_ONCE):
             batch = run_ids[start : start + _RETIRED_AT_ONCE]
             for run_id in retire(store, batch, by=by):
-                if (size := _remove(store, run_id)) is None:
-                    continue
-                removed[run_id] = size
-                advance(len(removed), f"{len(removed):,} of {len(run_ids):,} runs")
+                if (size := _remove(store, run_id)) is not None:
+                    removed[run_id] = size
+                    advance(len(removed), f"{len(removed):,} of {len(run_ids):,} runs")
     return removed
 
 

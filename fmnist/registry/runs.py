@@ -1,4 +1,8 @@
-"""Store runs and read them back."""
+"""Store runs and read them back.
+
+Everything here that is given a store raises `DamagedError` if what it reads is damaged, missing or
+not what its manifest says, and `StoreError` if the store cannot be read or written.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -44,17 +48,23 @@ def upload_run(store: Store, folder: Path) -> StoredRun:
             the store does not list what was just stored.
         StoreError: the store cannot be written, or has another run with this id.
     """
-    sealed, contents = _read_sealed(folder)
-    manifest = from_json(Manifest, sealed, str(folder / keys.MANIFEST))
-    for name, content in contents.items():
-        store.put_if_absent(f"{keys.of_run(manifest.run_id)}/{name}", content)
-    store.put_if_absent(f"{keys.of_run(manifest.run_id)}/{keys.MANIFEST}", sealed)
-    _check_complete(store, manifest)
-    return StoredRun(manifest, sealed)
+    run, contents = _read_sealed(folder)
+    for name, content in (*contents.items(), (keys.MANIFEST, run.content)):
+        store.put_if_absent(keys.of_run(run.run_id, name), content)
+    # One may have been removed in the meantime.
+    listed = store.list_entries(f"{keys.of_run(run.run_id)}/")
+    for name, entry in run.manifest.files.items():
+        key = keys.of_run(run.run_id, name)
+        if key not in listed or listed[key].size != entry.size:
+            raise DamagedError(
+                f"{store.location(key)} was stored but is missing from the listing or has the "
+                "wrong size; publish the run again"
+            )
+    return run
 
 
-def _read_sealed(folder: Path) -> tuple[bytes, Mapping[str, bytes]]:
-    """The bytes of a folder's manifest and of the files that it lists, checked."""
+def _read_sealed(folder: Path) -> tuple[StoredRun, Mapping[str, bytes]]:
+    """The run in a folder, and the bytes of the files that its manifest lists, checked."""
     where = folder / keys.MANIFEST
     try:
         sealed = where.read_bytes()
@@ -70,20 +80,7 @@ def _read_sealed(folder: Path) -> tuple[bytes, Mapping[str, bytes]]:
             raise DamagedError(
                 f"{folder / name} is not the file that {keys.MANIFEST} lists; nothing is published"
             )
-    return sealed, contents
-
-
-def _check_complete(store: Store, manifest: Manifest) -> None:
-    """Make sure that every file is in the store: one may have been removed in the meantime."""
-    key = keys.of_run(manifest.run_id)
-    listed = store.list_entries(f"{key}/")
-    for name, entry in manifest.files.items():
-        found = listed.get(f"{key}/{name}")
-        if found is None or found.size != entry.size:
-            raise DamagedError(
-                f"{store.location(f'{key}/{name}')} was stored but is missing from the listing or "
-                "has the wrong size; publish the run again"
-            )
+    return StoredRun(manifest, sealed), contents
 
 
 def list_run_ids(store: Store) -> list[str]:
@@ -93,23 +90,13 @@ def list_run_ids(store: Store) -> list[str]:
 
 
 def run_exists(store: Store, run_id: str) -> bool:
-    """Whether the store has a run with this id, damaged or not.
-
-    Raises:
-        StoreError: the store cannot be read.
-    """
-    return store.read(f"{keys.of_run(run_id)}/{keys.MANIFEST}") is not None
+    """Whether the store has a run with this id, damaged or not."""
+    return store.read(keys.of_run(run_id, keys.MANIFEST)) is not None
 
 
 def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun | None:
-    """A run of the store by its id; `None` if there is no such run.
-
-    Raises:
-        DamagedError: its manifest is damaged, belongs to another run, or does not have the digest
-            `sha256`.
-        StoreError: the store cannot be read.
-    """
-    key = f"{keys.of_run(run_id)}/{keys.MANIFEST}"
+    """A run by its id, and by its manifest's digest if that is known; `None` if there is none."""
+    key = keys.of_run(run_id, keys.MANIFEST)
     content = store.read(key)
     if content is None:
         return None
@@ -125,15 +112,10 @@ def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun 
 
 
 def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
-    """A run that must exist.
-
-    Raises:
-        DamagedError: as `find_run`, or it does not exist although its digest is known.
-        StoreError: the store has no such run, or cannot be read.
-    """
+    """A run that must exist: without it, the store is damaged if its digest is known."""
     run = find_run(store, run_id, sha256)
     if run is None:
-        where = store.location(f"{keys.of_run(run_id)}/{keys.MANIFEST}")
+        where = store.location(keys.of_run(run_id, keys.MANIFEST))
         if sha256 is not None:
             raise DamagedError(f"{where} is missing, although the run was promoted")
         raise StoreError(
@@ -143,17 +125,12 @@ def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
 
 
 def read_file(store: Store, run: StoredRun, name: str) -> bytes:
-    """A file of a run, checked by size and digest.
-
-    Raises:
-        DamagedError: it is missing, or not the file that the manifest lists.
-        StoreError: the store cannot be read.
-    """
-    where = store.location(f"{keys.of_run(run.run_id)}/{name}")
-    entry = run.manifest.files.get(name)
+    """A file of a run, checked by size and digest."""
+    key = keys.of_run(run.run_id, name)
+    where, entry = store.location(key), run.manifest.files.get(name)
     if entry is None:
         raise DamagedError(f"{where} is not listed in the run's {keys.MANIFEST}")
-    content = store.read(f"{keys.of_run(run.run_id)}/{name}")
+    content = store.read(key)
     if content is None:
         raise DamagedError(f"{where} is missing, although {keys.MANIFEST} lists it")
     if not _is(content, entry):
@@ -164,14 +141,9 @@ def read_file(store: Store, run: StoredRun, name: str) -> bytes:
 
 
 def read_record(store: Store, run: StoredRun, name: str, kind: type[Record]) -> Record:
-    """A file of a run, checked, as a record of that kind.
-
-    Raises:
-        DamagedError: as `read_file`, or it does not hold such a record.
-        StoreError: the store cannot be read.
-    """
-    where = store.location(f"{keys.of_run(run.run_id)}/{name}")
-    return from_json(kind, read_file(store, run, name), where)
+    """A file of a run, checked, as a record of that kind."""
+    content = read_file(store, run, name)
+    return from_json(kind, content, store.location(keys.of_run(run.run_id, name)))
 
 
 def _is(content: bytes, entry: FileEntry) -> bool:
@@ -179,23 +151,14 @@ def _is(content: bytes, entry: FileEntry) -> bool:
 
 
 def record_verdict(store: Store, run: StoredRun, verdict: Verdict) -> None:
-    """Keep a later verdict on a stored run, one that did not promote it.
-
-    Raises:
-        StoreError: the store cannot be written.
-    """
+    """Keep a later verdict on a stored run, one that did not promote it."""
     content = to_json(verdict)
     key = f"{keys.VERDICTS}{run.run_id}/{verdict.generation:08d}-{digest_of(content)[:8]}.json"
     store.put_if_absent(key, content)
 
 
 def later_verdicts(store: Store, run_id: str) -> list[Verdict]:
-    """The verdicts on a run that `record_verdict` kept, in the order of their generations.
-
-    Raises:
-        DamagedError: one cannot be understood.
-        StoreError: the store cannot be read.
-    """
+    """The verdicts on a run that `record_verdict` kept, in the order of their generations."""
     found = []
     for name in store.list_names(f"{keys.VERDICTS}{run_id}/"):
         key = f"{keys.VERDICTS}{run_id}/{name}"

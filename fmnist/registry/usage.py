@@ -1,15 +1,11 @@
 """Count how many models each test set has judged."""
 
-import random
-import time
-
-from fmnist.errors import StoreError
 from fmnist.registry import keys
+from fmnist.registry.champion import always_overtaken, part_rivals
 from fmnist.registry.records import FORMAT, TestSetUsage, from_json, to_json
 from fmnist.store.base import Conflict, Store
 
 _ATTEMPTS = 50
-_LONGEST_PAUSE = 0.2
 _REMEMBERED = 100
 
 
@@ -24,12 +20,9 @@ def record_use(store: Store, test_set: str, run_id: str) -> int:
     """
     key = f"{keys.TEST_SETS}{test_set}.json"
     for _ in range(_ATTEMPTS):
-        stored = store.get(key)
-        usage = (
-            from_json(TestSetUsage, stored.content, store.location(key))
-            if stored
-            else TestSetUsage(FORMAT, 0, ())
-        )
+        usage, stored = TestSetUsage(FORMAT, 0, ()), store.get(key)
+        if stored:
+            usage = from_json(TestSetUsage, stored.content, store.location(key))
         if run_id in usage.latest:
             return usage.models
         latest = (*usage.latest, run_id)[-_REMEMBERED:]
@@ -37,11 +30,7 @@ def record_use(store: Store, test_set: str, run_id: str) -> int:
         try:
             store.compare_and_swap(key, stored.version if stored else None, to_json(counted))
         except Conflict:
-            time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - only to part the rivals
+            part_rivals()
             continue
         return counted.models
-    raise StoreError(
-        f"{store.location(key)} was changed by others at each of {_ATTEMPTS} attempts; try "
-        "again later",
-        retryable=True,
-    )
+    raise always_overtaken(store.location(key), _ATTEMPTS)

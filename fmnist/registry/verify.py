@@ -57,20 +57,20 @@ def verify_store(
 ) -> VerifyReport:
     """Read every file of one run, or everything in the store.
 
-    `load` gets the bytes of each model, and raises `DamagedError` if they hold no network.
-
-    Raises:
-        StoreError: the store cannot be read, or has no such run.
+    `load` gets the bytes of each model, and raises `DamagedError` if they hold no network. A store
+    that cannot be read, or has no such run, is a `StoreError`.
     """
     if run_id is not None:
         return _verify_one(store, load, now, run_id)
     records, problems = _check_history(store)
-    problems += _check_counts(store)
+    for key in store.list_entries(keys.TEST_SETS):
+        with _noted(store, problems):
+            from_json(TestSetUsage, store.read(key) or b"", store.location(key))
     promoted = {record.run_id: record.manifest_sha256 for record in records}
     listing = by_run(store.list_entries(keys.RUNS))
     sealed = sorted(run for run, files in listing.items() if keys.MANIFEST in files)
     if records and records[0].run_id not in sealed:
-        where = store.location(f"{keys.of_run(records[0].run_id)}/{keys.MANIFEST}")
+        where = store.location(keys.of_run(records[0].run_id, keys.MANIFEST))
         problems.append(f"{where} is missing, although the run is the champion")
     checked = []
     with track("verifying", len(sealed)) as advance:
@@ -113,7 +113,8 @@ def _check(
             with _noted(store, problems):
                 content = read_file(store, run, name)
                 if name == keys.MODEL:
-                    _load(load, content, store.location(f"{keys.of_run(run_id)}/{name}"))
+                    with _noted(store, problems, f"{store.location(keys.of_run(run_id, name))}: "):
+                        load(content)
         if keys.MODEL not in run.manifest.files:
             problems.append(f"{store.location(keys.of_run(run_id))} lists no {keys.MODEL}")
         with _noted(store, problems):
@@ -121,29 +122,17 @@ def _check(
     return CheckedRun(run_id, files, size, tuple(problems))
 
 
-def _load(load: Callable[[bytes], object], content: bytes, where: str) -> None:
-    try:
-        load(content)
-    except DamagedError as error:
-        raise DamagedError(f"{where}: {error}") from error
-
-
 @contextmanager
-def _noted(store: Store, problems: list[str]) -> Iterator[None]:
-    """Note what is wrong with one object, and continue with the next.
-
-    Raises:
-        StoreError: the store as a whole cannot be read.
-    """
+def _noted(store: Store, problems: list[str], where: str = "") -> Iterator[None]:
+    """Note what is wrong with one object, and continue unless the whole store cannot be read."""
     try:
         yield
-    except DamagedError as error:
-        problems.append(str(error))
     except StoreError as error:
-        if error.retryable:
-            raise
-        store.read(keys.CHAMPION)
-        problems.append(str(error))
+        if not isinstance(error, DamagedError):
+            if error.retryable:
+                raise
+            store.read(keys.CHAMPION)
+        problems.append(f"{where}{error}")
 
 
 def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:
@@ -164,11 +153,3 @@ def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:
         if key != keys.of_generation(generation) or store.read(key) != current:
             problems.append(f"{store.location(key)} is not an earlier version of {keys.CHAMPION}")
     return records, problems
-
-
-def _check_counts(store: Store) -> list[str]:
-    problems: list[str] = []
-    for key in store.list_entries(keys.TEST_SETS):
-        with _noted(store, problems):
-            from_json(TestSetUsage, store.read(key) or b"", store.location(key))
-    return problems

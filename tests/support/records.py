@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -186,11 +185,6 @@ def run(
         champion_before=champion_before,
         against=against,
     )
-
-
-def without_mistakes(found: Evaluation) -> Evaluation:
-    """The same figures with nothing to show as a mistake."""
-    return replace(found, mistakes=(), confused_pairs=())
 
 
 def drawn_images(count: int = TEST_IMAGES) -> Bytes:

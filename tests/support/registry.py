@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -68,22 +68,28 @@ def put(
     name = run if isinstance(run, str) else run_id(run)
     contents = {**FILES, "id": name.encode(), **files}
     for file, content in contents.items():
-        store.put_if_absent(f"{keys.of_run(name)}/{file}", content)
+        store.put_if_absent(keys.of_run(name, file), content)
     entries = {
         file: FileEntry(len(content), digest_of(content)) for file, content in contents.items()
     }
     manifest = to_json(Manifest(FORMAT, name, NOW, entries))
-    store.put_if_absent(f"{keys.of_run(name)}/{keys.MANIFEST}", manifest)
+    store.put_if_absent(keys.of_run(name, keys.MANIFEST), manifest)
     stored = read_run(store, name)
     if promoted:
         promote(store, stored)
     return stored
 
 
-def put_champions(store: Store, *runs: str | int) -> None:
-    """Store these runs and promote each in turn."""
+def put_champions(store: Store, *runs: str | int) -> ChampionRecord:
+    """Store these runs and promote each in turn; returns the last record."""
     for run in runs:
         put(store, run, promoted=True)
+    return champion_of(store)
+
+
+def put_runs(store: Store, count: int, champions: Collection[int] = ()) -> list[StoredRun]:
+    """Store the runs of the numbers 1 to `count`, and promote these of them."""
+    return [put(store, each, promoted=each in champions) for each in range(1, count + 1)]
 
 
 def passed(champion: ChampionRecord | None) -> Verdict:
@@ -113,9 +119,20 @@ def rollback(store: Store, run: str | None = None) -> ChampionRecord:
     return roll_back(store, run, reason="it was worse", by=BY)
 
 
-def moves(store: Store) -> list[tuple[int, str, str]]:
-    """Every move of the champion, the latest first: generation, kind and champion."""
-    return [(record.generation, record.move, record.run_id) for record in champion_history(store)]
+def moves(store: Store) -> list[str]:
+    """Every move of the champion, the latest first, as `3 promotion` of which run."""
+    return [f"{each.generation} {each.move} {each.run_id}" for each in champion_history(store)]
+
+
+def champions(store: Store) -> list[str]:
+    """The champion after each move, the latest first."""
+    return [record.run_id for record in champion_history(store)]
+
+
+def remove(store: Store, run: str) -> None:
+    """Delete every file of a run."""
+    for key in list(store.list_entries(f"{keys.of_run(run)}/")):
+        store.delete(key)
 
 
 def overwrite(store: Store, key: str, content: bytes | None) -> None:
@@ -161,16 +178,23 @@ def once(
     action: Callable[[], object],
 ) -> None:
     """Do something `before` or `after` the next such write."""
+    usual = getattr(store, moment)
 
     def act(*write: str) -> None:
+        usual(*write)
         if write == (verb, key):
-            setattr(store, moment, lambda verb, key: None)
+            setattr(store, moment, usual)
             action()
 
     setattr(store, moment, act)
 
 
-def lose_the_reply(store: MemoryStore, meanwhile: Callable[[], object]) -> None:
+def overtaken_by(store: MemoryStore | WatchedFolder, action: Callable[[], object]) -> None:
+    """Let a rival do something just before the champion's next swap."""
+    once(store, "before", "compare_and_swap", keys.CHAMPION, action)
+
+
+def lose_the_reply(store: MemoryStore | WatchedFolder, meanwhile: Callable[[], object]) -> None:
     """Let the champion's next swap succeed, others move on top, and then refuse it."""
 
     def refuse() -> None:
@@ -180,19 +204,44 @@ def lose_the_reply(store: MemoryStore, meanwhile: Callable[[], object]) -> None:
     once(store, "after", "compare_and_swap", keys.CHAMPION, refuse)
 
 
-def is_missing(store: MemoryStore, key: str) -> None:
-    """Remove an object."""
-    del store.objects[key]
+SPOILT: dict[str, Callable[[bytes], bytes | None]] = {
+    "missing": lambda old: None,
+    "cut short": lambda old: old[:-1],
+    "with a flipped bit": lambda old: bytes([old[0] ^ 1]) + old[1:],
+    "of the same size": lambda old: bytes(len(old)),
+}
 
 
-def is_cut_short(store: MemoryStore, key: str) -> None:
-    """Take the last byte of an object away."""
-    store.objects[key] = store.objects[key][:-1]
+def spoil(store: MemoryStore, key: str, change: Callable[[bytes], bytes | None]) -> None:
+    """Damage an object."""
+    overwrite(store, key, change(store.objects[key]))
 
 
-def has_a_flipped_bit(store: MemoryStore, key: str) -> None:
-    """Flip a bit of an object."""
-    store.objects[key] = bytes([store.objects[key][0] ^ 1]) + store.objects[key][1:]
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crash_at(
+    store: MemoryStore | WatchedFolder, moment: str, place: int, action: Callable[[], object]
+) -> bool:
+    """Do something, but end `before` or `after` so many writes; whether it ended so."""
+    usual, left = getattr(store, moment), place
+
+    def crash(verb: str, key: str) -> None:
+        nonlocal left
+        usual(verb, key)
+        if left == 0:
+            raise Crash
+        left -= 1
+
+    setattr(store, moment, crash)
+    try:
+        action()
+    except Crash:
+        return True
+    finally:
+        setattr(store, moment, usual)
+    return False
 
 
 def age(store: MemoryStore | FolderStore) -> None:

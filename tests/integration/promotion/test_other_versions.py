@@ -21,12 +21,11 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Evaluation
 from fmnist.promotion.stored import recorded_changes, recorded_section
 from fmnist.registry import keys
-from fmnist.registry.champion import champion_history, current_champion
 from fmnist.registry.records import RecordedFigures
 from fmnist.registry.runs import read_record, read_run, seal_run, upload_run
 from fmnist.settings import GateSettings
 from fmnist.store.folder import FolderStore
-from tests.support.registry import NOW, edited, without
+from tests.support.registry import NOW, champion_of, champions, edited, without
 
 EARLIER = Path(__file__).parents[2] / "support" / "earlier_store"
 FIRST, SECOND = "20261125T022730Z-a1f1dd27", "20261125T022752Z-c2e9cc66"
@@ -72,11 +71,6 @@ def put_like_second(store: FolderStore, run_id: str, changes: Changes | None = N
         (folder / name).write_bytes(change((folder / name).read_bytes()))
     seal_run(folder, run_id, NOW)
     upload_run(store, folder)
-
-
-def champions(store: FolderStore) -> list[str]:
-    """The runs that were the champion, the current one first."""
-    return [record.run_id for record in champion_history(store)]
 
 
 # ---- the version before -------------------------------------------------------------------------
@@ -158,8 +152,8 @@ def test_an_earlier_champion_is_replaced_and_pruned(store: FolderStore, call: Ca
     assert champions(store)[:2] == [FOURTH, THIRD]
     assert FIRST in call("prune", "--keep", "1", "--delete")
     call("verify")
-    current = current_champion(store)
-    assert current and FIRST in current.retired and current.generation == 5
+    current = champion_of(store)
+    assert FIRST in current.retired and current.generation == 5
 
 
 # ---- versions to come ---------------------------------------------------------------------------

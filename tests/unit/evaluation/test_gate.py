@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,31 @@ def evaluation(correct: int, images: int = TEST_IMAGES) -> Evaluation:
     return evaluate(probabilities, labels, [f"class {number}" for number in range(10)])
 
 
-@pytest.mark.parametrize(("correct", "promoted"), [(9_000, True), (8_999, False), (10_000, True)])
-def test_the_bound_itself_passes_and_one_image_less_does_not(correct: int, promoted: bool) -> None:
-    """0.9000 is promoted and 0.8999 rejected."""
-    assert decide(evaluation(correct), GateSettings(), ALONE).promoted is promoted
+def judge(correct: int, context: GateContext = ALONE, **settings: Any) -> Verdict:
+    """The verdict on a model that has so many images right, by these settings."""
+    return decide(evaluation(correct), GateSettings(**settings), context)
+
+
+def meeting(against: Comparison | ComparisonFailed, generation: int = 1) -> GateContext:
+    return GateContext(TEST_IMAGES, against, generation)
+
+
+@pytest.mark.parametrize(
+    ("correct", "bound", "promoted"),
+    [
+        (9_000, 0.9, True),
+        (8_999, 0.9, False),
+        (10_000, 0.9, True),
+        (5_000, 0.5, True),
+        (4_999, 0.5, False),
+    ],
+)
+def test_the_bound_itself_passes_and_one_image_less_does_not(
+    correct: int, bound: float, promoted: bool
+) -> None:
+    """By default 0.9000 is promoted and 0.8999 rejected; another bound is a setting away."""
+    assert judge(correct, min_accuracy=bound).promoted is promoted
+    assert GateSettings().min_accuracy == 0.9
 
 
 @pytest.mark.parametrize(
@@ -47,27 +69,33 @@ def test_a_missing_metric_rejects() -> None:
     assert "no test accuracy" in verdict.reason
 
 
-@pytest.mark.parametrize(("scored", "expected"), [(9_999, 10_000), (10_000, 9_999), (10, 0)])
-def test_another_number_of_images_than_the_test_set_has_rejects(scored: int, expected: int) -> None:
-    """A part of the test set, or more than it, proves nothing."""
-    verdict = decide(evaluation(scored, scored), GateSettings(), GateContext(expected))
-    assert not verdict.promoted
-    assert "every test image scored" in verdict.reason
+@pytest.mark.parametrize(
+    ("scored", "expected", "promoted"),
+    [(9_999, 10_000, False), (10_000, 9_999, False), (10, 0, False), (0, 0, False), (1, 1, True)],
+)
+def test_another_number_of_images_than_the_test_set_has_rejects(
+    scored: int, expected: int, promoted: bool
+) -> None:
+    """A part of the test set, or more than it, proves nothing, and neither do no images at all."""
+    found = replace(evaluation(9_500), images=scored)
+    verdict = decide(found, GateSettings(), GateContext(expected))
+    assert verdict.promoted is promoted
+    assert ("failed: every test image scored" in verdict.reason) is not promoted
 
 
 def test_the_interval_counts_only_if_the_setting_says_so() -> None:
-    """0.9030 passes by its value, but not by the lower end of its interval."""
-    near = evaluation(9_030)
-    assert decide(near, GateSettings(), ALONE).promoted
-    strict = decide(near, GateSettings(lower_bound=True), ALONE)
+    """0.9030 passes by its value, but not by the lower end of its interval, which is told."""
+    assert judge(9_030).promoted
+    strict = judge(9_030, lower_bound=True)
+    low = wilson_interval(9_030, TEST_IMAGES).low
     assert not strict.promoted
-    assert strict.rules[-1].value == wilson_interval(9_030, TEST_IMAGES).low
-    assert decide(evaluation(9_100), GateSettings(lower_bound=True), ALONE).promoted
+    assert strict.rules[-1].value == low
+    assert f"lower end of its 95 % interval ({low:.4f} where 0.9000 is needed)" in strict.reason
+    assert judge(9_100, lower_bound=True).promoted
 
 
 def test_the_verdict_lists_every_rule_with_value_bound_and_result() -> None:
-    """Each rule stands in the verdict, passed or not."""
-    verdict = decide(evaluation(8_950), GateSettings(lower_bound=True), ALONE)
+    verdict = judge(8_950, lower_bound=True)
     assert [(rule.value, rule.bound, rule.passed) for rule in verdict.rules[:2]] == [
         (10_000, 10_000, True),
         (0.895, 0.9, False),
@@ -76,37 +104,20 @@ def test_the_verdict_lists_every_rule_with_value_bound_and_result() -> None:
 
 
 @pytest.mark.parametrize(
-    ("correct", "words"),
+    ("correct", "bound", "words"),
     [
-        (9_142, "1.42 points (142 of 10,000 images) above"),
-        (8_950, "0.50 points (50 of 10,000 images) below"),
-        (9_000, "exactly at the bound 0.9000"),
+        (9_142, 0.9, "1.42 points (142 of 10,000 images) above the bound"),
+        (8_950, 0.9, "0.50 points (50 of 10,000 images) below the bound"),
+        (9_000, 0.9, "exactly at the bound 0.9000"),
+        (9_000, 0.90004, "below the bound"),
+        (9_000, 0.89996, "above the bound"),
     ],
 )
-def test_the_reason_says_how_close_it_was(correct: int, words: str) -> None:
-    """The distance to the bound is given in points and in images."""
-    reason = decide(evaluation(correct), GateSettings(), ALONE).reason
-    assert words in reason
-
-
-def test_the_reason_names_what_failed_with_its_value() -> None:
-    """Where the accuracy passes and its interval does not, the reason gives the interval's end."""
-    verdict = decide(evaluation(9_030), GateSettings(lower_bound=True), ALONE)
-    low = wilson_interval(9_030, TEST_IMAGES).low
-    assert f"lower end of its 95 % interval ({low:.4f} where 0.9000 is needed)" in verdict.reason
-
-
-@pytest.mark.parametrize(("bound", "side"), [(0.90004, "below"), (0.89996, "above")])
-def test_a_distance_smaller_than_an_image_has_its_side(bound: float, side: str) -> None:
-    """0.9000 misses a bound of 0.90004 and passes one of 0.89996, and the words say so."""
-    verdict = decide(evaluation(9_000), GateSettings(min_accuracy=bound), ALONE)
-    assert verdict.promoted is (side == "above")
-    assert f"{side} the bound" in verdict.reason
-
-
-def test_the_bound_can_be_changed() -> None:
-    """Another threshold is a setting away."""
-    assert decide(evaluation(5_000), GateSettings(min_accuracy=0.5), ALONE).promoted
+def test_the_reason_says_how_close_it_was(correct: int, bound: float, words: str) -> None:
+    """The distance is given in points and in images; one smaller than an image has its side."""
+    verdict = judge(correct, min_accuracy=bound)
+    assert words in verdict.reason
+    assert verdict.promoted is ("below" not in words)
 
 
 # ---- against the champion -----------------------------------------------------------------------
@@ -120,24 +131,13 @@ def against(
     gained: int,
     lost: int,
     champion: str = "off",
-    max_class_drop: float | None = None,
     *,
     correct: int = 9_142,
     same_test_set: bool = True,
+    max_class_drop: float | None = None,
 ) -> Verdict:
-    settings = GateSettings(champion=champion, max_class_drop=max_class_drop)  # type: ignore[arg-type]
     found = records.comparison(gained, lost, correct=correct, same_test_set=same_test_set)
-    return decide(evaluation(correct), settings, GateContext(TEST_IMAGES, found, 3))
-
-
-def comparison_of(name: str, drop: int) -> Comparison:
-    """A comparison in which one class of 1,000 images loses so many of them, and no other any."""
-    found = records.comparison(0, 0)
-    classes = tuple(
-        replace(each, champion=0.85, challenger=(850 - drop * (each.name == name)) / 1_000)
-        for each in found.classes
-    )
-    return replace(found, classes=classes)
+    return judge(correct, meeting(found, 3), champion=champion, max_class_drop=max_class_drop)
 
 
 @pytest.mark.parametrize(
@@ -171,28 +171,21 @@ def test_a_better_model_below_the_bound_is_still_rejected(champion: str) -> None
 
 
 def test_the_default_does_not_compare_with_the_champion() -> None:
-    """With the settings as they are, the accuracy alone decides."""
-    verdict = against(0, 5_000)
+    verdict = judge(9_142, meeting(records.comparison(0, 5_000)))
     assert verdict.promoted
     assert [rule.name for rule in verdict.rules] == ["every test image scored", "test accuracy"]
     assert "champion" not in verdict.reason
 
 
+NOT_WORSE_RULE = "not significantly worse than the champion, McNemar's one-sided p"
+BETTER_RULE = "significantly better than the champion, 1 - McNemar's one-sided p"
+
+
 @pytest.mark.parametrize(
     ("champion", "sides", "name", "bound"),
     [
-        (
-            "not_worse",
-            WORSE,
-            "not significantly worse than the champion, McNemar's one-sided p",
-            0.025,
-        ),
-        (
-            "better",
-            NOT_PROVED_BETTER,
-            "significantly better than the champion, 1 - McNemar's one-sided p",
-            0.975,
-        ),
+        ("not_worse", WORSE, NOT_WORSE_RULE, 0.025),
+        ("better", NOT_PROVED_BETTER, BETTER_RULE, 0.975),
     ],
 )
 def test_the_rule_has_its_exact_value_and_the_reason_a_rounded_one(
@@ -209,59 +202,66 @@ def test_the_rule_has_its_exact_value_and_the_reason_a_rounded_one(
     )
 
 
+def judge_drop(name: str, drop: int, most: float) -> Verdict:
+    """The verdict on a model under which one class of 1,000 images loses so many of them."""
+    found = records.comparison(0, 0)
+    classes = tuple(
+        replace(each, champion=0.85, challenger=(850 - drop * (each.name == name)) / 1_000)
+        for each in found.classes
+    )
+    return judge(9_142, meeting(replace(found, classes=classes)), max_class_drop=most)
+
+
 @pytest.mark.parametrize("name", records.CLASS_NAMES)
-def test_a_class_that_loses_more_than_it_may_rejects_and_is_named(name: str) -> None:
+@pytest.mark.parametrize(("drop", "promoted"), [(20, True), (21, False)])
+def test_a_class_that_loses_more_than_it_may_rejects_and_is_named(
+    drop: int, promoted: bool, name: str
+) -> None:
     """A recall that falls by just the bound passes, whatever the rounding; one image more does not."""
-    settings = GateSettings(max_class_drop=0.02)
-    for drop, promoted in ((20, True), (21, False)):
-        found = comparison_of(name, drop)
-        verdict = decide(evaluation(9_142), settings, GateContext(TEST_IMAGES, found, 1))
-        assert verdict.promoted is promoted
-        rule = verdict.rules[-1]
-        assert rule.name == f"change in the recall of {name}, the worst class"
-        assert (rule.value, rule.bound) == (pytest.approx(-drop / 1_000), -0.02)
-        assert (rule.measured, rule.needed) == (f"{-drop / 1_000:.4f}", "-0.0200")
-        assert (f"failed: {rule.name} (-0.0210 where -0.0200" in verdict.reason) is not promoted
+    verdict = judge_drop(name, drop, 0.02)
+    assert verdict.promoted is promoted
+    rule = verdict.rules[-1]
+    assert rule.name == f"change in the recall of {name}, the worst class"
+    assert (rule.value, rule.bound) == (pytest.approx(-drop / 1_000), -0.02)
+    assert (rule.measured, rule.needed) == (f"{-drop / 1_000:.4f}", "-0.0200")
+    assert (f"failed: {rule.name} (-0.0210 where -0.0200" in verdict.reason) is not promoted
 
 
-def test_no_drop_at_all_may_be_required() -> None:
+@pytest.mark.parametrize(("drop", "promoted"), [(-5, True), (0, True), (1, False)])
+def test_no_drop_at_all_may_be_required(drop: int, promoted: bool) -> None:
     """With a bound of 0 no class may lose an image, and gaining is no fault."""
-    settings = GateSettings(max_class_drop=0)
-    for drop, promoted in ((-5, True), (0, True), (1, False)):
-        found = comparison_of("Coat", drop)
-        verdict = decide(evaluation(9_142), settings, GateContext(TEST_IMAGES, found, 1))
-        assert verdict.promoted is promoted
-        assert verdict.rules[-1].needed == "0.0000"
+    verdict = judge_drop("Coat", drop, 0)
+    assert verdict.promoted is promoted
+    assert verdict.rules[-1].needed == "0.0000"
 
 
-STRICT = [
-    GateSettings(champion="not_worse"),
-    GateSettings(champion="better"),
-    GateSettings(max_class_drop=1),
-]
+LOST = ComparisonFailed(CHAMPION, "its model is gone")
 COULD_NOT_BE_SCORED = (
     f"the champion {CHAMPION} could not be scored: its model is gone; check it with `fmnist verify "
     f"{CHAMPION}`; to replace it without a comparison, use `fmnist promote --force`, or set "
     "gate.champion to off and gate.max_class_drop to none"
 )
-STRICT_IDS = ["not_worse", "better", "max_class_drop"]
+needs_a_champion = pytest.mark.parametrize(
+    "settings",
+    [{"champion": "not_worse"}, {"champion": "better"}, {"max_class_drop": 1}],
+    ids=["not_worse", "better", "max_class_drop"],
+)
 
 
-@pytest.mark.parametrize("settings", STRICT, ids=STRICT_IDS)
-def test_without_a_champion_no_rule_needs_one(settings: GateSettings) -> None:
+@needs_a_champion
+def test_without_a_champion_no_rule_needs_one(settings: dict[str, object]) -> None:
     """The first model of a store has only the accuracy to reach."""
-    verdict = decide(evaluation(9_000), settings, ALONE)
+    verdict = judge(9_000, **settings)
     assert verdict.promoted
     assert (len(verdict.rules), verdict.generation) == (2, 0)
 
 
-@pytest.mark.parametrize("settings", STRICT, ids=STRICT_IDS)
+@needs_a_champion
 def test_a_champion_that_cannot_be_scored_rejects_where_a_rule_needs_it(
-    settings: GateSettings,
+    settings: dict[str, object],
 ) -> None:
     """What cannot be proved is not promoted, and the verdict says why it could not be."""
-    lost = ComparisonFailed(CHAMPION, "its model is gone")
-    verdict = decide(evaluation(9_999), settings, GateContext(TEST_IMAGES, lost, 4))
+    verdict = judge(9_999, meeting(LOST), **settings)
     assert not verdict.promoted
     assert verdict.rules[-1].value is None and not verdict.rules[-1].passed
     assert f"{verdict.rules[-1].name} (missing where" in verdict.reason
@@ -270,8 +270,7 @@ def test_a_champion_that_cannot_be_scored_rejects_where_a_rule_needs_it(
 
 def test_a_champion_that_cannot_be_scored_does_not_matter_where_no_rule_needs_it() -> None:
     """With `off` a broken champion can be replaced, and the verdict says that it is broken."""
-    lost = ComparisonFailed(CHAMPION, "its model is gone")
-    verdict = decide(evaluation(9_000), GateSettings(), GateContext(TEST_IMAGES, lost, 4))
+    verdict = judge(9_000, meeting(LOST))
     assert verdict.promoted
     assert COULD_NOT_BE_SCORED in verdict.notes
 
@@ -279,7 +278,7 @@ def test_a_champion_that_cannot_be_scored_does_not_matter_where_no_rule_needs_it
 @pytest.mark.parametrize("champion", ["off", "not_worse", "better"])
 def test_a_champion_of_other_test_data_does_not_decide(champion: str) -> None:
     """It may have been trained on these images: it is shown, and a note says it does not count."""
-    verdict = against(0, 5_000, champion, 0.0, same_test_set=False)
+    verdict = against(0, 5_000, champion, max_class_drop=0.0, same_test_set=False)
     assert verdict.promoted
     assert len(verdict.rules) == 2
     assert (
@@ -289,20 +288,20 @@ def test_a_champion_of_other_test_data_does_not_decide(champion: str) -> None:
     assert not any("other test data" in note for note in against(0, 0, champion).notes)
 
 
-@pytest.mark.parametrize("settings", STRICT, ids=STRICT_IDS)
-def test_a_comparison_on_other_images_rejects(settings: GateSettings) -> None:
+@needs_a_champion
+def test_a_comparison_on_other_images_rejects(settings: dict[str, object]) -> None:
     """One on a part of the test set proves nothing."""
     part = replace(records.comparison(500, 0), images=9_999)
-    assert not decide(evaluation(9_999), settings, GateContext(TEST_IMAGES, part, 1)).promoted
+    assert not judge(9_999, meeting(part), **settings).promoted
 
 
-@pytest.mark.parametrize("settings", STRICT, ids=STRICT_IDS)
-def test_a_comparison_that_is_no_number_rejects(settings: GateSettings) -> None:
+@needs_a_champion
+def test_a_comparison_that_is_no_number_rejects(settings: dict[str, object]) -> None:
     """Neither a count nor a recall that was not measured correctly ever passes."""
     found = records.comparison(500, 0)
     classes = (found.classes[0], replace(found.classes[1], challenger=math.nan), *found.classes[2:])
     broken = replace(found, gained=math.nan, lost=math.nan, classes=classes)  # type: ignore[arg-type]
-    assert not decide(evaluation(9_999), settings, GateContext(TEST_IMAGES, broken, 1)).promoted
+    assert not judge(9_999, meeting(broken), **settings).promoted
 
 
 # ---- what a person reads ------------------------------------------------------------------------
@@ -341,30 +340,20 @@ def test_a_failed_rule_reads_as_what_was_measured_and_what_is_needed() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("judged", "note"),
-    [
-        (1, "this test set has judged 1 model in this store"),
-        (
-            1_234,
-            "this test set has judged 1,234 models in this store: the more it judges, the less a "
-            "pass proves",
-        ),
-    ],
-)
-def test_the_verdict_says_how_often_the_test_set_was_used(judged: int, note: str) -> None:
-    """The number of models that the test set has judged in the store is a note of every verdict."""
-    for correct in (9_142, 8_000):
-        verdict = decide(
-            evaluation(correct), GateSettings(), GateContext(TEST_IMAGES, judged=judged)
-        )
-        assert verdict.notes == (note,)
+@pytest.mark.parametrize("correct", [9_142, 8_000])
+def test_every_verdict_says_how_often_the_test_set_was_used(correct: int) -> None:
+    """The number of models that it has judged in the store, and what many of them mean."""
+    once, often = (judge(correct, GateContext(TEST_IMAGES, judged=uses)) for uses in (1, 1_234))
+    assert once.notes == ("this test set has judged 1 model in this store",)
+    assert often.notes == (
+        "this test set has judged 1,234 models in this store: the more it judges, the less a pass "
+        "proves",
+    )
 
 
 def test_the_verdict_says_that_the_store_is_safe_for_one_publisher_only() -> None:
     """A store without conditional writes leads to a note; one with them does not."""
-    safe = decide(evaluation(9_142), GateSettings(), ALONE)
-    unsafe = decide(evaluation(9_142), GateSettings(), replace(ALONE, conditional_writes=False))
+    safe, unsafe = judge(9_142), judge(9_142, replace(ALONE, conditional_writes=False))
     assert unsafe.promoted
     assert len(unsafe.notes) == len(safe.notes) + 1
     assert "does not honour conditional writes" in unsafe.notes[-1]
@@ -372,22 +361,13 @@ def test_the_verdict_says_that_the_store_is_safe_for_one_publisher_only() -> Non
 
 def test_the_verdict_tells_the_generation_it_was_made_against() -> None:
     """It tells the promotion whether the champion has changed since."""
-    assert decide(evaluation(9_142), GateSettings(), ALONE).generation == 0
+    assert judge(9_142).generation == 0
     assert against(0, 0).generation == 3
-
-
-def test_no_images_prove_nothing() -> None:
-    """A test set without images rejects, however many of them were scored."""
-    nothing = replace(evaluation(9_500), images=0)
-    assert not decide(nothing, GateSettings(), GateContext(0)).promoted
-    alone = replace(evaluation(9_500), images=1)
-    assert decide(alone, GateSettings(), GateContext(1)).promoted
 
 
 def test_a_bound_of_0_is_reached_by_0() -> None:
     """An accuracy of 0 is a valid share, and passes if 0 is required."""
-    wrong = replace(evaluation(9_500), accuracy=0.0)
-    verdict = decide(wrong, GateSettings(min_accuracy=0), GateContext(TEST_IMAGES))
+    verdict = decide(replace(evaluation(9_500), accuracy=0.0), GateSettings(min_accuracy=0), ALONE)
     assert verdict.promoted and "exactly at the bound" in verdict.reason
 
 
@@ -399,6 +379,5 @@ def test_an_undecided_verdict_promotes_nothing_and_says_why() -> None:
     assert found.word == "undecided"
 
 
-def test_a_verdict_without_rules_says_so() -> None:
-    """It is a rejection like any other, with a reason."""
+def test_a_verdict_without_rules_is_a_rejection_that_says_so() -> None:
     assert verdict_of((), "close") == Verdict(False, (), "the gate has no rules")

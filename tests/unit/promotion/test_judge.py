@@ -2,25 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fmnist.data.records import OFFICIAL_SHA256, DataOrigin
+from fmnist.data.records import OFFICIAL_SHA256, TEST_LABELS, TRAIN_IMAGES, DataOrigin
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
-from fmnist.evaluation.gate import GateContext, Verdict, decide
+from fmnist.evaluation.gate import GateContext, decide
 from fmnist.evaluation.metrics import evaluate
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
 from fmnist.registry import keys
-from fmnist.registry.champion import promote_run
+from fmnist.registry.champion import current_champion
 from fmnist.registry.records import ChampionRecord, to_json
-from fmnist.registry.runs import seal_run, upload_run
 from fmnist.settings import GateSettings
 from fmnist.store.base import StoredObject
 from tests.support import records
 from tests.support.memory import MemoryStore
+from tests.support.registry import overwrite, promote, put, remove
 
 NAMES = records.CLASS_NAMES
 LABELS = (np.arange(1_000) % 10).astype(np.uint8)
@@ -49,10 +48,27 @@ class Scorer:
         return scores(int(wrong))
 
 
+class Leaving(MemoryStore):
+    """A store that from some moment on cannot be read any more, below a prefix."""
+
+    away = "nothing"
+
+    def get(self, key: str) -> StoredObject | None:
+        """Fail for what is away."""
+        if key.startswith(self.away):
+            raise StoreError("the store does not answer", retryable=True)
+        return super().get(key)
+
+    def read(self, key: str) -> bytes | None:
+        """Fail for what is away."""
+        found = self.get(key)
+        return found.content if found else None
+
+
 @pytest.fixture
-def store() -> MemoryStore:
+def store() -> Leaving:
     """A store without a champion."""
-    return MemoryStore()
+    return Leaving()
 
 
 @pytest.fixture
@@ -62,33 +78,31 @@ def scorer() -> Scorer:
 
 
 @pytest.fixture
-def judge(store: MemoryStore, scorer: Scorer) -> Judge:
+def judge(store: Leaving, scorer: Scorer) -> Judge:
     """The judge of the run `NEW`, who lets none through that is significantly worse."""
     test_set = TestSet(LABELS, NAMES, ORIGIN.test_set, scorer)
     return Judge(store, test_set, NOT_WORSE, NEW, True)
 
 
-def crown(
-    store: MemoryStore,
-    folder: Path,
-    *,
-    model: bytes = b"wrong 60",
-    origin: DataOrigin = ORIGIN,
-    names: tuple[str, ...] = NAMES,
-) -> ChampionRecord:
-    """Make a run of this model, data and class names the champion of the store."""
-    folder.mkdir(exist_ok=True)
-    (folder / keys.MODEL).write_bytes(model)
-    (folder / keys.DATA).write_bytes(to_json(origin))
-    figures = evaluate(scores(60), LABELS, names)
-    (folder / keys.EVALUATION).write_bytes(to_json(figures))
-    seal_run(folder, OLD, records.moments(1)[0])
-    passed = Verdict(True, (), "good")
-    outcome = promote_run(
-        store, upload_run(store, folder), 0.94, passed, lambda _: passed, by="a test"
-    )
-    assert outcome.champion
-    return outcome.champion
+Crown = Callable[..., ChampionRecord]
+
+
+@pytest.fixture
+def crown(store: Leaving) -> Crown:
+    """Makes a run of a model, data and class names the champion of the store."""
+
+    def make(
+        run_id: str = OLD,
+        *,
+        model: bytes = b"wrong 60",
+        origin: DataOrigin = ORIGIN,
+        names: tuple[str, ...] = NAMES,
+    ) -> ChampionRecord:
+        figures = to_json(evaluate(scores(60), LABELS, names))
+        files = {keys.MODEL: model, keys.DATA: to_json(origin), keys.EVALUATION: figures}
+        return promote(store, put(store, run_id, files=files))
+
+    return make
 
 
 # ---- which champion a model meets -------------------------------------------------------------------------
@@ -104,39 +118,29 @@ def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, scorer: S
 
 
 def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_model(
-    store: MemoryStore, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Leaving, judge: Judge, crown: Crown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the champion has changed since, the model is judged against the current one."""
-    crown(store, tmp_path / "old")
-    gone = dict(store.objects)
-    store.objects.clear()
-    current = crown(store, tmp_path / "new", model=b"wrong 40")
-    moved = replace(current, generation=2)
-    answers = iter([gone[keys.CHAMPION]])
-    del store.objects[f"runs/{OLD}/{keys.MANIFEST}"]
-    read, look = store.read, store.get
+    crown()
+    read, manifest = store.read, keys.of_run(OLD, keys.MANIFEST)
 
-    def look_late(key: str) -> StoredObject | None:
-        if key == keys.CHAMPION and (old := next(answers, None)):
-            return StoredObject(old, "old")
-        if key == keys.CHAMPION:
-            store.objects.update(whole)
-            return StoredObject(to_json(moved), "new")
-        return look(key)
+    def read_late(key: str) -> bytes | None:
+        if key == manifest and key in store.objects:
+            crown("rival", model=b"wrong 40")
+            del store.objects[manifest]
+        return read(key)
 
-    whole = {f"runs/{OLD}/{keys.MANIFEST}": (tmp_path / "new" / keys.MANIFEST).read_bytes()}
-    monkeypatch.setattr(store, "get", look_late)
-    assert read(f"runs/{OLD}/{keys.MANIFEST}") is None
+    monkeypatch.setattr(store, "read", read_late)
     found = judge.judge(b"wrong 50", 0)
-    assert found.champion == moved
-    assert isinstance(found.against, Comparison)
+    assert found.champion == current_champion(store)
+    assert isinstance(found.against, Comparison) and found.against.champion == "rival"
 
 
 def test_the_champion_is_scored_now_on_the_same_images(
-    judge: Judge, store: MemoryStore, scorer: Scorer, tmp_path: Path
+    judge: Judge, scorer: Scorer, crown: Crown
 ) -> None:
     """Its own model is read from the store and scored; what its record says is not taken for it."""
-    champion = crown(store, tmp_path / "old", model=b"wrong 55")
+    champion = crown(model=b"wrong 55")
     found = judge.judge(b"wrong 50", 1)
     assert scorer.asked == [b"wrong 50", b"wrong 55"]
     assert found.champion == champion
@@ -144,9 +148,9 @@ def test_the_champion_is_scored_now_on_the_same_images(
     assert found.verdict.promoted and found.verdict.generation == champion.generation
 
 
-def test_the_verdict_is_the_gates(judge: Judge, store: MemoryStore, tmp_path: Path) -> None:
+def test_the_verdict_is_the_gates(judge: Judge, crown: Crown) -> None:
     """A model that is significantly worse than the champion is rejected as the gate says."""
-    crown(store, tmp_path / "old", model=b"wrong 20")
+    crown(model=b"wrong 20")
     found = judge.judge(b"wrong 90", 1)
     assert isinstance(found.against, Comparison)
     assert (found.against.gained, found.against.lost) == (0, 70)
@@ -156,12 +160,12 @@ def test_the_verdict_is_the_gates(judge: Judge, store: MemoryStore, tmp_path: Pa
 
 
 def test_a_decision_against_another_champion_scores_that_one(
-    judge: Judge, store: MemoryStore, scorer: Scorer, tmp_path: Path
+    judge: Judge, scorer: Scorer, crown: Crown
 ) -> None:
     """For another champion the judge compares again, with the same figures."""
     figures = evaluate(scores(50), LABELS, NAMES)
     assert judge.decide(figures, scores(50), None).against is None
-    champion = crown(store, tmp_path / "old")
+    champion = crown()
     again = judge.decide(figures, scores(50), champion)
     assert isinstance(again.against, Comparison)
     assert again.evaluation is figures
@@ -178,23 +182,21 @@ def test_the_verdict_tells_whether_the_store_is_safe(judge: Judge, safe: bool) -
 # ---- champions of other data --------------------------------------------------------------------
 
 
-def other_test_set() -> DataOrigin:
-    """Data of which only the test labels are others."""
-    name = "t10k-labels-idx1-ubyte.gz"
-    assert name in OFFICIAL_SHA256
-    return replace(ORIGIN, sha256={**OFFICIAL_SHA256, name: "ab" * 32})
+def with_another(name: str) -> DataOrigin:
+    """Data of which only this file is another."""
+    return replace(ORIGIN, official=False, sha256={**OFFICIAL_SHA256, name: "ab" * 32})
 
 
 @pytest.mark.parametrize(
     ("origin", "names"),
-    [(other_test_set(), NAMES), (ORIGIN, (*NAMES[1:], NAMES[0]))],
+    [(with_another(TEST_LABELS), NAMES), (ORIGIN, (*NAMES[1:], NAMES[0]))],
     ids=["test set", "class names"],
 )
 def test_a_champion_of_other_test_data_or_class_names_is_compared_and_does_not_decide(
-    origin: DataOrigin, names: tuple[str, ...], judge: Judge, store: MemoryStore, tmp_path: Path
+    origin: DataOrigin, names: tuple[str, ...], judge: Judge, crown: Crown
 ) -> None:
     """However much worse the model is, such a champion is shown beside it and no more."""
-    crown(store, tmp_path / "old", model=b"wrong 0", origin=origin, names=names)
+    crown(model=b"wrong 0", origin=origin, names=names)
     found = judge.judge(b"wrong 90", 1)
     assert isinstance(found.against, Comparison)
     assert (found.against.lost, found.against.same_test_set) == (90, False)
@@ -202,59 +204,39 @@ def test_a_champion_of_other_test_data_or_class_names_is_compared_and_does_not_d
     assert any("does not decide" in note for note in found.verdict.notes)
 
 
-def test_a_champion_of_other_training_data_is_met_as_any_other(
-    judge: Judge, store: MemoryStore, tmp_path: Path
-) -> None:
+def test_a_champion_of_other_training_data_is_met_as_any_other(judge: Judge, crown: Crown) -> None:
     """What counts is the test set: more or other training images are what a challenge is for."""
-    name = "train-images-idx3-ubyte.gz"
-    assert name in OFFICIAL_SHA256
-    origin = replace(ORIGIN, official=False, sha256={**OFFICIAL_SHA256, name: "ab" * 32})
-    crown(store, tmp_path / "old", origin=origin)
+    crown(origin=with_another(TRAIN_IMAGES))
     found = judge.judge(b"wrong 50", 1)
     assert isinstance(found.against, Comparison) and found.against.same_test_set
 
 
 # ---- champions that cannot be scored ------------------------------------------------------------
 
-
-def spoil(name: str, content: bytes | None) -> Callable[[MemoryStore], None]:
-    """Damage a file of the champion, or take it away."""
-
-    def spoiled(store: MemoryStore) -> None:
-        key = f"{keys.of_run(OLD)}/{name}"
-        assert key in store.objects
-        if content is None:
-            del store.objects[key]
-        else:
-            store.objects[key] = content
-
-    return spoiled
-
-
 DAMAGES = {
-    "another manifest": (spoil(keys.MANIFEST, b"{}"), keys.MANIFEST),
-    "no manifest": (spoil(keys.MANIFEST, None), keys.MANIFEST),
-    "another model": (spoil(keys.MODEL, b"wrong 0"), keys.MODEL),
-    "no model": (spoil(keys.MODEL, None), keys.MODEL),
-    "other data": (spoil(keys.DATA, b"{}"), keys.DATA),
-    "no figures": (spoil(keys.EVALUATION, None), keys.EVALUATION),
+    "another manifest": (keys.MANIFEST, b"{}"),
+    "no manifest": (keys.MANIFEST, None),
+    "another model": (keys.MODEL, b"wrong 0"),
+    "no model": (keys.MODEL, None),
+    "other data": (keys.DATA, b"{}"),
+    "no figures": (keys.EVALUATION, None),
 }
 
 
 @pytest.mark.parametrize("settings", [GateSettings(), NOT_WORSE], ids=["off", "not_worse"])
-@pytest.mark.parametrize(("damage", "name"), DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.parametrize(("name", "content"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_champion_is_named_and_rejects_where_a_rule_asks(
-    damage: Callable[[MemoryStore], None],
     name: str,
+    content: bytes | None,
     settings: GateSettings,
     judge: Judge,
-    store: MemoryStore,
+    store: Leaving,
     scorer: Scorer,
-    tmp_path: Path,
+    crown: Crown,
 ) -> None:
     """The verdict names the file, and only `off` lets a model replace a champion that it cannot meet."""
-    champion = crown(store, tmp_path / "old")
-    damage(store)
+    champion = crown()
+    overwrite(store, keys.of_run(OLD, name), content)
     found = replace(judge, gate=settings).judge(b"wrong 0", 1)
     assert isinstance(found.against, ComparisonFailed)
     assert found.against.champion == OLD
@@ -266,16 +248,12 @@ def test_a_damaged_champion_is_named_and_rejects_where_a_rule_asks(
 
 
 def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
-    judge: Judge, store: MemoryStore, scorer: Scorer, tmp_path: Path
+    judge: Judge, store: Leaving, scorer: Scorer, crown: Crown
 ) -> None:
     """Another model under a manifest that fits it is still not what was promoted."""
-    crown(store, tmp_path / "old")
-    key = keys.of_run(OLD)
-    folder = tmp_path / "old"
-    (folder / keys.MODEL).write_bytes(b"wrong 900")
-    seal_run(folder, OLD, records.moments(1)[0])
-    for name in (keys.MODEL, keys.MANIFEST):
-        store.objects[f"{key}/{name}"] = (folder / name).read_bytes()
+    crown()
+    remove(store, OLD)
+    put(store, OLD, files={keys.MODEL: b"wrong 900"})
     found = judge.judge(b"wrong 50", 1)
     assert isinstance(found.against, ComparisonFailed)
     assert "is not the manifest that was promoted" in found.against.reason
@@ -283,26 +261,25 @@ def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
 
 
 def test_a_champion_whose_model_cannot_be_scored_cannot_be_compared(
-    judge: Judge, store: MemoryStore, tmp_path: Path
+    judge: Judge, crown: Crown
 ) -> None:
-    """A complete run whose model cannot be loaded cannot be compared with."""
-    crown(store, tmp_path / "old", model=b"foreign")
+    crown(model=b"foreign")
     found = judge.judge(b"wrong 0", 1)
     assert found.against == ComparisonFailed(OLD, "model.keras holds no network of this project")
     assert not found.verdict.promoted
 
 
 def test_a_champion_that_does_not_tell_its_test_set_cannot_be_compared(
-    judge: Judge, store: MemoryStore, tmp_path: Path
+    judge: Judge, crown: Crown
 ) -> None:
     """A record of its data without the digests is a fault of that record, named as such."""
-    crown(store, tmp_path / "old", origin=replace(ORIGIN, sha256={}))
+    crown(origin=replace(ORIGIN, sha256={}))
     found = judge.judge(b"wrong 0", 1)
     assert isinstance(found.against, ComparisonFailed)
     assert "data.json has no digest of 't10k-images-idx3-ubyte.gz'" in found.against.reason
 
 
-def test_a_model_that_cannot_be_scored_is_no_verdict(judge: Judge, store: MemoryStore) -> None:
+def test_a_model_that_cannot_be_scored_is_no_verdict(judge: Judge, store: Leaving) -> None:
     """If the challenger itself cannot be loaded, nothing is judged and nothing is counted."""
     with pytest.raises(DamagedError, match="no network of this project"):
         judge.judge(b"foreign", 0)
@@ -311,39 +288,17 @@ def test_a_model_that_cannot_be_scored_is_no_verdict(judge: Judge, store: Memory
 
 # ---- a store that cannot be asked ---------------------------------------------------------------
 
-
-class Away(MemoryStore):
-    """A store that cannot be read any more, below a prefix."""
-
-    away = "nothing"
-
-    def read(self, key: str) -> bytes | None:
-        """Fail for what is away."""
-        self._check(key)
-        return super().read(key)
-
-    def get(self, key: str) -> StoredObject | None:
-        """Fail for what is away."""
-        self._check(key)
-        return super().get(key)
-
-    def _check(self, key: str) -> None:
-        if key.startswith(self.away):
-            raise StoreError("the store does not answer", retryable=True)
-
-
 PARTS = ["champion.json", "runs/", "test-sets/"]
 
 
 @pytest.mark.parametrize("away", PARTS)
 def test_a_store_that_does_not_answer_leaves_the_verdict_undecided(
-    away: str, judge: Judge, tmp_path: Path
+    away: str, judge: Judge, store: Leaving, crown: Crown
 ) -> None:
     """A run is not rejected for a fault of the network, nor lost: its figures are kept."""
-    store = Away()
-    crown(store, tmp_path / "old")
+    crown()
     store.away = away
-    found = replace(judge, store=store).judge(b"wrong 50", 1)
+    found = judge.judge(b"wrong 50", 1)
     assert not found.verdict.decided and not found.verdict.promoted
     assert found.verdict.generation == 1
     assert "the store does not answer" in found.verdict.reason
@@ -353,44 +308,40 @@ def test_a_store_that_does_not_answer_leaves_the_verdict_undecided(
 
 @pytest.mark.parametrize("away", PARTS[1:])
 def test_a_decision_at_publication_passes_the_stores_fault_on(
-    away: str, judge: Judge, tmp_path: Path
+    away: str, judge: Judge, store: Leaving, crown: Crown
 ) -> None:
     """There a temporary fault is an error to try again after, and never a verdict."""
-    store = Away()
-    champion = crown(store, tmp_path / "old")
+    champion = crown()
     store.away = away
     figures = evaluate(scores(50), LABELS, NAMES)
     with pytest.raises(StoreError, match="does not answer") as caught:
-        replace(judge, store=store).decide(figures, scores(50), champion)
+        judge.decide(figures, scores(50), champion)
     assert caught.value.retryable and not isinstance(caught.value, DamagedError)
 
 
 # ---- how often the test set is used -------------------------------------------------------------
 
 
+def uses(judge: Judge) -> str:
+    """What the verdict says about the uses of the test set."""
+    return judge.judge(b"wrong 50", 0).verdict.notes[0].partition(" has judged ")[2][:8]
+
+
 def test_each_run_is_one_use_of_the_test_set_however_often_it_is_decided(judge: Judge) -> None:
     """Judging again, as after a fault or a lost race, counts nothing more; another run does."""
-
-    def note(of: Judge) -> str:
-        return of.judge(b"wrong 50", 0).verdict.notes[0]
-
-    assert "has judged 1 model in" in note(judge)
-    assert "has judged 1 model in" in note(judge)
-    assert "has judged 2 models in" in note(replace(judge, run_id="another"))
+    assert [uses(judge), uses(judge)] == ["1 model ", "1 model "]
+    assert uses(replace(judge, run_id="another")) == "2 models"
     # Asked again, it tells the uses so far.
-    assert "has judged 2 models in" in note(judge)
+    assert uses(judge) == "2 models"
 
 
 def test_uses_are_counted_for_each_test_set(judge: Judge) -> None:
-    """Another test set starts at one."""
-    judge.judge(b"wrong 50", 0)
+    uses(judge)
     other = replace(judge.test_set, digest="cd" * 32)
-    found = replace(judge, test_set=other, run_id="another").judge(b"wrong 50", 0)
-    assert "has judged 1 model in" in found.verdict.notes[0]
+    assert uses(replace(judge, test_set=other, run_id="another")) == "1 model "
 
 
 def test_rejected_models_count_too(judge: Judge) -> None:
     """Whatever the verdict, the test set was looked at."""
     assert not judge.judge(b"wrong 500", 0).verdict.promoted
-    found = replace(judge, run_id="another").judge(b"wrong 50", 0)
-    assert "has judged 2 models in" in found.verdict.notes[0]
+    assert uses(replace(judge, run_id="another")) == "2 models"

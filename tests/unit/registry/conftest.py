@@ -12,8 +12,7 @@ from tests.support.registry import seal
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rivals try again without waiting."""
-    for module in ("champion", "usage"):
-        monkeypatch.setattr(f"fmnist.registry.{module}._LONGEST_PAUSE", 0)
+    monkeypatch.setattr("fmnist.registry.champion._LONGEST_PAUSE", 0)
 
 
 @pytest.fixture

@@ -30,22 +30,22 @@ from fmnist.registry.records import (
     new_run_id,
     to_json,
 )
-from fmnist.registry.runs import later_verdicts, upload_run
-from fmnist.store.base import Store
+from fmnist.registry.runs import later_verdicts, read_run, upload_run
 from tests.support import records
 from tests.support.memory import MemoryStore
 from tests.support.registry import (
     ALL,
     BY,
     FILES,
+    SPOILT,
+    champion_of,
+    champions,
+    crash_at,
     edited,
-    has_a_flipped_bit,
-    is_cut_short,
-    is_missing,
     lose_the_reply,
     moves,
     never,
-    once,
+    overtaken_by,
     overwrite,
     passed,
     promote,
@@ -53,33 +53,43 @@ from tests.support.registry import (
     put_champions,
     refused,
     rejected,
+    remove,
     rollback,
+    spoil,
     without,
 )
 
 
-def test_there_is_no_champion_before_the_first_promotion(sealed: Path) -> None:
-    """A store without promoted runs, empty or not, has no champion."""
-    store = MemoryStore()
+@pytest.fixture
+def store() -> MemoryStore:
+    """A store in memory."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def two(store: MemoryStore) -> MemoryStore:
+    """A store in which the run "two" was promoted after the run "one"."""
+    put_champions(store, "one", "two")
+    return store
+
+
+def test_there_is_no_champion_before_the_first_promotion(store: MemoryStore, sealed: Path) -> None:
+    """In a store without promoted runs, empty or not."""
     assert current_champion(store) is None
     upload_run(store, sealed)
     assert current_champion(store) is None
     assert list(champion_history(store)) == []
-    with pytest.raises(StoreError, match="no run was promoted yet") as caught:
-        read_champion(store)
-    assert caught.value.exit_code == ExitCode.STORE
+    refused(lambda: read_champion(store), ExitCode.STORE, "no run was promoted yet")
 
 
-def test_a_promotion_is_recorded(sealed: Path) -> None:
+def test_a_promotion_is_recorded(store: MemoryStore, sealed: Path) -> None:
     """The record names the run, the one it replaced, the time, the reason and the program."""
-    store = MemoryStore()
-    assert promote(store, put(store, "one")).previous is None
+    assert put_champions(store, "one").previous is None
     started = datetime.now(UTC)
-    run = upload_run(store, sealed)
-    promoted = promote(store, run, 0.92)
+    promoted = promote(store, upload_run(store, sealed), 0.92)
     assert promoted == current_champion(store)
     assert started <= promoted.moved_at <= datetime.now(UTC)
-    manifest = store.objects[f"runs/{records.RUN_ID}/{keys.MANIFEST}"]
+    manifest = store.objects[keys.of_run(records.RUN_ID, keys.MANIFEST)]
     assert promoted == ChampionRecord(
         format=FORMAT,
         run_id=records.RUN_ID,
@@ -95,9 +105,8 @@ def test_a_promotion_is_recorded(sealed: Path) -> None:
     )
 
 
-def test_a_promotion_is_safe_to_repeat(sealed: Path) -> None:
+def test_a_promotion_is_safe_to_repeat(store: MemoryStore, sealed: Path) -> None:
     """Promoting the champion again keeps its date and its predecessor."""
-    store = MemoryStore()
     store.objects[keys.CHAMPION] = to_json(records.champion())
     run = upload_run(store, sealed)
     first = promote(store, run)
@@ -106,66 +115,51 @@ def test_a_promotion_is_safe_to_repeat(sealed: Path) -> None:
         assert outcome == PromotionResult(verdict, first, first)
     assert current_champion(store) == first
     assert first.previous == records.champion().run_id
-    promote(store, put(store, "rival"))
+    rival = put_champions(store, "rival")
     outcome = promote_run(store, run, 0.99, passed(records.champion()), never, by=BY)
-    assert outcome.champion and outcome.champion.run_id == "rival"
-    assert outcome.made == first
+    assert (outcome.champion, outcome.made) == (rival, first)
 
 
-def test_nothing_but_the_champion_is_ever_replaced() -> None:
-    """However many runs are promoted, `champion.json` is the only object that is overwritten."""
-    store = MemoryStore()
-    for number in range(3):
-        promote(store, put(store, f"run-{number}"))
-    assert {key for verb, key in store.writes if verb == "compare_and_swap"} == {keys.CHAMPION}
+def test_nothing_but_the_champion_is_ever_replaced(store: MemoryStore) -> None:
+    put_champions(store, *"ABC")
     assert [key for verb, key in store.writes if verb == "compare_and_swap"] == [keys.CHAMPION] * 3
     created = [key for verb, key in store.writes if verb == "put_if_absent"]
     assert keys.CHAMPION not in created
     assert len(created) == len(set(created))
 
 
-def test_the_champion_record_is_copied_to_the_history_before_it_is_replaced() -> None:
+def test_the_champion_record_is_copied_to_the_history_before_it_is_replaced(
+    store: MemoryStore,
+) -> None:
     """A replaced record is in the history byte for byte, and was there before the swap."""
-    store = MemoryStore()
-    promote(store, put(store, "one"))
-    before = store.objects[keys.CHAMPION]
-    place = len(store.writes)
-    run = put(store, "two")
-    promote(store, run)
+    put_champions(store, "one")
+    before, place = store.objects[keys.CHAMPION], len(store.writes)
+    put_champions(store, "two")
     moved = [write for write in store.writes[place:] if "runs/" not in write[1]]
     assert moved == [("put_if_absent", keys.of_generation(1)), ("compare_and_swap", keys.CHAMPION)]
     assert store.objects[keys.of_generation(1)] == before
 
 
-def test_the_history_has_every_record_the_latest_first() -> None:
+def test_the_history_has_every_record_the_latest_first(store: MemoryStore) -> None:
     """Promotions, rollbacks and retirements are all there, each of the next generation."""
-    store = MemoryStore()
-    put_champions(store, "a", "b", "c")
+    put_champions(store, *"ABC")
     rollback(store)
-    retire(store, ["c"], by=BY)
-    assert moves(store) == [
-        (5, "retirement", "b"),
-        (4, "rollback", "b"),
-        (3, "promotion", "c"),
-        (2, "promotion", "b"),
-        (1, "promotion", "a"),
-    ]
+    retire(store, ["C"], by=BY)
+    earlier = ["3 promotion C", "2 promotion B", "1 promotion A"]
+    assert moves(store) == ["5 retirement B", "4 rollback B", *earlier]
 
 
-def test_the_history_is_read_on_demand() -> None:
-    """Whoever looks at the latest records does not read the older ones."""
-    store = MemoryStore()
-    put_champions(store, "a", "b", "c")
+def test_the_history_is_read_on_demand(store: MemoryStore) -> None:
+    put_champions(store, *"ABC")
     del store.objects[keys.of_generation(1)]
     history = champion_history(store)
-    assert [next(history).run_id, next(history).run_id] == ["c", "b"]
+    assert [next(history).run_id, next(history).run_id] == ["C", "B"]
     with pytest.raises(DamagedError, match="00000001.json is missing: the history has a gap"):
         next(history)
 
 
-def test_the_champion_is_read_completely() -> None:
+def test_the_champion_is_read_completely(store: MemoryStore) -> None:
     """Without names all its files are read, and the manifest; otherwise those that are named."""
-    store = MemoryStore()
     run = put(store, "one")
     promoted = promote(store, run)
     found, files = read_champion(store)
@@ -178,31 +172,24 @@ def test_a_champion_removed_while_it_was_read_is_read_again() -> None:
     """A reader that was overtaken gets the new champion, not an error about the old one."""
 
     class Overtaken(MemoryStore):
-        """Another champion takes over, and the old run is removed, before it is read."""
+        """Others take over, and the old run is removed, before its manifest is read."""
+
+        armed = False
 
         def read(self, key: str) -> bytes | None:
-            if key == f"runs/old/{keys.MANIFEST}" and key in self.objects:
-                promote(self, put(self, "new"))
-                promote(self, put(self, "newest"))
+            if self.armed and key == f"runs/old/{keys.MANIFEST}":
+                self.armed = False
+                put_champions(self, "new", "newest")
                 self.delete(key)
             return super().read(key)
 
     store = Overtaken()
-    before = MemoryStore()
-    put(before, "old", promoted=True)
-    store.objects, store.modified = before.objects, before.modified
+    put_champions(store, "old")
+    store.armed = True
     assert read_champion(store, "id")[1] == {"id": b"newest"}
 
 
 # ---- damage -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def two() -> MemoryStore:
-    """A store in which the run "two" was promoted after the run "one"."""
-    store = MemoryStore()
-    put_champions(store, "one", "two")
-    return store
 
 
 @contextlib.contextmanager
@@ -213,7 +200,7 @@ def unchanged(store: MemoryStore) -> Iterator[None]:
     assert store.objects == before
 
 
-def uses_of_the_champion_record(store: Store, run: StoredRun) -> list[Callable[[], object]]:
+def uses_of_the_champion_record(store: MemoryStore, run: StoredRun) -> list[Callable[[], object]]:
     """Everything that reads `champion.json`, or would write it."""
     return [
         lambda: current_champion(store),
@@ -279,7 +266,7 @@ def test_a_champion_record_that_leads_to_no_run_is_not_followed(
     two.objects[keys.CHAMPION] = edited(two.objects[keys.CHAMPION], **fields)
     with unchanged(two):
         refused(lambda: read_champion(two), ExitCode.DAMAGED, keys.MANIFEST, told)
-    assert promote(two, put(two, "new")).generation == 3
+    assert put_champions(two, "new").generation == 3
     assert read_champion(two)[0].run_id == "new"
 
 
@@ -305,7 +292,7 @@ def test_a_damaged_history_is_reported_and_continues_from_there(
         refused(lambda: list(champion_history(two)), ExitCode.DAMAGED, key, told)
         refused(lambda: rollback(two), ExitCode.DAMAGED, key, told)
         assert read_champion(two)[0].run_id == "two"
-    assert promote(two, put(two, "new")).generation == 3
+    assert put_champions(two, "new").generation == 3
 
 
 SWAPS = {
@@ -323,7 +310,7 @@ def test_swapped_files_are_noticed(one: str, other: str, two: MemoryStore) -> No
         refused(lambda: read_champion(two), ExitCode.DAMAGED, "runs/two/", "SHA-256 differs")
         if "/one/" in other:
             refused(lambda: rollback(two), ExitCode.DAMAGED, other, "SHA-256 differs")
-    promote(two, put(two, "new"))
+    put_champions(two, "new")
     assert read_champion(two)[0].run_id == "new"
 
 
@@ -343,14 +330,14 @@ def test_a_wrong_clock_hinders_no_run(
         )
         assert promote(two, run).moved_at == clock
     assert rollback(two).run_id == "two"
-    assert [generation for generation, _, _ in moves(two)] == [4, 3, 2, 1]
+    assert [record.generation for record in champion_history(two)] == [4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("moved_at", ["9998-01-01T00:00:00Z", "0001-01-01T00:00:00Z"])
 def test_the_time_of_the_last_move_decides_nothing(moved_at: str, two: MemoryStore) -> None:
     """A champion record from the future, or from long ago, is replaced like any other."""
     two.objects[keys.CHAMPION] = edited(two.objects[keys.CHAMPION], moved_at=moved_at)
-    champion = promote(two, put(two, "new"))
+    champion = put_champions(two, "new")
     assert (champion.run_id, champion.generation) == ("new", 3)
     assert abs(champion.moved_at - datetime.now(UTC)) < timedelta(minutes=1)
 
@@ -358,22 +345,19 @@ def test_the_time_of_the_last_move_decides_nothing(moved_at: str, two: MemorySto
 # ---- verdicts that reject -----------------------------------------------------------------------
 
 
-def test_a_rejected_run_moves_nothing() -> None:
+def test_a_rejected_run_moves_nothing(store: MemoryStore) -> None:
     """The champion record stays as it is, and the later verdict is kept with the run's id."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
-    run = put(store, "two")
-    outcome = promote_run(store, run, 0.8, rejected(first), never, by=BY)
+    first = put_champions(store, "one")
+    outcome = promote_run(store, put(store, "two"), 0.8, rejected(first), never, by=BY)
     assert outcome == PromotionResult(rejected(first), first)
     assert current_champion(store) == first
     assert later_verdicts(store, "two") == [rejected(first)]
     assert later_verdicts(store, "one") == []
 
 
-def test_what_was_not_decided_is_decided_when_it_is_promoted() -> None:
+def test_what_was_not_decided_is_decided_when_it_is_promoted(store: MemoryStore) -> None:
     """A verdict that was left open is asked for, even if the champion has not moved since."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
+    first = put_champions(store, "one")
     run = put(store, "two")
     open_verdict = undecided("the store was away", first.generation)
     outcome = promote_run(store, run, 0.8, open_verdict, rejected, by=BY)
@@ -383,16 +367,13 @@ def test_what_was_not_decided_is_decided_when_it_is_promoted() -> None:
     assert outcome.champion and outcome.champion.run_id == "two"
 
 
-def test_a_forced_promotion_records_its_reason() -> None:
+def test_a_forced_promotion_records_its_reason(store: MemoryStore) -> None:
     """A person's reason is recorded for good, with the verdict that it overrode."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
-    run = put(store, "two")
-    outcome = promote_run(
-        store, run, 0.8, rejected(first), never, by="fmnist promote", forced="the demo is today"
-    )
+    verdict, run = rejected(put_champions(store, "one")), put(store, "two")
+    reason = "the demo is today"
+    outcome = promote_run(store, run, 0.8, verdict, never, by="fmnist promote", forced=reason)
     assert outcome.champion == current_champion(store)
-    promote(store, put(store, "three"))
+    put_champions(store, "three")
     forced = list(champion_history(store))[1]
     assert (forced.run_id, forced.move, forced.by) == ("two", "forced promotion", "fmnist promote")
     assert forced.reason == "the demo is today (verdict: not good enough)"
@@ -401,10 +382,9 @@ def test_a_forced_promotion_records_its_reason() -> None:
 # ---- rivals -------------------------------------------------------------------------------------
 
 
-def test_a_loser_of_a_race_decides_again_against_the_new_champion() -> None:
+def test_a_loser_of_a_race_decides_again_against_the_new_champion(store: MemoryStore) -> None:
     """The verdict that counts is the one against the champion that is replaced."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
+    first = put_champions(store, "one")
     run, rival = put(store, "two"), put(store, "rival")
     asked = []
 
@@ -412,69 +392,58 @@ def test_a_loser_of_a_race_decides_again_against_the_new_champion() -> None:
         asked.append(current)
         return replace(passed(current), reason="better than the rival too")
 
-    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: promote(store, rival))
+    overtaken_by(store, lambda: promote(store, rival))
     outcome = promote_run(store, run, 0.92, passed(first), decide, by=BY)
     assert [current.run_id for current in asked] == ["rival"]
     assert outcome.verdict == decide(asked[0])
     assert outcome.champion == current_champion(store)
     assert outcome.champion.reason == "better than the rival too"
     assert outcome.champion.previous == outcome.champion.rollback_to == "rival"
-    assert moves(store) == [
-        (3, "promotion", "two"),
-        (2, "promotion", "rival"),
-        (1, "promotion", "one"),
-    ]
+    assert moves(store) == ["3 promotion two", "2 promotion rival", "1 promotion one"]
 
 
-def test_a_loser_of_a_race_may_be_rejected_by_the_new_champion() -> None:
-    """The rival stays the champion, and the second verdict is recorded."""
-    store = MemoryStore()
+@pytest.mark.parametrize("moment", ["before the promotion", "during it"])
+def test_a_verdict_against_an_earlier_champion_is_asked_for_again(
+    moment: str, store: MemoryStore
+) -> None:
+    """The run may be rejected now: the rival stays, and the second verdict is recorded."""
+    first = put_champions(store, "one")
     run, rival = put(store, "two"), put(store, "rival")
-    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: promote(store, rival))
-    outcome = promote_run(store, run, 0.92, passed(None), rejected, by=BY)
-    assert outcome.champion and outcome.champion.run_id == "rival"
-    assert outcome.verdict == rejected(outcome.champion)
+    if moment == "during it":
+        overtaken_by(store, lambda: promote(store, rival))
+    else:
+        promote(store, rival)
+    outcome = promote_run(store, run, 0.92, passed(first), rejected, by=BY)
+    assert outcome == PromotionResult(rejected(champion_of(store)), champion_of(store))
     assert later_verdicts(store, "two") == [outcome.verdict]
-    assert moves(store) == [(1, "promotion", "rival")]
-
-
-def test_a_verdict_against_an_earlier_champion_is_asked_for_again() -> None:
-    """It does not matter whether the champion changed before the promotion began or during it."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
-    promote(store, put(store, "rival"))
-    outcome = promote_run(store, put(store, "two"), 0.92, passed(first), rejected, by=BY)
-    assert outcome.champion and outcome.champion.run_id == "rival"
-    assert outcome.verdict.generation == 2
+    assert moves(store) == ["2 promotion rival", "1 promotion one"]
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
-def test_a_promotion_that_always_loses_ends(attempts: int) -> None:
+def test_a_promotion_that_always_loses_ends(attempts: int, store: MemoryStore) -> None:
     """After a limited number of attempts it fails, may be retried, and has left nothing behind."""
-    store = MemoryStore()
     run = put(store, "two")
-    rivals = []
+    rivals: list[str] = []
 
-    def overtake(*write: str) -> None:
-        if write == ("compare_and_swap", keys.CHAMPION):
-            store.before = lambda verb, key: None
-            rivals.append(f"rival-{len(rivals)}")
-            promote(store, put(store, rivals[-1]))
-            store.before = overtake
+    def overtake() -> None:
+        rivals.append(f"rival-{len(rivals)}")
+        put_champions(store, rivals[-1])
+        overtaken_by(store, overtake)
 
-    store.before = overtake
+    overtaken_by(store, overtake)
     with pytest.raises(StoreError, match=f"at each of {attempts} attempts") as caught:
         promote_run(store, run, 0.9, passed(None), passed, by=BY, attempts=attempts)
     assert caught.value.retryable
     assert len(rivals) == attempts
-    assert [run_id for _, _, run_id in moves(store)] == rivals[::-1]
+    assert champions(store) == rivals[::-1]
 
 
 @pytest.mark.parametrize("forced", [None, "I want it"])
-def test_a_promotion_whose_reply_was_lost_is_not_repeated(forced: str | None) -> None:
+def test_a_promotion_whose_reply_was_lost_is_not_repeated(
+    forced: str | None, store: MemoryStore
+) -> None:
     """It is recognised in the history even if another champion has replaced it since."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
+    first = put_champions(store, "one")
     run, rival = put(store, "two"), put(store, "rival")
     verdict = rejected(first) if forced else passed(first)
     lose_the_reply(store, lambda: promote(store, rival))
@@ -482,36 +451,32 @@ def test_a_promotion_whose_reply_was_lost_is_not_repeated(forced: str | None) ->
     assert outcome.verdict == verdict
     assert outcome.champion == current_champion(store)
     assert outcome.made and (outcome.made.run_id, outcome.made.generation) == ("two", 2)
-    assert moves(store) == [
-        (3, "promotion", "rival"),
-        (2, "forced promotion" if forced else "promotion", "two"),
-        (1, "promotion", "one"),
-    ]
+    kind = "forced promotion" if forced else "promotion"
+    assert moves(store) == ["3 promotion rival", f"2 {kind} two", "1 promotion one"]
 
 
-def test_the_last_attempt_may_have_succeeded() -> None:
+def test_the_last_attempt_may_have_succeeded(store: MemoryStore) -> None:
     """If the reply to the last attempt is lost, the result is still found."""
-    store = MemoryStore()
     run = put(store, "two")
     lose_the_reply(store, lambda: None)
     outcome = promote_run(store, run, 0.9, passed(None), never, by=BY, attempts=1)
     assert outcome.champion == current_champion(store)
-    assert moves(store) == [(1, "promotion", "two")]
+    assert moves(store) == ["1 promotion two"]
 
 
 @pytest.mark.parametrize(
     "open_one", [rejected(None), undecided("the store was away", 0), undecided("", 1)]
 )
-def test_a_repeated_promotion_has_the_verdict_that_counted(open_one: Verdict) -> None:
+def test_a_repeated_promotion_has_the_verdict_that_counted(
+    open_one: Verdict, store: MemoryStore
+) -> None:
     """If the run was promoted by a later decision than the caller's, that decision is repeated.
 
     It is repeated against the champion that was replaced, whoever is the champion now.
     """
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
-    run = put(store, "two")
-    promote(store, run)
-    promote(store, put(store, "rival"))
+    first = put_champions(store, "one")
+    run = put(store, "two", promoted=True)
+    put_champions(store, "rival")
     asked = []
 
     def decide(current: ChampionRecord | None) -> Verdict:
@@ -525,31 +490,27 @@ def test_a_repeated_promotion_has_the_verdict_that_counted(open_one: Verdict) ->
     assert len(moves(store)) == 3
 
 
-def test_a_promotion_that_cannot_be_decided_again_still_counts() -> None:
+def test_a_promotion_that_cannot_be_decided_again_still_counts(store: MemoryStore) -> None:
     """If the earlier champion is gone, or a person forced it, the record's reason is returned."""
-    store = MemoryStore()
-    promote(store, put(store, "one"))
+    put_champions(store, "one")
     run = put(store, "two")
     made = promote(store, run)
-    promote(store, put(store, "rival"))
+    rival = put_champions(store, "rival")
     outcome = promote_run(store, run, 0.92, undecided("", 1), rejected, by=BY)
-    assert outcome == PromotionResult(
-        Verdict(True, (), made.reason, 1), current_champion(store), made
-    )
+    assert outcome == PromotionResult(Verdict(True, (), made.reason, 1), rival, made)
     assert later_verdicts(store, "two") == []
 
 
-def test_a_run_is_not_rejected_by_a_champion_that_was_removed_meanwhile() -> None:
+def test_a_run_is_not_rejected_by_a_champion_that_was_removed_meanwhile(store: MemoryStore) -> None:
     """If the comparison failed only because of that, it is repeated with the current champion."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
+    first = put_champions(store, "one")
     run = put(store, "two")
     met = []
 
     def decide(current: ChampionRecord | None) -> Verdict:
         met.append(current.run_id if current else None)
         if current == first:
-            promote(store, put(store, "rival"))
+            put_champions(store, "rival")
             return rejected(current)
         return passed(current)
 
@@ -559,39 +520,35 @@ def test_a_run_is_not_rejected_by_a_champion_that_was_removed_meanwhile() -> Non
     assert later_verdicts(store, "two") == []
 
 
-def test_a_history_that_holds_another_record_stops_every_move() -> None:
-    """If the history holds another record of the current generation, nothing changes."""
-    store = MemoryStore()
-    champion = promote(store, put(store, "one"))
+def test_a_history_that_holds_another_record_of_this_generation_stops_every_move(
+    store: MemoryStore,
+) -> None:
+    champion = put_champions(store, "one")
     run = put(store, "two")
     store.objects[keys.of_generation(1)] = b"another"
-    with pytest.raises(
-        DamagedError, match="00000001.json differs from the champion.json"
-    ) as caught:
+    told = "00000001.json differs from the champion.json"
+    with pytest.raises(DamagedError, match=told) as caught:
         promote_run(store, run, 0.92, passed(champion), never, by=BY)
     assert not caught.value.retryable
     assert current_champion(store) == champion
 
 
-def test_a_rollback_to_a_run_is_not_its_promotion() -> None:
+def test_a_rollback_to_a_run_is_not_its_promotion(store: MemoryStore) -> None:
     """A run that was rolled back to since the verdict, and replaced again, is still promoted."""
-    store = MemoryStore()
-    one = put(store, "one")
-    promote(store, one)
-    second = promote(store, put(store, "two"))
+    one = put(store, "one", promoted=True)
+    second = put_champions(store, "two")
     rollback(store, "one")
-    promote(store, put(store, "three"))
+    put_champions(store, "three")
     outcome = promote_run(store, one, 0.91, passed(second), passed, by=BY)
     assert outcome.champion and outcome.champion.run_id == "one"
-    assert moves(store)[0] == (5, "promotion", "one")
+    assert moves(store)[0] == "5 promotion one"
 
 
 # ---- rolling back -------------------------------------------------------------------------------
 
 
-def test_an_earlier_run_can_be_made_champion_again() -> None:
+def test_an_earlier_run_can_be_made_champion_again(store: MemoryStore) -> None:
     """It has its own accuracy again, and names the champion that it replaced."""
-    store = MemoryStore()
     first = promote(store, put(store, "one"), 0.9142)
     promote(store, put(store, "two"), 0.9)
     back = rollback(store, "one")
@@ -602,92 +559,92 @@ def test_an_earlier_run_can_be_made_champion_again() -> None:
     assert current_champion(store) == back
 
 
-def test_only_an_earlier_champion_can_be_restored() -> None:
+@pytest.mark.parametrize("run", ["absent", "two"])
+def test_only_an_earlier_champion_can_be_restored(run: str, store: MemoryStore) -> None:
     """The error names the run and the command that lets the gate decide; the champion stays."""
-    store = MemoryStore()
-    champion = promote(store, put(store, "one"))
+    champion = put_champions(store, "one")
     put(store, "two")
-    for run_id in ("absent", "two"):
-        with pytest.raises(StoreError, match=f"{run_id} was never the champion") as caught:
-            rollback(store, run_id)
-        assert f"fmnist promote {run_id}" in str(caught.value)
+    told = f"{run} was never the champion; `fmnist promote {run}`"
+    refused(lambda: rollback(store, run), ExitCode.STORE, told)
     assert current_champion(store) == champion
 
 
-def test_rollbacks_go_back_step_by_step() -> None:
+def test_rollbacks_go_back_step_by_step(store: MemoryStore) -> None:
     """After A, B and C they lead to B, then to A, and then there is nothing to go back to."""
-    store = MemoryStore()
-    with pytest.raises(StoreError, match="no run was promoted yet"):
-        rollback(store)
+    refused(lambda: rollback(store), ExitCode.STORE, "no run was promoted yet")
     put_champions(store, *"ABC")
     assert [rollback(store).run_id, rollback(store).run_id] == ["B", "A"]
-    with pytest.raises(StoreError, match="no champion before A to go back to"):
-        rollback(store)
-    assert [run_id for _, _, run_id in moves(store)] == list("ABCBA")
-    promote(store, put(store, "D"))
+    refused(lambda: rollback(store), ExitCode.STORE, "no champion before A to go back to")
+    assert champions(store) == list("ABCBA")
+    put_champions(store, "D")
     assert rollback(store).run_id == "A"
 
 
 @pytest.mark.parametrize("gone", ["being removed", "removed", "removed and forgotten"])
-def test_a_rollback_leaves_no_way_back_to_a_run_that_is_gone(gone: str) -> None:
+def test_a_rollback_leaves_no_way_back_to_a_run_that_is_gone(gone: str, store: MemoryStore) -> None:
     """After A, B and C, without A, it leads to B, from where nothing is left to go back to."""
-    store = MemoryStore()
     put_champions(store, *"ABC")
     retire(store, ["A"], by=BY)
     if gone != "being removed":
-        for name in ALL:
-            store.delete(f"runs/A/{name}")
+        remove(store, "A")
     if gone == "removed and forgotten":
         put(store, "D")
         retire(store, ["D"], by=BY)
     back = rollback(store)
     assert (back.run_id, back.rollback_to) == ("B", None)
-    with pytest.raises(StoreError, match="no champion before B to go back to") as caught:
-        rollback(store)
-    assert caught.value.exit_code == ExitCode.STORE
+    refused(lambda: rollback(store), ExitCode.STORE, "no champion before B to go back to")
     assert current_champion(store) == back
 
 
-@pytest.mark.parametrize("name", [*FILES, "id", keys.MANIFEST])
-@pytest.mark.parametrize(
-    "spoil", [is_missing, is_cut_short, has_a_flipped_bit], ids=lambda spoil: spoil.__name__
-)
+@pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.parametrize("change", SPOILT.values(), ids=SPOILT.keys())
 def test_a_damaged_run_is_not_restored(
-    name: str, spoil: Callable[[MemoryStore, str], None]
+    name: str, change: Callable[[bytes], bytes | None], two: MemoryStore
 ) -> None:
     """Every file of the earlier champion is checked before the champion changes."""
-    store = MemoryStore()
-    promote(store, put(store, "one"))
-    champion = promote(store, put(store, "two"))
-    spoil(store, f"runs/one/{name}")
+    champion = current_champion(two)
+    spoil(two, f"runs/one/{name}", change)
     for run_id in (None, "one"):
         with pytest.raises(DamagedError, match=re.escape(f"memory/runs/one/{name}")):
-            rollback(store, run_id)
-    assert current_champion(store) == champion
+            rollback(two, run_id)
+    assert current_champion(two) == champion
 
 
-def test_two_rollbacks_at_the_same_time_are_one() -> None:
-    """Who loses the race to go back finds that it has been done."""
-    store = MemoryStore()
+@pytest.mark.parametrize(
+    ("rivals", "after"),
+    [("", "BCBA"), ("D", "BDCBA"), ("BD", "BDBCBA")],
+    ids=["goes back too", "is promoted", "is promoted after the goal"],
+)
+def test_a_rollback_gets_where_it_was_asked_to_whatever_a_rival_does(
+    rivals: str, after: str, store: MemoryStore
+) -> None:
+    """Another's rollback to the same run is taken for this one, a promotion of that run is not."""
     put_champions(store, *"ABC")
-    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: rollback(store))
+    put(store, "D")
+
+    def meddle() -> None:
+        for rival in rivals:
+            promote(store, read_run(store, rival))
+        if not rivals:
+            rollback(store)
+
+    overtaken_by(store, meddle)
     assert rollback(store) == current_champion(store)
-    assert [run_id for _, _, run_id in moves(store)] == list("BCBA")
+    assert champions(store) == list(after)
+    assert moves(store)[0] == f"{len(after)} rollback B"
 
 
-def test_a_rollback_whose_reply_was_lost_is_not_repeated() -> None:
+def test_a_rollback_whose_reply_was_lost_is_not_repeated(store: MemoryStore) -> None:
     """It is recognised in the history even when another champion stands on top of it."""
-    store = MemoryStore()
     put_champions(store, *"AB")
     rival = put(store, "rival")
     lose_the_reply(store, lambda: promote(store, rival))
     assert rollback(store).run_id == "rival"
-    assert [run_id for _, _, run_id in moves(store)] == ["rival", "A", "B", "A"]
+    assert champions(store) == ["rival", "A", "B", "A"]
 
 
-def test_a_rollback_that_failed_says_how_to_try_again() -> None:
+def test_a_rollback_that_failed_says_how_to_try_again(store: MemoryStore) -> None:
     """Without a name a second try might go back one champion further."""
-    store = MemoryStore()
     put_champions(store, *"ABC")
 
     def lose_every_answer(verb: str, key: str) -> None:
@@ -699,146 +656,99 @@ def test_a_rollback_that_failed_says_how_to_try_again() -> None:
     assert caught.value.retryable
     store.after = lambda verb, key: None
     assert rollback(store, "B").run_id == "B"
-    assert moves(store)[0] == (4, "rollback", "B")
+    assert moves(store)[0] == "4 rollback B"
 
 
-def test_a_rollback_that_met_a_promotion_still_goes_back() -> None:
-    """Who asked to go back gets there, past a champion that came in between."""
-    store = MemoryStore()
-    put_champions(store, *"AB")
-    rival = put(store, "rival")
-    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: promote(store, rival))
-    back = rollback(store)
-    assert (back.run_id, back.previous, back.generation) == ("A", "rival", 4)
-
-
-def test_a_promotion_of_the_goal_is_not_the_rollback() -> None:
-    """Who asked to go back gets there also past a champion that replaced the goal once more."""
-    store = MemoryStore()
-    goal = put(store, "A")
-    for run in (goal, put(store, "B")):
-        promote(store, run)
-    rival = put(store, "rival")
-
-    def promote_both() -> None:
-        promote(store, goal)
-        promote(store, rival)
-
-    once(store, "before", "compare_and_swap", keys.CHAMPION, promote_both)
-    assert rollback(store) == current_champion(store)
-    assert moves(store)[:3] == [
-        (5, "rollback", "A"),
-        (4, "promotion", "rival"),
-        (3, "promotion", "A"),
-    ]
-
-
-def test_going_back_to_the_champion_itself_changes_nothing() -> None:
-    """A rollback to the current champion is not a move."""
-    store = MemoryStore()
-    promote(store, put(store, "A"))
-    champion = promote(store, put(store, "B"))
-    assert rollback(store, "B") == champion == current_champion(store)
+def test_going_back_to_the_champion_itself_changes_nothing(two: MemoryStore) -> None:
+    champion = champion_of(two)
+    assert rollback(two, "two") == champion == current_champion(two)
 
 
 # ---- retiring runs -------------------------------------------------------------------
 
 
-def test_a_retired_run_never_becomes_the_champion() -> None:
+def test_a_retired_run_never_becomes_the_champion(store: MemoryStore) -> None:
     """Neither a promotion, forced or not, nor a rollback makes a run champion that is to go."""
-    store = MemoryStore()
-    one = put(store, "one")
-    for run in (one, put(store, "two"), put(store, "three")):
-        promote(store, run)
+    one = put(store, "one", promoted=True)
+    put_champions(store, "two", "three")
     assert retire(store, ["one"], by=BY) == ("one",)
-    current = current_champion(store)
-    assert current and current.retired == ("one",)
+    current = champion_of(store)
+    assert current.retired == ("one",)
     for verdict in (passed(None), passed(current)):
         for reason in (None, "I want it"):
             with pytest.raises(StoreError, match="one was removed by"):
                 promote_run(store, one, 0.91, verdict, passed, by=BY, forced=reason)
-    with pytest.raises(StoreError, match="one was removed by"):
-        rollback(store, "one")
+    refused(lambda: rollback(store, "one"), ExitCode.STORE, "one was removed by")
     assert current_champion(store) == current
-    promote(store, put(store, "four"))
-    with pytest.raises(StoreError, match="one was removed by"):
-        rollback(store, "one")
+    put_champions(store, "four")
+    refused(lambda: rollback(store, "one"), ExitCode.STORE, "one was removed by")
 
 
 @pytest.mark.parametrize("move", ["promotion", "rollback"])
-def test_a_run_retired_just_before_the_swap_does_not_become_the_champion(move: str) -> None:
+def test_a_run_retired_just_before_the_swap_does_not_become_the_champion(
+    move: str, store: MemoryStore
+) -> None:
     """Removing and promoting cannot cross: the swap is refused, and then so is the run."""
-    store = MemoryStore()
-    one = put(store, "one")
-    promote(store, one)
-    promote(store, put(store, "two"))
-    third = promote(store, put(store, "three"))
-    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: retire(store, ["one"], by=BY))
+    one = put(store, "one", promoted=True)
+    third = put_champions(store, "two", "three")
+    overtaken_by(store, lambda: retire(store, ["one"], by=BY))
     with pytest.raises(StoreError, match="one was removed by"):
         if move == "promotion":
             promote_run(store, one, 0.91, passed(third), passed, by=BY)
         else:
             rollback(store, "one")
-    assert moves(store)[0] == (4, "retirement", "three")
+    assert moves(store)[0] == "4 retirement three"
 
 
-def test_a_run_that_was_retired_and_forgotten_is_not_promoted_by_an_old_verdict() -> None:
+def test_a_run_that_was_retired_and_forgotten_is_not_promoted_by_an_old_verdict(
+    store: MemoryStore,
+) -> None:
     """A retirement since the verdict counts, even if later records no longer mention it."""
-    store = MemoryStore()
-    first = promote(store, put(store, "one"))
+    first = put_champions(store, "one")
     gone = put(store, "gone")
     retire(store, ["gone"], by=BY)
-    for name in store.list_names("runs/gone/"):
-        store.delete(f"runs/gone/{name}")
-    for key in list(store.list_entries("runs/gone/")):
-        store.delete(key)
+    remove(store, "gone")
     put(store, "other")
     retire(store, ["other"], by=BY)
-    current = current_champion(store)
-    assert current and current.retired == ("other",)
+    current = champion_of(store)
+    assert current.retired == ("other",)
     with pytest.raises(StoreError, match="gone was removed by"):
         promote_run(store, gone, 0.91, passed(first), passed, by=BY)
     assert current_champion(store) == current
 
 
-def test_what_is_not_a_run_id_is_not_retired() -> None:
+def test_what_is_not_a_run_id_is_not_retired(store: MemoryStore) -> None:
     """A name that would make the champion record unreadable is refused."""
-    store = MemoryStore()
-    promoted = promote(store, put(store, "one"))
+    promoted = put_champions(store, "one")
     with pytest.raises(SettingsError, match="is not a run id"):
         retire(store, ["../one"], by=BY)
     assert current_champion(store) == promoted
 
 
-def test_the_champion_and_the_way_back_are_never_retired() -> None:
+def test_the_champion_and_the_way_back_are_never_retired(store: MemoryStore) -> None:
     """Of the runs that were named, those two are left out."""
-    store = MemoryStore()
     put_champions(store, *"ABC")
     assert retire(store, ["A", "B", "C"], by=BY) == ("A",)
-    current = current_champion(store)
-    assert current and (current.run_id, current.rollback_to, current.retired) == ("C", "B", ("A",))
+    current = champion_of(store)
+    assert (current.run_id, current.rollback_to, current.retired) == ("C", "B", ("A",))
     assert rollback(store).run_id == "B"
 
 
-def test_a_run_that_was_promoted_just_before_it_was_retired_stays() -> None:
+def test_a_run_that_was_promoted_just_before_it_was_retired_stays(store: MemoryStore) -> None:
     """A retirement that lost the race to a promotion leaves the new champion out."""
-    store = MemoryStore()
     put_champions(store, *"ABC")
     late = put(store, "late")
-    once(store, "before", "compare_and_swap", keys.CHAMPION, lambda: promote(store, late))
+    overtaken_by(store, lambda: promote(store, late))
     assert retire(store, ["late", "A"], by=BY) == ("A",)
-    current = current_champion(store)
-    assert current and (current.run_id, current.retired) == ("late", ("A",))
+    current = champion_of(store)
+    assert (current.run_id, current.retired) == ("late", ("A",))
 
 
-def test_a_retirement_is_in_the_history_and_changes_no_champion() -> None:
+def test_a_retirement_is_in_the_history_and_changes_no_champion(store: MemoryStore) -> None:
     """It is a move of its own: same run, same way back, the runs that go, and by whom."""
-    store = MemoryStore()
-    put_champions(store, *"ABC")
-    before = current_champion(store)
+    before = put_champions(store, *"ABC")
     retire(store, ["A"], by="fmnist prune")
-    current = current_champion(store)
-    assert before and current
+    current = champion_of(store)
     assert current == replace(
         before,
         moved_at=current.moved_at,
@@ -852,91 +762,86 @@ def test_a_retirement_is_in_the_history_and_changes_no_champion() -> None:
     assert read_champion(store, "id")[1] == {"id": b"C"}
 
 
-def test_retiring_again_is_harmless() -> None:
+def test_retiring_again_is_harmless(store: MemoryStore) -> None:
     """The same runs retired once more make no move, also when the first reply was lost."""
-    store = MemoryStore()
     put_champions(store, *"ABC")
     rival = put(store, "rival")
     lose_the_reply(store, lambda: promote(store, rival))
     assert retire(store, ["A"], by=BY) == ("A",)
     assert retire(store, ["A"], by=BY) == ("A",)
-    assert [move for _, move, _ in moves(store)] == ["promotion", "retirement", *["promotion"] * 3]
+    assert moves(store)[:3] == ["5 promotion rival", "4 retirement C", "3 promotion C"]
 
 
-def test_a_retirement_whose_reply_was_lost_is_not_repeated() -> None:
+def test_a_retirement_whose_reply_was_lost_is_not_repeated(store: MemoryStore) -> None:
     """It is recognised in the history even when the run is gone and forgotten by now."""
-    store = MemoryStore()
     put_champions(store, *"ABCD")
 
     def finish_it_and_go_on() -> None:
-        for key in list(store.list_entries("runs/A/")):
-            store.delete(key)
+        remove(store, "A")
         retire(store, ["B"], by="a rival")
 
     lose_the_reply(store, finish_it_and_go_on)
     assert retire(store, ["A"], by=BY) == ()
-    current = current_champion(store)
-    assert current and (current.generation, current.by, current.retired) == (6, "a rival", ("B",))
+    current = champion_of(store)
+    assert (current.generation, current.by, current.retired) == (6, "a rival", ("B",))
 
 
-def test_a_retirement_that_met_another_still_retires() -> None:
+def test_a_retirement_that_met_another_still_retires(store: MemoryStore) -> None:
     """Another's retirement of other runs, in between, is not taken for one's own."""
-    store = MemoryStore()
     put_champions(store, *"ABCD")
-    once(
-        store,
-        "before",
-        "compare_and_swap",
-        keys.CHAMPION,
-        lambda: retire(store, ["B"], by="a rival"),
-    )
+    overtaken_by(store, lambda: retire(store, ["B"], by="a rival"))
     assert retire(store, ["A"], by=BY) == ("A",)
-    current = current_champion(store)
-    assert current and set(current.retired) == {"A", "B"}
+    assert set(champion_of(store).retired) == {"A", "B"}
 
 
-def test_retired_runs_are_remembered_until_they_are_gone() -> None:
+def test_retired_runs_are_remembered_until_they_are_gone(store: MemoryStore) -> None:
     """A later retirement keeps those of which something is left, and forgets the others."""
-    store = MemoryStore()
     put_champions(store, *"ABCDE")
     retire(store, ["A", "B"], by=BY)
-    for key in list(store.list_entries("runs/A/")):
-        store.delete(key)
+    remove(store, "A")
     store.delete(f"runs/B/{keys.MANIFEST}")
     retire(store, ["C"], by=BY)
-    current = current_champion(store)
-    assert current and current.retired == ("B", "C")
+    assert champion_of(store).retired == ("B", "C")
     rollback(store)
-    promote(store, put(store, "F"))
-    current = current_champion(store)
-    assert current and current.retired == ("B", "C")
+    assert put_champions(store, "F").retired == ("B", "C")
 
 
-def test_nothing_is_retired_before_the_first_promotion() -> None:
+def test_nothing_is_retired_before_the_first_promotion(store: MemoryStore) -> None:
     """Without a champion there is no record that could keep a run from being promoted."""
-    store = MemoryStore()
     put(store, "one")
-    with pytest.raises(StoreError, match="no run was promoted yet"):
-        retire(store, ["one"], by=BY)
+    refused(lambda: retire(store, ["one"], by=BY), ExitCode.STORE, "no run was promoted yet")
     assert current_champion(store) is None
 
 
 # ---- crashes ------------------------------------------------------------------------------------
 
 
-class Crash(BaseException):
-    """The process ends here."""
-
-
 def nobody(store: MemoryStore) -> None:
     """No champion yet."""
 
 
+def three(store: MemoryStore) -> None:
+    """Three promotions."""
+    put_champions(store, *"ABC")
+
+
 def one_with_a_past(store: MemoryStore) -> None:
     """A champion with promotions, a rollback and a retirement behind it."""
-    put_champions(store, *"ABC")
+    three(store)
     rollback(store)
     retire(store, ["C"], by=BY)
+
+
+def publish(store: MemoryStore, sealed: Path, old: ChampionRecord | None) -> None:
+    promote_run(store, upload_run(store, sealed), 0.91, passed(old), never, by=BY)
+
+
+def go_back(store: MemoryStore, sealed: Path, old: ChampionRecord | None) -> None:
+    rollback(store, "B")
+
+
+def retire_one(store: MemoryStore, sealed: Path, old: ChampionRecord | None) -> None:
+    retire(store, ["A"], by=BY)
 
 
 def records_in(store: MemoryStore) -> dict[int, bytes]:
@@ -945,112 +850,60 @@ def records_in(store: MemoryStore) -> dict[int, bytes]:
         int(name[:8]): store.objects[f"history/{name}"] for name in store.list_names("history/")
     }
     if current := current_champion(store):
-        assert (
-            kept.get(current.generation, store.objects[keys.CHAMPION])
-            == store.objects[keys.CHAMPION]
-        )
-        kept[current.generation] = store.objects[keys.CHAMPION]
+        content = store.objects[keys.CHAMPION]
+        assert kept.setdefault(current.generation, content) == content
     return kept
 
 
-STEPS = [
-    (scene, place)
-    for scene, writes in ((nobody, len(ALL) + 1), (one_with_a_past, len(ALL) + 2))
-    for place in range(writes)
+# Of each: the champions before, what is done, its last write, and the move in the end.
+CRASHES: list[tuple[Callable[..., None], Callable[..., None], int, str]] = [
+    (nobody, publish, len(ALL), f"1 promotion {records.RUN_ID}"),
+    (one_with_a_past, publish, len(ALL) + 1, f"6 promotion {records.RUN_ID}"),
+    (three, go_back, 1, "4 rollback B"),
+    (three, retire_one, 1, "4 retirement C"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("scene", "place"), STEPS, ids=[f"{scene.__name__}-{place}" for scene, place in STEPS]
+    ("scene", "act", "place", "last", "move"),
+    [
+        pytest.param(scene, act, place, last, move, id=f"{scene.__name__}-{act.__name__}-{place}")
+        for scene, act, last, move in CRASHES
+        for place in range(last + 1)
+    ],
 )
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_crash_leaves_the_old_champion_and_can_be_repeated(
-    scene: Callable[[MemoryStore], None], place: int, moment: str, sealed: Path
+def test_a_crash_leaves_the_old_champion_or_the_new_and_can_be_repeated(
+    scene: Callable[..., None],
+    act: Callable[..., None],
+    place: int,
+    last: int,
+    move: str,
+    moment: str,
+    store: MemoryStore,
+    sealed: Path,
 ) -> None:
-    """Readers then see the complete old or new champion, and a repeat succeeds."""
-    store = MemoryStore()
+    """Readers then see it completely, and the history loses no byte."""
     scene(store)
     old, past = current_champion(store), records_in(store)
-    verdict = passed(old)
-    left = place
-
-    def crash(verb: str, key: str) -> None:
-        nonlocal left
-        if left == 0:
-            raise Crash
-        left -= 1
-
-    def publish_and_promote() -> ChampionRecord | None:
-        run = upload_run(store, sealed)
-        return promote_run(store, run, 0.91, verdict, never, by=BY).champion
-
-    setattr(store, moment, crash)
-    with pytest.raises(Crash):
-        publish_and_promote()
-    setattr(store, moment, lambda verb, key: None)
-
-    last = max(step for known, step in STEPS if known is scene)
-    promotion_went_through = (place, moment) == (last, "after")
-    in_force = current_champion(store)
-    if promotion_went_through:
-        assert in_force and in_force.run_id == records.RUN_ID
+    assert crash_at(store, moment, place, lambda: act(store, sealed, old))
+    if (place, moment) == (last, "after"):
+        assert moves(store)[0] == move
     else:
-        assert in_force == old
-    if in_force:
+        assert current_champion(store) == old
+    if current_champion(store):
         read_champion(store)
-    manifest_key = f"runs/{records.RUN_ID}/{keys.MANIFEST}"
-    if manifest_key in store.objects:
-        assert {f"runs/{records.RUN_ID}/{name}" for name in FILES} <= store.objects.keys()
+    if keys.of_run(records.RUN_ID, keys.MANIFEST) in store.objects:
+        assert {keys.of_run(records.RUN_ID, name) for name in FILES} <= store.objects.keys()
     assert past.items() <= records_in(store).items()
 
-    champion = publish_and_promote()
-    assert champion and champion.run_id == records.RUN_ID
+    act(store, sealed, old)
+    champion, files = read_champion(store)
+    assert files.items() >= FILES.items()
+    assert champion.manifest_sha256 == hashlib.sha256(files[keys.MANIFEST]).hexdigest()
     assert champion.previous == (old.run_id if old else None)
-    assert champion.generation == generation_of(old) + 1
-    assert current_champion(store) == champion
-    assert champion.manifest_sha256 == hashlib.sha256(store.objects[manifest_key]).hexdigest()
-    assert read_champion(store, *FILES)[1] == FILES
+    assert moves(store)[0] == move
     # The history is complete, with each record once and byte for byte.
     assert past.items() <= records_in(store).items()
-    generations = [current.generation for current in champion_history(store)]
-    assert generations == list(range(champion.generation, 0, -1))
-
-
-@pytest.mark.parametrize("place", range(2))
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("move", ["rollback", "retirement"])
-def test_a_crash_while_going_back_or_retiring_leaves_a_complete_champion(
-    move: str, moment: str, place: int
-) -> None:
-    """The champion record is then the old one or the new one, and a repeat succeeds."""
-    store = MemoryStore()
-    put_champions(store, *"ABC")
-    old, past = current_champion(store), records_in(store)
-    left = place
-
-    def crash(verb: str, key: str) -> None:
-        nonlocal left
-        if left == 0:
-            raise Crash
-        left -= 1
-
-    def act() -> None:
-        if move == "rollback":
-            rollback(store, "B")
-        else:
-            retire(store, ["A"], by=BY)
-
-    setattr(store, moment, crash)
-    with pytest.raises(Crash):
-        act()
-    setattr(store, moment, lambda verb, key: None)
-
-    in_force = current_champion(store)
-    moved = (place, moment) == (1, "after")
-    assert (in_force == old) is not moved
-    read_champion(store)
-    assert past.items() <= records_in(store).items()
-    act()
-    assert [generation for generation, _, _ in moves(store)] == [4, 3, 2, 1]
-    assert moves(store)[0][1] == move
-    assert past.items() <= records_in(store).items()
+    generations = [record.generation for record in champion_history(store)]
+    assert generations == list(range(generation_of(old) + 1, 0, -1))

@@ -12,7 +12,7 @@ from fmnist.registry.champion import champion_history, read_champion
 from fmnist.registry.leftovers import GRACE
 from fmnist.registry.prune import Removal, plan_prune, prune_store
 from fmnist.registry.records import to_json
-from fmnist.registry.runs import find_run, list_run_ids, read_run, record_verdict
+from fmnist.registry.runs import find_run, list_run_ids, record_verdict
 from fmnist.registry.verify import verify_store
 from tests.support.memory import MemoryStore
 from tests.support.registry import (
@@ -21,74 +21,72 @@ from tests.support.registry import (
     LONG_AFTER,
     age,
     champion_of,
+    crash_at,
     load,
+    once,
+    overtaken_by,
     overwrite,
     passed,
     promote,
     put,
+    put_runs,
     rollback,
     run_id,
 )
 
 
+def planned(store: MemoryStore, keep: int) -> list[int]:
+    """The numbers of the runs that a prune would remove."""
+    return [int(run[9:15]) for run in plan_prune(store, keep, LONG_AFTER).runs]
+
+
 def test_the_newest_and_the_champions_are_kept(store: MemoryStore) -> None:
     """Kept are the newest runs, the champion, and as many champions before it."""
-    for number in range(1, 11):
-        put(store, number, promoted=number in (1, 2, 3, 4))
-    assert plan_prune(store, 2, LONG_AFTER).runs == tuple(run_id(n) for n in (1, 5, 6, 7, 8))
-    assert plan_prune(store, 1, LONG_AFTER).runs == tuple(run_id(n) for n in (1, 2, 5, 6, 7, 8, 9))
-    assert plan_prune(store, 3, LONG_AFTER).runs == tuple(run_id(n) for n in (5, 6, 7))
-    assert plan_prune(store, 10, LONG_AFTER).runs == ()
+    put_runs(store, 10, champions=range(1, 5))
+    assert planned(store, 2) == [1, 5, 6, 7, 8]
+    assert planned(store, 1) == [1, 2, 5, 6, 7, 8, 9]
+    assert planned(store, 3) == [5, 6, 7]
+    assert planned(store, 10) == []
 
 
 def test_the_runs_that_rollbacks_lead_to_are_kept(store: MemoryStore) -> None:
     """After a rollback the one to go back to next may be far back in the history; it is kept."""
-    for number in range(1, 11):
-        put(store, number, promoted=number <= 4)
+    put_runs(store, 10, champions=range(1, 5))
     for _ in range(2):
         rollback(store)
     assert (champion_of(store).run_id, champion_of(store).rollback_to) == (run_id(2), run_id(1))
-    assert run_id(1) not in plan_prune(store, 1, LONG_AFTER).runs
+    assert 1 not in planned(store, 1)
     prune_store(store, 1, LONG_AFTER, by="test")
     assert rollback(store).run_id == run_id(1)
 
 
 def test_champions_that_no_rollback_leads_to_any_more_are_kept(store: MemoryStore) -> None:
     """After a rollback to the first champion the later ones still count as champions before it."""
-    for number in range(1, 9):
-        put(store, number, promoted=number < 4)
+    put_runs(store, 8, champions=range(1, 4))
     rollback(store, run_id(1))
     assert champion_of(store).rollback_to is None
-    assert plan_prune(store, 1, LONG_AFTER).runs == tuple(run_id(n) for n in (2, 4, 5, 6, 7))
-    assert plan_prune(store, 2, LONG_AFTER).runs == tuple(run_id(n) for n in (4, 5, 6))
+    assert planned(store, 1) == [2, 4, 5, 6, 7]
+    assert planned(store, 2) == [4, 5, 6]
 
 
 def test_a_damaged_run_is_none_of_those_to_keep(store: MemoryStore) -> None:
     """Only runs whose manifest can be read count; a newer damaged one is left to be looked at."""
-    for number in range(1, 6):
-        put(store, number, promoted=number == 1)
+    put_runs(store, 5, champions=[1])
     overwrite(store, f"runs/{run_id(5)}/manifest.json", b"{}")
-    assert plan_prune(store, 2, LONG_AFTER).runs == (run_id(2),)
+    assert planned(store, 2) == [2]
 
 
-def test_an_old_run_without_manifest_is_removed(store: MemoryStore) -> None:
-    """What has had no manifest for more than a day is no run that is being published."""
-    put(store, 1, promoted=True)
-    store.put_if_absent(f"runs/{run_id(2)}/model.keras", b"model")
-    age(store)
-    removed = prune_store(store, 1, EVEN_LATER, by="test")
-    assert [found.key for found in removed.leftovers] == [f"runs/{run_id(2)}/"]
-    assert list_run_ids(store) == [run_id(1)]
-    assert run_id(2) in champion_of(store).retired
-
-
-def test_a_young_run_without_manifest_stays(store: MemoryStore) -> None:
-    """Within a day of its newest object nothing of it is removed."""
+def test_a_run_without_manifest_is_removed_after_a_day(store: MemoryStore) -> None:
+    """Until then, counted from its newest object, it may be a run that is being published."""
     put(store, 1, promoted=True)
     store.put_if_absent(f"runs/{run_id(2)}/model.keras", b"model")
     age(store)
     assert prune_store(store, 1, LONG_AFTER + GRACE, by="test").leftovers == ()
     assert run_id(2) in list_run_ids(store)
+    removed = prune_store(store, 1, EVEN_LATER, by="test")
+    assert [found.key for found in removed.leftovers] == [f"runs/{run_id(2)}/"]
+    assert list_run_ids(store) == [run_id(1)]
+    assert run_id(2) in champion_of(store).retired
 
 
 def test_nothing_is_planned_before_the_first_promotion(store: MemoryStore) -> None:
@@ -101,8 +99,7 @@ def test_nothing_is_planned_before_the_first_promotion(store: MemoryStore) -> No
 
 def test_a_gap_in_the_history_stops_a_prune(store: MemoryStore) -> None:
     """Where nobody knows which champions there were, nothing is removed."""
-    for number in range(1, 6):
-        put(store, number, promoted=number < 4)
+    put_runs(store, 5, champions=range(1, 4))
     store.delete(keys.of_generation(2))
     with pytest.raises(DamagedError, match="the history has a gap"):
         prune_store(store, 1, LONG_AFTER, by="test")
@@ -114,9 +111,8 @@ def test_a_gap_in_the_history_stops_a_prune(store: MemoryStore) -> None:
 
 def test_runs_are_retired_before_anything_is_removed(store: MemoryStore) -> None:
     """A run is recorded as retired first; then its manifest goes, then its other files."""
-    for number in range(1, 5):
-        run = put(store, number, promoted=number == 3)
-    record_verdict(store, read_run(store, run_id(1)), passed(None))
+    run = put_runs(store, 4, champions=[3])[0]
+    record_verdict(store, run, passed(None))
     deleted: list[str] = []
 
     def watch(verb: str, key: str) -> None:
@@ -142,8 +138,7 @@ def test_runs_are_retired_before_anything_is_removed(store: MemoryStore) -> None
 def test_many_runs_are_retired_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The champion record lists a hundred at a time, and forgets those that are gone."""
     store = MemoryStore()
-    for number in range(1, 253):
-        put(store, number, promoted=number == 252)
+    put_runs(store, 252, champions=[252])
     removed = prune_store(store, 1, LONG_AFTER, by="test")
     assert len(removed.runs) == 251
     assert champion_of(store).generation == 1 + 3
@@ -153,27 +148,12 @@ def test_many_runs_are_retired_in_batches(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_prune_that_was_cut_short_is_finished(store: MemoryStore) -> None:
-    """Whatever was deleted when it died, the next one removes the rest, young or not."""
-
-    class Killed(Exception):
-        pass
-
-    for stop in range(1, 12):
+    """Whatever was written and deleted when it died, the next one removes the rest, young or not."""
+    for place in range(13):
         for number in range(1, 4):
             with contextlib.suppress(StoreError):
-                put(store, 10 * stop + number, promoted=number == 3)
-        count = 0
-
-        def kill(verb: str, key: str, stop: int = stop) -> None:
-            nonlocal count
-            count += verb == "delete"
-            if count == stop:
-                raise Killed
-
-        store.before = kill
-        with contextlib.suppress(Killed):
-            prune_store(store, 1, LONG_AFTER, by="test")
-        store.before = lambda verb, key: None
+                put(store, 10 * place + number, promoted=number == 3)
+        crash_at(store, "before", place, lambda: prune_store(store, 1, LONG_AFTER, by="test"))
         prune_store(store, 1, LONG_AFTER, by="test")
         for run in list_run_ids(store):
             assert find_run(store, run)
@@ -185,20 +165,17 @@ def test_a_run_that_another_prune_removed_and_somebody_published_again_stays(
     store: MemoryStore,
 ) -> None:
     """A slow prune removes nothing on the strength of a retirement that is over."""
-    runs = [put(store, number, promoted=True) for number in range(1, 6)]
+    put_runs(store, 5, champions=range(1, 6))
 
-    def meanwhile(verb: str, key: str) -> None:
-        if (verb, key) != ("delete", f"runs/{run_id(1)}/manifest.json"):
-            return
-        store.before = lambda verb, key: None
+    def meanwhile() -> None:
         prune_store(store, 2, LONG_AFTER, by="another")
         for number in (6, 7):
             put(store, number, promoted=True)
         prune_store(store, 1, LONG_AFTER, by="another")
         promote(store, put(store, 2))
 
-    store.before = meanwhile
-    assert runs[1].run_id not in prune_store(store, 2, LONG_AFTER, by="test").runs
+    once(store, "before", "delete", f"runs/{run_id(1)}/manifest.json", meanwhile)
+    assert run_id(2) not in prune_store(store, 2, LONG_AFTER, by="test").runs
     champion, files = read_champion(store)
     assert champion.run_id == run_id(2) and files.keys() == ALL
 
@@ -220,15 +197,8 @@ def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: Memo
 
 def test_a_run_promoted_at_the_same_time_is_not_removed(store: MemoryStore) -> None:
     """A run that becomes the champion between plan and retirement stays complete."""
-    runs = [put(store, number, promoted=number == 4) for number in range(1, 6)]
-    done: list[bool] = []
-
-    def promote_first(verb: str, key: str) -> None:
-        if key == "champion.json" and not done:
-            done.append(True)
-            promote(store, runs[0])
-
-    store.before = promote_first
+    first = put_runs(store, 5, champions=[4])[0]
+    overtaken_by(store, lambda: promote(store, first))
     removed = prune_store(store, 1, LONG_AFTER, by="test")
     assert run_id(1) not in removed.runs and run_id(2) in removed.runs
     assert champion_of(store).run_id == run_id(1)

@@ -11,9 +11,7 @@ from tests.support.processes import files_in, no_file_larger_than
 from tests.support.registry import ALL, put
 
 
-def test_a_pulled_champion_is_there_completely_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pulled_champion_is_there_completely_or_not_at_all(tmp_path: Path) -> None:
     """When the disk fills up in the middle, neither the folder nor anything beside it is left."""
     store = MemoryStore()
     put(store, 1, promoted=True, files={"model.keras": b"m" * 100_000})

@@ -48,12 +48,11 @@ def test_a_counter_that_always_loses_ends() -> None:
     """After a bounded number of attempts it is a temporary failure."""
     store = MemoryStore()
 
-    def overtake(*write: str) -> None:
-        store.before = lambda verb, key: None
+    def overtake() -> None:
         record_use(store, "ab", f"rival-{len(store.writes)}")
-        store.before = overtake
+        once(store, "before", "compare_and_swap", "test-sets/ab.json", overtake)
 
-    store.before = overtake
+    once(store, "before", "compare_and_swap", "test-sets/ab.json", overtake)
     with pytest.raises(StoreError, match="at each of 50 attempts") as caught:
         record_use(store, "ab", "mine")
     assert caught.value.retryable

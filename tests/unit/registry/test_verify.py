@@ -9,7 +9,7 @@ import pytest
 from fmnist.errors import ExitCode, StoreError
 from fmnist.registry import keys
 from fmnist.registry.prune import prune_store
-from fmnist.registry.runs import read_run, record_verdict
+from fmnist.registry.runs import record_verdict
 from fmnist.registry.usage import record_use
 from fmnist.registry.verify import verify_store
 from fmnist.store.folder import FolderStore
@@ -22,6 +22,7 @@ from tests.support.registry import (
     passed,
     promote,
     put,
+    put_runs,
     rollback,
     run_id,
 )
@@ -29,10 +30,9 @@ from tests.support.registry import (
 
 def test_a_store_in_order_has_no_faults(store: MemoryStore) -> None:
     """Every run is read, and nothing is wrong or left over after an ordinary life."""
-    for number in range(1, 6):
-        put(store, number, promoted=number < 4)
+    runs = put_runs(store, 5, champions=range(1, 4))
     record_use(store, "ab" * 32, run_id(1))
-    record_verdict(store, read_run(store, run_id(4)), passed(None))
+    record_verdict(store, runs[3], passed(None))
     rollback(store)
     report = verify_store(store, load, LONG_AFTER)
     assert report.damage == [] and report.leftovers == ()
@@ -63,11 +63,8 @@ def test_each_kind_of_damage_is_found(
     key: str, content: bytes | None, part: str, store: MemoryStore
 ) -> None:
     """Whatever is changed, missing or too much is reported by its place, as one fault."""
-    for number in (1, 2, 3):
-        put(store, number, promoted=number < 3)
-    store.delete(key)
-    if content is not None:
-        store.put_if_absent(key, content)
+    put_runs(store, 3, champions=[1, 2])
+    overwrite(store, key, content)
     (fault,) = verify_store(store, load, LONG_AFTER).damage
     assert part in fault and key.rpartition("/")[2] in fault
     assert "\n" not in fault
@@ -81,7 +78,7 @@ def test_a_model_that_holds_no_network_is_a_fault(store: MemoryStore) -> None:
     assert fault == f"{where}: model.keras holds no network of this project: really"
 
 
-def test_the_copy_that_a_interrupted_move_left_is_no_fault(store: MemoryStore) -> None:
+def test_the_copy_that_an_interrupted_move_left_is_no_fault(store: MemoryStore) -> None:
     """A publisher that dies before the swap leaves a copy of the current record."""
     put(store, 1, promoted=True)
     content = store.read("champion.json")
@@ -92,14 +89,12 @@ def test_the_copy_that_a_interrupted_move_left_is_no_fault(store: MemoryStore) -
 
 def test_a_run_removed_while_it_is_read_is_no_fault(store: MemoryStore) -> None:
     """A prune at the same time does not look like damage."""
-    for number in range(1, 5):
-        put(store, number, promoted=number == 4)
+    put_runs(store, 4, champions=[4])
 
     def prune_now(content: bytes) -> None:
         prune_store(store, 1, LONG_AFTER, by="test")
 
-    report = verify_store(store, prune_now, LONG_AFTER)
-    assert report.damage == []
+    assert verify_store(store, prune_now, LONG_AFTER).damage == []
 
 
 @pytest.mark.parametrize("place", range(8))
@@ -108,9 +103,7 @@ def test_a_promotion_while_the_history_is_checked_is_no_fault(
 ) -> None:
     """Whenever it comes, the champion records that it archives are not taken for strangers."""
     store = MemoryStore()
-    for number in range(1, 4):
-        put(store, number, promoted=True)
-    fourth = put(store, 4)
+    fourth = put_runs(store, 4, champions=range(1, 4))[3]
     seen: list[str] = []
 
     def watched(real: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -163,8 +156,7 @@ def test_a_store_that_goes_away_is_no_damage(reads: int, monkeypatch: pytest.Mon
 
 def test_one_run_is_verified_alone(store: MemoryStore) -> None:
     """Only that run is read, with its strays; another one's damage does not count."""
-    for number in (1, 2):
-        put(store, number, promoted=number == 1)
+    put_runs(store, 2, champions=[1])
     overwrite(store, f"runs/{run_id(2)}/id", b"other")
     store.put_if_absent(f"runs/{run_id(1)}/stray", b"1")
     report = verify_store(store, load, LONG_AFTER, run_id(1))
