@@ -53,6 +53,11 @@ class DataOrigin:
     official: bool
     sha256: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        """Refuse an incomplete record."""
+        if missing := [name for name in FILES if name not in self.sha256]:
+            raise ValueError(f"no digest of {', '.join(missing)}")
+
     @property
     def test_set(self) -> str:
         """A digest that tells this test set, images and labels, from every other."""

@@ -143,8 +143,6 @@ class Judge:
             champion_probabilities = test_set.score(model)
         except DamagedError as error:
             return ComparisonFailed(champion.run_id, str(error))
-        except KeyError as error:
-            return ComparisonFailed(champion.run_id, f"its {keys.DATA} has no digest of {error}")
         return compare(
             champion.run_id,
             champion_probabilities,

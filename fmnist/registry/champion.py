@@ -229,7 +229,7 @@ def retire(store: Store, run_ids: Sequence[str], *, by: str) -> tuple[str, ...]:
             current,
             current,
             move="retirement",
-            reason=f"{len(going)} runs removed",
+            reason=f"{len(going):,} run{'s' * (len(going) != 1)} removed",
             by=by,
             retired=tuple(dict.fromkeys([*still, *going])),
         )

@@ -95,11 +95,11 @@ def crown(store: Leaving) -> Crown:
         run_id: str = OLD,
         *,
         model: bytes = b"wrong 60",
-        origin: DataOrigin = ORIGIN,
+        data: bytes = to_json(ORIGIN),
         names: tuple[str, ...] = NAMES,
     ) -> ChampionRecord:
         figures = to_json(evaluate(scores(60), LABELS, names))
-        files = {keys.MODEL: model, keys.DATA: to_json(origin), keys.EVALUATION: figures}
+        files = {keys.MODEL: model, keys.DATA: data, keys.EVALUATION: figures}
         return promote(store, put(store, run_id, files=files))
 
     return make
@@ -196,7 +196,7 @@ def test_a_champion_of_other_test_data_or_class_names_is_compared_and_does_not_d
     origin: DataOrigin, names: tuple[str, ...], judge: Judge, crown: Crown
 ) -> None:
     """However much worse the model is, such a champion is shown beside it and no more."""
-    crown(model=b"wrong 0", origin=origin, names=names)
+    crown(model=b"wrong 0", data=to_json(origin), names=names)
     found = judge.judge(b"wrong 90", 1)
     assert isinstance(found.against, Comparison)
     assert (found.against.lost, found.against.same_test_set) == (90, False)
@@ -206,7 +206,7 @@ def test_a_champion_of_other_test_data_or_class_names_is_compared_and_does_not_d
 
 def test_a_champion_of_other_training_data_is_met_as_any_other(judge: Judge, crown: Crown) -> None:
     """What counts is the test set: more or other training images are what a challenge is for."""
-    crown(origin=with_another(TRAIN_IMAGES))
+    crown(data=to_json(with_another(TRAIN_IMAGES)))
     found = judge.judge(b"wrong 50", 1)
     assert isinstance(found.against, Comparison) and found.against.same_test_set
 
@@ -273,10 +273,11 @@ def test_a_champion_that_does_not_tell_its_test_set_cannot_be_compared(
     judge: Judge, crown: Crown
 ) -> None:
     """A record of its data without the digests is a fault of that record, named as such."""
-    crown(origin=replace(ORIGIN, sha256={}))
+    crown(data=b'{"source": "mirrors", "official": true, "sha256": {}}')
     found = judge.judge(b"wrong 0", 1)
     assert isinstance(found.against, ComparisonFailed)
-    assert "data.json has no digest of 't10k-images-idx3-ubyte.gz'" in found.against.reason
+    assert "data.json cannot be read" in found.against.reason
+    assert "no digest of train-images-idx3-ubyte.gz" in found.against.reason
 
 
 def test_a_model_that_cannot_be_scored_is_no_verdict(judge: Judge, store: Leaving) -> None:

@@ -755,7 +755,7 @@ def test_a_retirement_is_in_the_history_and_changes_no_champion(store: MemorySto
         previous="C",
         generation=4,
         move="retirement",
-        reason="1 runs removed",
+        reason="1 run removed",
         by="fmnist prune",
         retired=("A",),
     )
