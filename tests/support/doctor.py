@@ -14,7 +14,7 @@ from fmnist.settings import DataSettings, Settings, StoreSettings
 OF_THE_STORE = ["store", "conditional writes", "clock", "latency", "champion"]
 NAMES = [
     "settings", "data source", "cache folder", "work folder", *OF_THE_STORE,
-    "Prefect API", "fastapi", "sqlalchemy", "keras", "disk space",
+    "Prefect API", "packages", "disk space",
 ]  # fmt: skip
 CONTENTS = {name: name.encode() * 10 for name in FILES}
 SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
