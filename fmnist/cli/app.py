@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from fmnist.cli.command import Result, make_app, run
+from fmnist.cli.command import Result, done, make_app, run
 from fmnist.cli.options import JSON
 from fmnist.errors import ExitCode, SettingsError
 
@@ -51,8 +51,7 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish"] | None = None) -
         raise SettingsError("the shell is unknown; add --shell bash, zsh or fish") from error
     except OSError as error:
         raise SettingsError(f"the completion cannot be installed: {error}") from error
-    line = ("ok", f"installed in {script}", "open a new shell to use it")
-    return Result(ExitCode.OK, line, {"script": script})
+    return done(f"installed in {script}", "open a new shell to use it", script=script)
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:

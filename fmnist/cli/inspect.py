@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any
 
@@ -11,20 +11,19 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from fmnist.cli.command import Context, Result
+from fmnist.cli.command import Context, Result, done
 from fmnist.cli.options import Count, RunId, takes_settings
 from fmnist.cli.tables import (
     accuracy_text,
     comparison_lines,
     facts,
     make_table,
-    minute_text,
     say_decision,
     say_verdict,
     second_text,
 )
 from fmnist.data.records import DataOrigin
-from fmnist.errors import DamagedError, ExitCode, StoreError
+from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Interval
@@ -92,16 +91,14 @@ def list_runs(
     with ThreadPoolExecutor(_READERS) as readers:
         lines = list(readers.map(lambda run: _run_line(store, run, champion, judged_later), page))
     if lines:
-        context.say(_table_of_runs(lines, context.console.width))
+        context.say(_table_of_runs(context, lines))
         _explain_marks(context, lines)
     where = store.location("")
-    count = f"{len(lines):,} of {len(everything):,} runs in {where}"
+    document = {"runs": lines, "total": len(everything), "next_before": page[-1] if more else None}
+    if not lines:
+        return done(f"no run in {where}", **document)
     following = f"the next page: --before {page[-1]}" if more else "the last page"
-    return Result(
-        ExitCode.OK,
-        ("ok", count, following) if lines else ("ok", f"no run in {where}"),
-        {"runs": lines, "total": len(everything), "next_before": page[-1] if more else None},
-    )
+    return done(f"{len(lines):,} of {len(everything):,} runs in {where}", following, **document)
 
 
 def _run_line(
@@ -134,8 +131,8 @@ def _run_line(
     )
 
 
-def _table_of_runs(lines: Sequence[RunLine], width: int) -> Table:
-    table = make_table("", "run", "finished, UTC", "test accuracy", "verdict", width=width)
+def _table_of_runs(context: Context, lines: Sequence[RunLine]) -> Table:
+    table = make_table(context, "", "run", "finished, UTC", "test accuracy", "verdict")
     for line in lines:
         figures = Text(line.state, "red" if line.state == "damaged" else "")
         if line.accuracy is not None and line.interval is not None:
@@ -143,7 +140,7 @@ def _table_of_runs(lines: Sequence[RunLine], width: int) -> Table:
         table.add_row(
             "*" if line.champion else "!" if line.rejected_later else "",
             line.run_id,
-            minute_text(line.finished_at) if line.finished_at else "",
+            f"{line.finished_at.astimezone(UTC):%Y-%m-%d %H:%M}" if line.finished_at else "",
             figures,
             line.verdict,
             style="bold" if line.champion else None,
@@ -167,9 +164,8 @@ def show_run(context: Context, run: RunId, /) -> Result:
     store = context.store()
     champion = current_champion(store)
     stored = read_run(store, run)
-    figures, evaluation = _recorded_evaluation(
-        store, run, read_file(store, stored, keys.EVALUATION)
-    )
+    content = read_file(store, stored, keys.EVALUATION)
+    figures, evaluation = _recorded_evaluation(store, run, content)
     verdict = read_record(store, stored, keys.VERDICT, Verdict)
     origin = read_record(store, stored, keys.DATA, DataOrigin)
     against = _recorded_comparison(store, stored)
@@ -177,18 +173,18 @@ def show_run(context: Context, run: RunId, /) -> Result:
     changed = recorded_changes(store, stored)
     is_champion = champion is not None and champion.run_id == run
     kind = "the official files" if origin.official else "not the official files"
+    images = "" if figures.images is None else f", {figures.images:,} images"
+    settings = [f"{name} {value}" for name, value in changed.items()]
     context.say(
         facts(
             {
                 "run": f"{run}{', the champion' if is_champion else ''}",
                 "finished": second_text(stored.manifest.created_at),
-                "test accuracy": accuracy_text(figures.accuracy, figures.interval)
-                + ("" if figures.images is None else f", {figures.images:,} images"),
+                "test accuracy": accuracy_text(figures.accuracy, figures.interval) + images,
                 "test loss": _figure_text(figures.loss),
                 "calibration error": _figure_text(figures.calibration_error),
                 "data": f"{origin.source}, {kind}",
-                "settings changed": ", ".join(f"{name} {value}" for name, value in changed.items())
-                or "none",
+                "settings changed": ", ".join(settings) or "none",
             }
         )
     )
@@ -196,26 +192,25 @@ def show_run(context: Context, run: RunId, /) -> Result:
     for passed_later in later:
         context.say(f"\njudged again, against generation {passed_later.generation}:")
         say_verdict(context, passed_later)
-    table = make_table("bytes", "file", right=(0,), width=context.console.width)
+    table = make_table(context, "bytes", "file", right=(0,))
     for name, entry in sorted(stored.manifest.files.items()):
         table.add_row(f"{entry.size:,}", name)
     location = store.location(keys.of_run(run))
     context.say("", table)
-    return Result(
-        ExitCode.OK,
-        ("ok", run, later[-1].word if later and not is_champion else verdict.word, location),
-        {
-            "run_id": run,
-            "champion": is_champion,
-            "location": location,
-            "manifest": stored.manifest,
-            "evaluation": evaluation,
-            "verdict": verdict,
-            "comparison": against,
-            "later_verdicts": later,
-            "settings_changed": changed,
-            "data": origin,
-        },
+    return done(
+        run,
+        later[-1].word if later and not is_champion else verdict.word,
+        location,
+        run_id=run,
+        champion=is_champion,
+        location=location,
+        manifest=stored.manifest,
+        evaluation=evaluation,
+        verdict=verdict,
+        comparison=against,
+        later_verdicts=later,
+        settings_changed=changed,
+        data=origin,
     )
 
 
@@ -261,11 +256,9 @@ def show_champion(context: Context) -> Result:
             }
         )
     )
-    return Result(
-        ExitCode.OK,
-        ("ok", champion.run_id, f"test accuracy {champion.accuracy:.4f}", where),
-        {"champion": champion, "evaluation": evaluation, "location": where},
-    )
+    accuracy = f"test accuracy {champion.accuracy:.4f}"
+    document = {"champion": champion, "evaluation": evaluation, "location": where}
+    return done(champion.run_id, accuracy, where, **document)
 
 
 @takes_settings("store")
@@ -276,20 +269,16 @@ def show_history(context: Context, *, limit: Limit = 20) -> Result:
     if not moves:
         raise no_champion(store)
     for record in moves:
+        program = f"  by {record.by}" if record.by else ""
+        led = f"{record.previous or 'none'} -> {record.run_id}"
         context.say(
-            f"{record.generation:>5,}  {second_text(record.moved_at)}  {record.move}"
-            + (f"  by {record.by}" if record.by else ""),
-            f"       {record.previous or 'none'} -> {record.run_id}"
-            if record.move != "retirement"
-            else f"       {record.run_id} stays",
+            f"{record.generation:>5,}  {second_text(record.moved_at)}  {record.move}{program}",
+            f"       {f'{record.run_id} stays' if record.move == 'retirement' else led}",
             *([f"       {record.reason}"] if record.reason else []),
         )
-    current = moves[0]
-    return Result(
-        ExitCode.OK,
-        ("ok", f"{len(moves):,} of {current.generation:,} moves", f"champion {current.run_id}"),
-        {"moves": moves, "total": current.generation},
-    )
+    total, champion = moves[0].generation, moves[0].run_id
+    count = f"{len(moves):,} of {total:,} moves"
+    return done(count, f"champion {champion}", moves=moves, total=total)
 
 
 @takes_settings("store", "data")
@@ -310,16 +299,10 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     found = compare(first, before, after, test.labels, names, same_test_set=same[0])
     context.say(f"first   {first}", f"second  {second}", "")
     context.say(*comparison_lines(found, "first", "second"))
-    table = make_table(
-        "class", "first", "second", "points", right=(1, 2, 3), width=context.console.width
-    )
-    for scores in found.classes:
-        table.add_row(
-            scores.name,
-            f"{scores.champion:.4f}",
-            f"{scores.challenger:.4f}",
-            in_points(-scores.drop),
-        )
+    table = make_table(context, "class", "first", "second", "points", right=(1, 2, 3))
+    for each in found.classes:
+        recalls = f"{each.champion:.4f}", f"{each.challenger:.4f}"
+        table.add_row(each.name, *recalls, in_points(-each.drop))
     context.say("", "recall by class", table)
     for run, is_same in zip(stored, same, strict=True):
         if not is_same:
@@ -327,13 +310,12 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
                 f"{run.run_id} was judged on other test data, and may have trained on these"
             )
     low, high = found.interval.low, found.interval.high
-    return Result(
-        ExitCode.OK,
-        (
-            "ok",
-            f"{in_points(found.difference)} points [{in_points(low)}, {in_points(high)}]",
-            f"p {in_digits(found.p_value)}",
-            f"{len(found.changed):,} of {found.images:,} images changed sides",
-        ),
-        {"first": first, "second": second, "judged_on_these_images": same, "comparison": found},
+    return done(
+        f"{in_points(found.difference)} points [{in_points(low)}, {in_points(high)}]",
+        f"p {in_digits(found.p_value)}",
+        f"{len(found.changed):,} of {found.images:,} images changed sides",
+        first=first,
+        second=second,
+        judged_on_these_images=same,
+        comparison=found,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from fmnist.cli.command import Context, Result
+from fmnist.cli.command import Context, Result, done
 from fmnist.cli.options import Count, RunId, flag, takes_settings
 from fmnist.cli.tables import counted, home_expanded, megabytes
 from fmnist.errors import ExitCode
@@ -47,18 +47,16 @@ def verify_runs(
         f"{counted(len(report.runs), 'run')}, {megabytes(size)} read",
         f"{counted(len(report.leftovers), 'leftover')}, {safe:,} of them safe to delete",
     )
-    code = ExitCode.DAMAGED if damage else ExitCode.OK
+    document: dict[str, object] = {
+        "runs": report.runs,
+        "problems": report.problems,
+        "leftovers": report.leftovers,
+    }
+    if not damage:
+        return done(*line, **document)
     above = f"damaged: {counted(len(damage), 'fault')}, listed above"
-    return Result(
-        code,
-        ("failed", "-", above, *line) if damage else ("ok", *line),
-        {
-            **({"kind": "damaged", "message": "; ".join(damage)} if damage else {}),
-            "runs": report.runs,
-            "problems": report.problems,
-            "leftovers": report.leftovers,
-        },
-    )
+    document["message"] = "; ".join(damage)
+    return Result(ExitCode.DAMAGED, ("failed", "-", above, *line), document)
 
 
 def _say_leftovers(context: Context, store: Store, leftovers: Sequence[Leftover]) -> None:
@@ -94,10 +92,12 @@ def prune_runs(
     for leftover in found.leftovers:
         context.say(f"leftover  {store.location(leftover.key)} {leftover.why}")
     count = f"{counted(len(found.runs), 'run')}, {counted(len(found.leftovers), 'leftover')}"
-    return Result(
-        ExitCode.OK,
-        ("ok", f"{count} ({megabytes(found.size)}) {words}"),
-        {"runs": found.runs, "leftovers": found.leftovers, "size": found.size, "deleted": delete},
+    return done(
+        f"{count} ({megabytes(found.size)}) {words}",
+        runs=found.runs,
+        leftovers=found.leftovers,
+        size=found.size,
+        deleted=delete,
     )
 
 
@@ -110,16 +110,7 @@ def pull_model(
     """Copy the champion, verified, into a folder."""
     pulled = pull_champion(context.store(), home_expanded(folder))
     state = f"{len(pulled.files)} files" if pulled.new else "was there already, complete"
-    return Result(
-        ExitCode.OK,
-        ("ok", pulled.champion.run_id, state, str(pulled.folder)),
-        {
-            "champion": pulled.champion,
-            "folder": pulled.folder,
-            "files": pulled.files,
-            "new": pulled.new,
-        },
-    )
+    return done(pulled.champion.run_id, state, str(pulled.folder), **vars(pulled))
 
 
 @takes_settings(*sections())
@@ -134,13 +125,8 @@ def run_doctor(context: Context) -> Result:
         findings.append(finding)
     bad = [finding for finding in findings if not finding.ok]
     if not bad:
-        line = ("ok", f"{len(findings)} checks, all good")
-        return Result(ExitCode.OK, line, {"findings": findings})
-    code = bad[0].exit_code
-    kind, names = code.name.lower(), ", ".join(finding.name for finding in bad)
+        return done(f"{len(findings)} checks, all good", findings=findings)
+    code, names = bad[0].exit_code, ", ".join(finding.name for finding in bad)
     message = f"{len(bad)} of {len(findings)} checks failed: {names}"
-    return Result(
-        code,
-        ("failed", "-", f"{kind}: {message}"),
-        {"kind": kind, "message": message, "findings": findings},
-    )
+    line = ("failed", "-", f"{code.name.lower()}: {message}")
+    return Result(code, line, {"message": message, "findings": findings})

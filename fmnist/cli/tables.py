@@ -56,9 +56,7 @@ def say_verdict(context: Context, verdict: Verdict) -> None:
     """Show a verdict with its rules and notes."""
     context.say("", f"{verdict.word}: {verdict.reason}")
     if verdict.rules:
-        table = make_table(
-            "rule", "measured", "needed", "result", right=(1, 2), width=context.console.width
-        )
+        table = make_table(context, "rule", "measured", "needed", "result", right=(1, 2))
         for rule in verdict.rules:
             result = Text("pass") if rule.passed else Text("FAIL", "red")
             table.add_row(rule.name, rule.measured, rule.needed, result)
@@ -77,9 +75,9 @@ def facts(facts: Mapping[str, str]) -> Table:
     return table
 
 
-def make_table(*header: str, width: int, right: tuple[int, ...] = ()) -> Table:
-    """An empty table for this width; the columns `right` are aligned to the right."""
-    gap = 2 if width >= _WIDE else 1
+def make_table(context: Context, *header: str, right: tuple[int, ...] = ()) -> Table:
+    """An empty table; the columns `right` are aligned to the right."""
+    gap = 2 if context.console.width >= _WIDE else 1
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index in right else "left", overflow="fold")
@@ -99,11 +97,6 @@ def counted(count: int, what: str) -> str:
 def megabytes(size: int) -> str:
     """A size in bytes, as megabytes."""
     return f"{size / 1e6:,.1f} MB"
-
-
-def minute_text(moment: datetime) -> str:
-    """A moment in UTC, to the minute."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def second_text(moment: datetime) -> str:

@@ -35,11 +35,11 @@ def training_app(run_job: Callable[[Settings], Run]) -> App:
     ) -> Result:
         if show_settings:
             context.say(*settings_with_origin(context.settings, context.overrides))
-            return Result(ExitCode.OK, (), {})
+            return Result()
         start = time.monotonic()
         result = run_job(context.settings)
         code = ExitCode.OK if result.verdict.promoted else ExitCode.REJECTED
-        return Result(code, (summary(result, time.monotonic() - start),), {})
+        return Result(code, (summary(result, time.monotonic() - start),))
 
     app = make_app(
         "python flows/train.py",

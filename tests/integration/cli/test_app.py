@@ -99,7 +99,7 @@ def test_completion_that_cannot_be_installed_is_one_line(
         (["runs", "--before", "../up"], ["'../up' is not a run id"]),
         (["show"], ["RUN is required", "fmnist show --help"]),
         (["runs", "--limit"], ["--limit needs a value"]),
-        (["runs", "--limit", "1", "--limit", "2"], ["--limit is given more than once"]),
+        (["runs", "--limit", "1", "--limit", "2"], ["--limit specified multiple times"]),
         (["rollback", "--reson", "x"], ["--reson", "did you mean --reason?"]),
         (["show", "../../etc"], ["'../../etc' is not a run id", "fmnist runs"]),
         (["show", "s3://KEY:TOPSECRET@bucket"], ["is not a run id"]),
