@@ -76,15 +76,13 @@ def _commit(folder: Path) -> str | None:
             check=True,
         ).stdout.strip()
 
-    built_from = os.environ.get("SOURCE_COMMIT") or None
     try:
-        commit = git("rev-parse", "HEAD")
         # An installed package may lie inside another project's repository, whose commit is not ours.
-        if not git("ls-files", Path(__file__).name):
-            return built_from
-        return f"{commit}+changes" if git("status", "--porcelain", "-uno") else commit
+        if git("ls-files", Path(__file__).name):
+            return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
     except (OSError, subprocess.SubprocessError):
-        return built_from
+        pass
+    return os.environ.get("SOURCE_COMMIT") or None
 
 
 def _processor() -> str:

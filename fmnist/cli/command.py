@@ -91,8 +91,11 @@ def run(app: App, words: Sequence[str], *, for_programs: bool = False) -> ExitCo
     """Run a command; the last line on standard output sums it up, or JSON is all there is."""
     start = datetime.now(UTC)
     signal.signal(signal.SIGTERM, _interrupt)
+    # Without a terminal nothing is wrapped, so that each row is one line.
+    width = None if sys.stdout.isatty() else _NO_TERMINAL
+    console = _Console(markup=False, highlight=False, quiet=for_programs, width=width)
     try:
-        command, positional, named = parse(app, words, _console(quiet=for_programs))
+        command, positional, named = parse(app, words, console)
         result = command(*positional, **named)
         result = result if isinstance(result, Result) else Result()  # of --help or --version
     except JobError as error:
@@ -107,8 +110,17 @@ def run(app: App, words: Sequence[str], *, for_programs: bool = False) -> ExitCo
         message = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
         result = Result(ExitCode.DEFECT, ("defect", message), {"message": message})
     if result.line:
-        _print_end(result, for_programs)
+        console.quiet = False
+        end = _document(result) if for_programs else "  ".join(result.line)
+        console.out(end, highlight=False)
     return result.code
+
+
+def _document(result: Result) -> str:
+    document: dict[str, object] = {"ok": result.code == 0, "exit_code": int(result.code)}
+    if result.code != ExitCode.OK:
+        document["kind"] = result.code.name.lower()
+    return to_json(document | dict(result.document), indent=2, inf_nan_mode="null").decode()
 
 
 def failure_line(error: JobError) -> str:
@@ -214,37 +226,9 @@ def _describe(error: CycloptsError | SettingsError, app: App, words: Sequence[st
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Go on without output if nobody reads it any more, as in `fmnist runs | head -1`."""
-        self.quiet = True
-        _discard_output()
-
-
-def _console(*, quiet: bool = False) -> Console:
-    # Without a terminal nothing is wrapped, so that each row is one line.
-    width = None if sys.stdout.isatty() else _NO_TERMINAL
-    return _Console(markup=False, highlight=False, quiet=quiet, width=width)
-
-
-def _print_end(result: Result, for_programs: bool) -> None:
-    if for_programs:
-        document: dict[str, object] = {"ok": result.code == 0, "exit_code": int(result.code)}
-        if result.code != ExitCode.OK:
-            document["kind"] = result.code.name.lower()
-        document |= result.document
-        text = to_json(document, indent=2, inf_nan_mode="null").decode()
-    else:
-        text = "  ".join(result.line)
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
-
-
-def _discard_output() -> None:
-    """Send nothing more to a standard output that nobody reads, not even at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -16,9 +16,9 @@ from fmnist.cli.options import Count, RunId, takes_settings
 from fmnist.cli.tables import (
     accuracy_text,
     comparison_lines,
-    facts,
     make_table,
     say_decision,
+    say_facts,
     say_verdict,
     second_text,
 )
@@ -175,18 +175,17 @@ def show_run(context: Context, run: RunId, /) -> Result:
     kind = "the official files" if origin.official else "not the official files"
     images = "" if figures.images is None else f", {figures.images:,} images"
     settings = [f"{name} {value}" for name, value in changed.items()]
-    context.say(
-        facts(
-            {
-                "run": f"{run}{', the champion' if is_champion else ''}",
-                "finished": second_text(stored.manifest.created_at),
-                "test accuracy": accuracy_text(figures.accuracy, figures.interval) + images,
-                "test loss": _figure_text(figures.loss),
-                "calibration error": _figure_text(figures.calibration_error),
-                "data": f"{origin.source}, {kind}",
-                "settings changed": ", ".join(settings) or "none",
-            }
-        )
+    say_facts(
+        context,
+        {
+            "run": f"{run}{', the champion' if is_champion else ''}",
+            "finished": second_text(stored.manifest.created_at),
+            "test accuracy": accuracy_text(figures.accuracy, figures.interval) + images,
+            "test loss": _figure_text(figures.loss),
+            "calibration error": _figure_text(figures.calibration_error),
+            "data": f"{origin.source}, {kind}",
+            "settings changed": ", ".join(settings) or "none",
+        },
     )
     say_decision(context, verdict, against)
     for passed_later in later:
@@ -243,18 +242,17 @@ def show_champion(context: Context) -> Result:
     champion, files = read_champion(store, keys.EVALUATION)
     where = store.location(keys.of_run(champion.run_id))
     figures, evaluation = _recorded_evaluation(store, champion.run_id, files[keys.EVALUATION])
-    context.say(
-        facts(
-            {
-                "champion": champion.run_id,
-                "test accuracy": accuracy_text(figures.accuracy, figures.interval),
-                "generation": f"{champion.generation:,}",
-                "since": f"{second_text(champion.moved_at)}, by {champion.move}",
-                "why": champion.reason or "-",
-                "by": champion.by or "-",
-                "rollback leads to": champion.rollback_to or "none before it",
-            }
-        )
+    say_facts(
+        context,
+        {
+            "champion": champion.run_id,
+            "test accuracy": accuracy_text(figures.accuracy, figures.interval),
+            "generation": f"{champion.generation:,}",
+            "since": f"{second_text(champion.moved_at)}, by {champion.move}",
+            "why": champion.reason or "-",
+            "by": champion.by or "-",
+            "rollback leads to": champion.rollback_to or "none before it",
+        },
     )
     accuracy = f"test accuracy {champion.accuracy:.4f}"
     document = {"champion": champion, "evaluation": evaluation, "location": where}

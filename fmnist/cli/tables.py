@@ -65,14 +65,14 @@ def say_verdict(context: Context, verdict: Verdict) -> None:
         context.say(f"note: {note}")
 
 
-def facts(facts: Mapping[str, str]) -> Table:
-    """A table of names and values without a header."""
+def say_facts(context: Context, facts: Mapping[str, str]) -> None:
+    """Show names and their values, one below the other."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
-    return table
+    context.say(table)
 
 
 def make_table(context: Context, *header: str, right: tuple[int, ...] = ()) -> Table:

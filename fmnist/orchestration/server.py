@@ -97,11 +97,7 @@ def run_settings() -> dict[Any, Any]:
 
 
 def _check_server() -> None:
-    """Send the configured Prefect server a first request, or start the temporary one.
-
-    Raises:
-        PrefectError: no server gives a proper answer.
-    """
+    """Send the configured Prefect server a first request, or start the temporary one."""
     patience = {PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER, PREFECT_CLIENT_MAX_RETRIES: 0}
     try:
         with (
