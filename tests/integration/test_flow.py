@@ -1,5 +1,6 @@
 """The whole job through its real command, on real data, a real Prefect server and a real MinIO."""
 
+import importlib
 import json
 import os
 import re
@@ -7,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from fmnist.registry.champion import champion_history, current_champion
 from fmnist.registry.records import Manifest, from_json
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from tests.support.processes import ROOT, S3Server, files_in, free_port, kept_run
+from tests.support.processes import ROOT, S3Server, files_in, free_port, kept_run, new_bucket
 from tests.support.records import ANY_RUN_ID, COMPARISON_FILES, FILES
 from tests.support.tiny_s3 import tiny_s3
 
@@ -124,16 +125,28 @@ def artifacts_of(run: FlowRun) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def background(
+def ended(
     prefect_server: str,
     data_source: str,
     small_data: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, Future[Finished]]]:
-    """The commands that need no other one, run two at a time while the tests go on."""
+) -> Iterator[Callable[[str], Finished]]:
+    """Waits for one of the commands that need no other; two at a time run while the tests go on."""
     real = {"FMNIST_DATA__SOURCE": data_source}
     small = {"FMNIST_DATA__SOURCE": str(small_data), "PREFECT_API_URL": prefect_server}
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("absent", "broken", "full", "bad")}
+    folders = {
+        name: tmp_path_factory.mktemp(name)
+        for name in (
+            "ad-hoc",
+            "full",
+            "loss",
+            "no-data",
+            "bad-data",
+            "no-server",
+            "settings",
+            "bad",
+        )
+    }
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (folders["bad"] / f"{name}-ubyte.gz").write_bytes(b"\x1f\x8b")
     # A file in place of the folder of runs passes the check of the store, and fails publication.
@@ -142,46 +155,35 @@ def background(
     diverging = ["--training.learning_rate", "1", "--training.weight_decay", "10"]
     # On few images it takes many steps.
     diverging += ["--training.batch_size", "50"]
-    mirrors = ",".join(f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    commands: dict[str, tuple[Path, list[str], dict[str, str]]] = {
+    mirrors = f"http://127.0.0.1:{free_port()},http://127.0.0.1:{free_port()}"
+    nowhere = {"FMNIST_DATA__SOURCE": "mirrors", "FMNIST_DATA__MIRRORS": mirrors}
+    bad = {"FMNIST_DATA__SOURCE": str(folders["bad"])}
+    wrong = {"FMNIST_SPLIT__SED": "1", "FMNIST_STORE__URL": "s3://me:hush-hush@models/x"}
+    commands: dict[str, tuple[list[str], dict[str, str]]] = {
         # With nothing set up, and the default network.
-        "ad hoc": (tmp_path_factory.mktemp("ad-hoc"), [*SHORT[:4], *LOW_BAR], real),
-        "publication fails": (folders["full"], SHORT, small),
-        "loss not finite": (tmp_path_factory.mktemp("loss"), [*diverging, *SHORT], small),
-        "no data": (
-            folders["absent"],
-            [],
-            small
-            | {"FMNIST_DATA__SOURCE": "mirrors", "FMNIST_DATA__MIRRORS": mirrors}
-            | {"KERAS_HOME": str(folders["absent"])},
-        ),
-        "bad data": (
-            tmp_path_factory.mktemp("bad-data"),
-            [],
-            small | {"FMNIST_DATA__SOURCE": str(folders["bad"])},
-        ),
-        "no server": (
-            tmp_path_factory.mktemp("no-server"),
-            [],
-            {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"},
-        ),
-        "wrong settings": (
-            tmp_path_factory.mktemp("settings"),
-            ["--training.epochs", "many", "--gate.min_accuracy", "90"],
-            {"FMNIST_SPLIT__SED": "1", "FMNIST_STORE__URL": "s3://me:hush-hush@models/x"},
-        ),
+        "ad-hoc": ([*SHORT[:4], *LOW_BAR], real),
+        "full": (SHORT, small),
+        "loss": ([*diverging, *SHORT], small),
+        "no-data": ([], small | nowhere | {"KERAS_HOME": str(folders["no-data"])}),
+        "bad-data": ([], small | bad),
+        "no-server": ([], {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}),
+        "settings": (["--training.epochs", "many", "--gate.min_accuracy", "90"], wrong),
     }
     with ThreadPoolExecutor(2) as pool:
-        yield {
-            name: pool.submit(command, folder, *arguments, **extra)
-            for name, (folder, arguments, extra) in commands.items()
+        started = {
+            name: pool.submit(command, folders[name], *arguments, **extra)
+            for name, (arguments, extra) in commands.items()
         }
+        yield lambda name: started[name].result()
+
+
+Ended = Callable[[str], Finished]
 
 
 @pytest.fixture(scope="module")
-def ad_hoc(background: dict[str, Future[Finished]]) -> Finished:
+def ad_hoc(ended: Ended) -> Finished:
     """A run without server and bucket, promoted by a low bar."""
-    return background["ad hoc"].result()
+    return ended("ad-hoc")
 
 
 def test_an_ad_hoc_run_needs_no_server_and_no_bucket(ad_hoc: Finished) -> None:
@@ -239,7 +241,6 @@ class Pair:
     promoted: Finished
     rejected: Finished
     url: str
-    server: S3Server
 
 
 @pytest.fixture(scope="module")
@@ -250,13 +251,8 @@ def pair(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Pair:
     """Both runs through the command, with settings from options, environment and `.env`."""
-    access = {
-        "aws_access_key_id": minio_server.access_key,
-        "aws_secret_access_key": minio_server.secret_key,
-    }
-    session = boto3.session.Session(**access, region_name="us-east-1")
-    session.client("s3", endpoint_url=minio_server.endpoint).create_bucket(Bucket="models")
-    url = "s3://models/fashion/mnist"
+    bucket = new_bucket(minio_server)
+    url = f"s3://{bucket}/fashion/mnist"
     extra = {
         **minio_server.environment(),
         "PREFECT_API_URL": prefect_server,
@@ -267,7 +263,7 @@ def pair(
     (folder / ".env").write_text("FMNIST_TRAINING__SEED=5\n")
     promoted = command(folder, *SHORT, *LOW_BAR, **extra)
     rejected = command(folder, *SHORT, "--gate.min_accuracy", "0.99", **extra)
-    return Pair(promoted, rejected, url, minio_server)
+    return Pair(promoted, rejected, url)
 
 
 def test_the_exit_code_tells_promoted_from_rejected(pair: Pair) -> None:
@@ -277,12 +273,9 @@ def test_the_exit_code_tells_promoted_from_rejected(pair: Pair) -> None:
     assert pair.rejected.summary.endswith(f"{pair.url}/runs/{pair.rejected.run_id}/report.md")
 
 
-def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("minio")
+def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(pair: Pair) -> None:
     """A rejected run is published too, and leaves the champion as it is."""
-    for name, value in pair.server.environment().items():
-        monkeypatch.setenv(name, value)
     store = open_store(pair.url)
     for run, files in ((pair.promoted, FILES), (pair.rejected, FILES | COMPARISON_FILES)):
         content = store.read(f"runs/{run.run_id}/manifest.json")
@@ -294,12 +287,9 @@ def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(
     assert verdict["promoted"] is False
 
 
-def test_the_settings_of_a_run_are_recorded_with_all_their_sources(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("minio")
+def test_the_settings_of_a_run_are_recorded_with_all_their_sources(pair: Pair) -> None:
     """Options, environment and `.env` are all in the recorded settings."""
-    for name, value in pair.server.environment().items():
-        monkeypatch.setenv(name, value)
     content = open_store(pair.url).read(f"runs/{pair.promoted.run_id}/settings.json")
     settings = json.loads(content or b"")
     assert settings["training"]["epochs"] == 4
@@ -356,13 +346,12 @@ def test_the_stages_are_tasks_and_no_array_is_kept_in_their_states(pair: Pair) -
     assert not list(pair.promoted.work.parent.glob("prefect/storage/*"))
 
 
-def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_written_anywhere(pair: Pair, minio: S3Server) -> None:
     """Neither output, logs, artifacts, parameters, local files nor the store contain the keys."""
-    for name, value in pair.server.environment().items():
-        monkeypatch.setenv(name, value)
     client = boto3.session.Session().client("s3")
-    listed = client.list_objects_v2(Bucket="models")["Contents"]
-    stored = [client.get_object(Bucket="models", Key=o["Key"])["Body"].read() for o in listed]
+    bucket = pair.url.split("/")[2]
+    listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+    stored = [client.get_object(Bucket=bucket, Key=o["Key"])["Body"].read() for o in listed]
     run = flow_run_named(pair.promoted.run_id)
     shown = [str(artifact.data) for artifact in artifacts_of(run).values()]
     said = [pair.promoted.out, pair.promoted.err, pair.rejected.err, str(run.parameters)]
@@ -373,8 +362,8 @@ def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch)
     texts = (text.encode() for text in [*shown, *said, *logged])
     everything = b"\n".join([*stored, *left, *texts])
     assert len(stored) > 2 * len(FILES) and len(logged) > 10 and left
-    assert pair.server.secret_key.encode() not in everything
-    assert pair.server.access_key.encode() not in everything
+    assert minio.secret_key.encode() not in everything
+    assert minio.access_key.encode() not in everything
 
 
 def test_two_runs_at_once_are_both_promoted_one_after_the_other(
@@ -429,11 +418,9 @@ def assert_failed(done: Finished, code: int, kind: str, *words: str) -> None:
     assert not done.work.exists() or list(done.work.iterdir()) == []
 
 
-def test_wrong_settings_end_with_2_and_a_line_for_each(
-    background: dict[str, Future[Finished]], tmp_path: Path
-) -> None:
+def test_wrong_settings_end_with_2_and_a_line_for_each(ended: Ended, tmp_path: Path) -> None:
     """Each has what was given and what is allowed, but no credentials are repeated."""
-    done = background["wrong settings"].result()
+    done = ended("settings")
     assert_failed(
         done,
         2,
@@ -447,17 +434,17 @@ def test_wrong_settings_end_with_2_and_a_line_for_each(
     assert "hush-hush" not in done.out + done.err
 
 
-def test_data_that_cannot_be_fetched_end_with_4(background: dict[str, Future[Finished]]) -> None:
+def test_data_that_cannot_be_fetched_end_with_4(ended: Ended) -> None:
     """Each mirror is listed with its own reason, and how to supply the files by hand."""
-    done = background["no data"].result()
+    done = ended("no-data")
     assert_failed(done, 4, "data", "cannot connect", "set data.source to a folder")
     assert len(set(re.findall(r"http://127\.0\.0\.1:\d+", done.summary + done.err))) >= 2
     assert flow_run_named(done.run_id).state_name == "Failed"
 
 
-def test_bad_data_end_with_4_before_any_training(background: dict[str, Future[Finished]]) -> None:
+def test_bad_data_end_with_4_before_any_training(ended: Ended) -> None:
     """A file that is not the official one is named, with what to do."""
-    done = background["bad data"].result()
+    done = ended("bad-data")
     assert_failed(done, 4, "data", "train-images-idx3-ubyte.gz is not the official", "SHA256SUMS")
     assert "training:" not in done.err
 
@@ -500,18 +487,16 @@ def test_an_unusable_store_ends_with_5_before_the_data_are_fetched(
     assert "wrong-secret" not in done.out + done.err
 
 
-def test_a_loss_that_is_not_finite_ends_with_6_and_nothing_published(
-    background: dict[str, Future[Finished]],
-) -> None:
+def test_a_loss_that_is_not_finite_ends_with_6_and_nothing_published(ended: Ended) -> None:
     """The line says what to change, and the store has no run."""
-    done = background["loss not finite"].result()
+    done = ended("loss")
     assert_failed(done, 6, "training", "no longer finite", "lower training.learning_rate")
     assert files_in(done.work.parent / "store") <= {".lock"}
 
 
-def test_an_unreachable_prefect_server_ends_with_7(background: dict[str, Future[Finished]]) -> None:
+def test_an_unreachable_prefect_server_ends_with_7(ended: Ended) -> None:
     """The line names the address and what to do."""
-    done = background["no server"].result()
+    done = ended("no-server")
     assert_failed(done, 7, "prefect", "unset that to use a temporary server")
     assert re.search(r"at http://127\.0\.0\.1:\d+/api", done.summary)
     assert len(done.err.splitlines()) <= 1
@@ -558,11 +543,9 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_behind(
         os.killpg(process.pid, 0)
 
 
-def test_a_store_that_fails_while_publishing_ends_with_5_and_the_run_is_kept(
-    background: dict[str, Future[Finished]],
-) -> None:
+def test_a_store_that_fails_while_publishing_ends_with_5_and_the_run_is_kept(ended: Ended) -> None:
     """The message names the folder that contains the finished run with its manifest."""
-    done = background["publication fails"].result()
+    done = ended("full")
     assert done.code == 5, done.err
     assert "Traceback" not in done.err
     kept = kept_run(done.summary)
@@ -619,13 +602,17 @@ def test_a_deployments_form_refuses_what_is_out_of_bounds(form: dict[str, Any]) 
     assert lower_bound["enum"] == [True, False]
 
 
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of the flow."""
+    monkeypatch.syspath_prepend(str(ROOT / "flows"))
+    return importlib.import_module("train")
+
+
 def test_a_partial_parameter_keeps_the_rest_from_environment_and_defaults(
-    monkeypatch: pytest.MonkeyPatch,
+    train: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a deployment sets takes precedence over the environment of the run."""
-    monkeypatch.syspath_prepend(str(ROOT / "flows"))
-    import train
-
     from fmnist.orchestration import job
 
     monkeypatch.setenv("FMNIST_TRAINING__SEED", "9")
@@ -636,12 +623,12 @@ def test_a_partial_parameter_keeps_the_rest_from_environment_and_defaults(
 
 
 def test_a_wrong_setting_of_the_worker_fails_the_run_in_one_line(
-    prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    train: Any,
+    prefect_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """State and log name it as the command line would, without any secret in it."""
-    monkeypatch.syspath_prepend(str(ROOT / "flows"))
-    import train
-
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "many")
     monkeypatch.setenv("FMNIST_STORE__URL", "s3://me:hush-hush@models/x")
     state = train.training_job(return_state=True)
@@ -653,12 +640,10 @@ def test_a_wrong_setting_of_the_worker_fails_the_run_in_one_line(
 
 
 def test_a_server_lost_in_the_middle_ends_with_7(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whether the call raises the error or the run ends with it, the line names Prefect."""
-    monkeypatch.syspath_prepend(str(ROOT / "flows"))
     import httpx
-    import train
     from prefect.states import Failed
 
     def raises(*_: object, **__: object) -> None:

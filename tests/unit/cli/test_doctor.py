@@ -50,6 +50,11 @@ def official(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist.data.fetch.OFFICIAL_SHA256", SUMS)
 
 
+def nobody() -> str:
+    """An address where nobody answers."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
 class Files(BaseHTTPRequestHandler):
     """Serves files by their paths."""
 
@@ -95,7 +100,7 @@ def test_a_file_that_a_server_does_not_have_is_named(serve: Callable[..., str]) 
 def test_the_first_mirror_that_answers_is_told(serve: Callable[..., str]) -> None:
     """A mirror that is down is passed over for the next that has the files."""
     good = serve(CONTENTS)
-    dead = f"http://127.0.0.1:{free_port()}"
+    dead = nobody()
     finding = findings(settings(source="mirrors", mirrors=(dead, good)))["data source"]
     assert finding.ok and good in finding.text and dead not in finding.text
 
@@ -104,7 +109,7 @@ def test_mirrors_that_do_not_answer_are_told_each_with_its_reason(
     serve: Callable[..., str],
 ) -> None:
     """Where no mirror will do, each is named with what it lacks, and what to do instead."""
-    empty, dead = serve({}), f"http://127.0.0.1:{free_port()}"
+    empty, dead = serve({}), nobody()
     bad(settings(source="mirrors", mirrors=(dead, empty)), "data source", ExitCode.DATA,
         f"{dead}: cannot connect", f"{empty}: is not there", "set data.source")  # fmt: skip
 
@@ -115,7 +120,7 @@ def test_with_verified_copies_here_no_mirror_is_asked() -> None:
     Path("cache").mkdir()
     for name, content in CONTENTS.items():
         (Path("cache") / f"{SUMS[name][:16]}-{name}").write_bytes(content)
-    dead = f"http://127.0.0.1:{free_port()}"
+    dead = nobody()
     asked = settings(source="mirrors", mirrors=(dead,))
     assert "here already" in findings(asked)["data source"].text
     (Path("cache") / f"{SUMS[name][:16]}-{name}").write_bytes(b"damaged")
@@ -171,7 +176,7 @@ def test_a_disk_without_room_for_all_places_together_is_told(
 def test_a_dead_server_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is down is named, with the variable that may be wrong."""
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
-    endpoint = f"http://127.0.0.1:{free_port()}"
+    endpoint = nobody()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
@@ -184,7 +189,7 @@ def test_no_keys_are_one_finding() -> None:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, source: Path) -> Iterator[TinyS3]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
     """A server of our own, in the environment."""
     with tiny_s3(monkeypatch) as state:
         yield state
@@ -260,27 +265,23 @@ class Prefect(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_a_prefect_server_is_asked_with_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that answers is good with its version; the login is sent and not shown."""
-    monkeypatch.setenv("PREFECT_API_AUTH_STRING", Prefect.login)
+@pytest.mark.parametrize("place", ["environment", "profile"])
+def test_a_prefect_server_is_asked_with_the_login(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever address and login stand: the server is good with its version, the login not shown."""
     with serving(Prefect) as address:
-        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api/")
+        given = {"PREFECT_API_URL": f"{address}/api/", "PREFECT_API_AUTH_STRING": Prefect.login}
+        if place == "profile":
+            lines = ['active = "team"', "[profiles.team]"]
+            lines += [f'{name} = "{value}"' for name, value in given.items()]
+            Path("prefect").mkdir()
+            Path("prefect/profiles.toml").write_text("\n".join(lines))
+        else:
+            for name, value in given.items():
+                monkeypatch.setenv(name, value)
         finding = findings(settings())["Prefect API"]
     assert finding.ok and f"{address}/api" in finding.text and str(Prefect.version) in finding.text
-    assert "hush-hush" not in finding.text
-
-
-def test_a_prefect_server_of_the_profile_is_asked() -> None:
-    """Address and login may stand in Prefect's profile, where `prefect config set` puts them."""
-    with serving(Prefect) as address:
-        profile = Path("prefect/profiles.toml")
-        profile.parent.mkdir()
-        profile.write_text(
-            f'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{address}/api"\n'
-            f'PREFECT_API_AUTH_STRING = "{Prefect.login}"\n'
-        )
-        finding = findings(settings())["Prefect API"]
-    assert finding.ok and f"{address}/api" in finding.text
     assert "hush-hush" not in finding.text
 
 
@@ -371,7 +372,7 @@ def test_every_finding_is_made_even_if_all_are_bad(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PREFECT_API_URL", "no address")
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.0")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    dead = f"http://127.0.0.1:{free_port()}"
+    dead = nobody()
     found = findings(settings(source=dead))
     assert list(found) == [name for name in NAMES if name not in OF_THE_STORE[1:]]
     good = [finding.name for finding in found.values() if finding.ok]
