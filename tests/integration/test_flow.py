@@ -15,21 +15,35 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import keras
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 
 from fmnist.configure import Setting, all_settings
 from fmnist.data.cache import sha256_of
+from fmnist.data.idx import read_labelled_images
+from fmnist.orchestration.artifacts import training_progress
+from fmnist.orchestration.job import complete_settings
 from fmnist.registry.champion import champion_history, current_champion
 from fmnist.registry.records import Manifest, from_json
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from tests.support.processes import ROOT, S3Server, files_in, free_port, kept_run, new_bucket
+from fmnist.training.records import Epoch
+from tests.support.processes import (
+    ROOT,
+    S3Server,
+    files_in,
+    free_port,
+    kept_run,
+    new_bucket,
+    run_program,
+)
 from tests.support.records import ANY_RUN_ID, COMPARISON_FILES, FILES
 from tests.support.tiny_s3 import tiny_s3
 
@@ -71,18 +85,15 @@ def environment(work: Path, **extra: str) -> dict[str, str]:
     kept = {
         n: v for n, v in os.environ.items() if not n.startswith(("FMNIST_", "AWS_", "PREFECT_"))
     }
-    return (
-        kept
-        | {
-            "PREFECT_HOME": str(work / "prefect"),
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "FMNIST_STORE__WORK": str(work / "work"),
-            "FMNIST_DATA__CACHE": str(work / "cache"),
-            "FMNIST_DATA__RETRY_PAUSES": "",
-            "FMNIST_STORE__RETRY_PAUSES": "",
-        }
-        | extra
-    )
+    own = {
+        "PREFECT_HOME": str(work / "prefect"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "FMNIST_STORE__WORK": str(work / "work"),
+        "FMNIST_DATA__CACHE": str(work / "cache"),
+        "FMNIST_DATA__RETRY_PAUSES": "",
+        "FMNIST_STORE__RETRY_PAUSES": "",
+    }
+    return kept | own | extra
 
 
 def command(folder: Path, *arguments: str, **extra: str) -> Finished:
@@ -219,8 +230,6 @@ def test_the_run_is_stored_completely_and_is_the_champion(ad_hoc: Finished) -> N
 
 def test_the_stored_model_is_the_one_that_was_scored(ad_hoc: Finished, real_data: Any) -> None:
     """Loaded from the store by plain Keras, it has exactly the reported number of images right."""
-    from fmnist.data.idx import read_labelled_images
-
     run = ad_hoc.work.parent / "store" / "runs" / ad_hoc.run_id
     network = keras.models.load_model(run / "model.keras", safe_mode=True)
     test = read_labelled_images(real_data.test_images, real_data.test_labels, 10)
@@ -560,14 +569,7 @@ def form() -> dict[str, Any]:
         "import json, sys; sys.path.insert(0, sys.argv[1]); import train;"
         "print(json.dumps(train.training_job.parameters.model_dump()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(ROOT / "flows")],
-        env=os.environ | {"FMNIST_TRAINING__EPOCHS": "77"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = run_program("-c", program, str(ROOT / "flows"), FMNIST_TRAINING__EPOCHS="77")
     schema: dict[str, Any] = json.loads(done.stdout)
     return schema
 
@@ -613,11 +615,9 @@ def test_a_partial_parameter_keeps_the_rest_from_environment_and_defaults(
     train: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a deployment sets takes precedence over the environment of the run."""
-    from fmnist.orchestration import job
-
     monkeypatch.setenv("FMNIST_TRAINING__SEED", "9")
     given = {"settings": {"training": {"epochs": 3}, "gate": {"lower_bound": True}}}
-    settings = job.complete_settings(train.training_job.validate_parameters(given)["settings"])
+    settings = complete_settings(train.training_job.validate_parameters(given)["settings"])
     assert (settings.training.epochs, settings.training.seed) == (3, 9)
     assert settings.gate.lower_bound and settings.gate.min_accuracy == 0.9
 
@@ -643,8 +643,6 @@ def test_a_server_lost_in_the_middle_ends_with_7(
     train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whether the call raises the error or the run ends with it, the line names Prefect."""
-    import httpx
-    from prefect.states import Failed
 
     def raises(*_: object, **__: object) -> None:
         raise httpx.ConnectError("refused")
@@ -666,10 +664,6 @@ def test_a_failed_report_to_prefect_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Training continues, with a warning, if the progress artifact cannot be written."""
-    import httpx
-
-    from fmnist.orchestration.artifacts import training_progress
-    from fmnist.training.records import Epoch
 
     def refuse(*_: object, **__: object) -> None:
         raise httpx.ConnectError("refused")

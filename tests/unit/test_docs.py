@@ -20,6 +20,7 @@ DOCUMENTS = {
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
 }
 TEXT = "\n".join(DOCUMENTS.values())
+TRAINING = training_app(lambda _: None)  # type: ignore[arg-type, return-value]
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = [
     line.partition("  #")[0]
@@ -38,14 +39,13 @@ def test_the_reference_is_up_to_date(name: str) -> None:
 def test_every_command_line_of_the_job_is_understood(command: str) -> None:
     """A reader who copies it gets no fault."""
     words = shlex.split(command.partition("flows/train.py")[2])
-    parse(training_app(lambda _: None), words, Console())  # type: ignore[arg-type, return-value]
+    parse(TRAINING, words, Console())
 
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"(?<![\w-])--[a-z]+\.[a-z_]+", TEXT))))
 def test_every_setting_that_is_written_as_an_option_exists(option: str) -> None:
     """Also in the middle of a sentence."""
-    collection = training_app(lambda _: None).assemble_argument_collection()  # type: ignore[arg-type, return-value]
-    known = {name for argument in collection for name in argument.names}
+    known = {name for each in TRAINING.assemble_argument_collection() for name in each.names}
     assert option in known or option == "--section.name"
 
 

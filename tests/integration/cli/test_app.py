@@ -4,16 +4,14 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fmnist.cli.app import _COMMANDS, app
 from fmnist.cli.command import docstring
 from fmnist.errors import ExitCode
-from tests.integration.cli.conftest import Run_, run_id
+from tests.integration.cli.conftest import Machine, Run_, run_id
 from tests.support.processes import files_in, run_program
 
 COMMANDS = [name for name in app if not name.startswith("-")]
@@ -128,7 +126,7 @@ def test_a_wrong_line_is_told_in_one(words: list[str], parts: list[str], call: R
     assert files_in(Path()) == set()
 
 
-def test_all_faults_of_a_line_are_told(call: Run_, machine: Callable[..., dict[str, Any]]) -> None:
+def test_all_faults_of_a_line_are_told(call: Run_, machine: Machine) -> None:
     """Several faults are all told on standard error; the last line has the first and their number."""
     words = ("runs", "--training.epochs", "0", "--gate.min_accuracy", "2")
     output = call(*words)
@@ -140,7 +138,7 @@ def test_all_faults_of_a_line_are_told(call: Run_, machine: Callable[..., dict[s
     assert "gate.min_accuracy: '2'" in machine(*words)["message"]
 
 
-def test_a_failure_is_a_document_too(machine: Callable[..., dict[str, Any]]) -> None:
+def test_a_failure_is_a_document_too(machine: Machine) -> None:
     """With --json a failure has its code, its kind and its message."""
     assert machine("show", run_id(1)) == {
         "ok": False,
@@ -170,9 +168,7 @@ def test_an_interrupt_is_one_line(call: Run_, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_defect_shows_its_traceback(
-    machine: Callable[..., dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What nobody foresaw ends with code 1, and standard output is a document even then."""
     end_by(ZeroDivisionError("by zero"), monkeypatch)
@@ -237,15 +233,3 @@ def test_help_and_slips_do_not_wait_for_large_packages(words: list[str]) -> None
         "print([name for name in large if name in sys.modules])"
     )
     assert run_program("-c", program).stdout.splitlines()[-1] == "[]"
-
-
-def test_nothing_is_read_at_import(tmp_path: Path) -> None:
-    """A wrong value in the environment or in `.env` does not prevent an import."""
-    (tmp_path / ".env").write_text("FMNIST_SPLIT__SEED=bad\n")
-    imported = run_program(
-        "-c",
-        "import fmnist.cli.app, fmnist.cli.inspect, fmnist.settings",
-        FMNIST_TRAINING__EPOCHS="bad",
-        FMNIST_NO="1",
-    )
-    assert imported.returncode == 0, imported.stderr
