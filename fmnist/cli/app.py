@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from fmnist.cli.command import Result, done, make_app, run
-from fmnist.cli.options import JSON
 from fmnist.errors import ExitCode, SettingsError
 
 app = make_app(
@@ -56,9 +55,8 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish"] | None = None) -
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Run one command; the last line on standard output sums it up, or JSON is all there is."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with _log_on_stderr():
-        return run(app, words, for_programs=JSON in words)
+        return run(app, arguments)
 
 
 @contextlib.contextmanager

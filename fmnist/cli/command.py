@@ -20,7 +20,7 @@ from cyclopts.exceptions import MissingArgumentError, UnknownOptionError
 from pydantic_core import to_json
 from rich.console import Console, RenderableType
 
-from fmnist.cli.options import pop_settings
+from fmnist.cli.options import JSON, pop_settings
 from fmnist.configure import hide_secrets, load_named_settings, suggest
 from fmnist.errors import ExitCode, JobError, SettingsError, without_credentials
 from fmnist.settings import Settings
@@ -87,9 +87,11 @@ def make_app(name: str, summary: str, **options: Any) -> App:
     )
 
 
-def run(app: App, words: Sequence[str], *, for_programs: bool = False) -> ExitCode:
+def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) -> ExitCode:
     """Run a command; the last line on standard output sums it up, or JSON is all there is."""
     start = datetime.now(UTC)
+    words = sys.argv[1:] if arguments is None else arguments
+    for_programs = json and JSON in words
     signal.signal(signal.SIGTERM, _interrupt)
     # Without a terminal nothing is wrapped, so that each row is one line.
     width = None if sys.stdout.isatty() else _NO_TERMINAL

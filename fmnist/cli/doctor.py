@@ -237,7 +237,7 @@ def _champion(store: Store) -> str:
 
 
 def _prefect() -> str:
-    from fmnist.orchestration.server import api_address_and_login  # slow: imports Prefect
+    from fmnist.orchestration.server import api_address_and_login, no_answer  # slow
 
     url, login = api_address_and_login()
     if not url:
@@ -261,11 +261,7 @@ def _prefect() -> str:
         ) from error
     # Not all of what an address can be wrong in is an error of httpx's own.
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        reason = str(error) or type(error).__name__
-        raise PrefectError(
-            f"no Prefect server answers at {url} ({reason}); start it or correct PREFECT_API_URL, "
-            "or unset that to use a temporary server"
-        ) from error
+        raise no_answer(url, error) from error
     here = Version(importlib.metadata.version("prefect"))
     if version.release[:2] < here.release[:2]:
         raise PrefectError(
