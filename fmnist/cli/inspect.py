@@ -11,17 +11,9 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
+from fmnist.cli import tables
 from fmnist.cli.command import Context, Result, done
 from fmnist.cli.options import Count, RunId, takes_settings
-from fmnist.cli.tables import (
-    accuracy_text,
-    comparison_lines,
-    make_table,
-    say_decision,
-    say_facts,
-    say_verdict,
-    second_text,
-)
 from fmnist.data.records import DataOrigin
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare, in_digits, in_points
@@ -29,18 +21,9 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Interval
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.stored import fetch_test_data, recorded_changes
-from fmnist.registry import keys
+from fmnist.registry import keys, runs
 from fmnist.registry.champion import champion_history, current_champion, no_champion, read_champion
 from fmnist.registry.records import ChampionRecord, RecordedFigures, StoredRun, from_json
-from fmnist.registry.runs import (
-    find_run,
-    later_verdicts,
-    list_run_ids,
-    read_file,
-    read_record,
-    read_run,
-    run_exists,
-)
 from fmnist.store.base import Store
 
 _READERS = 8
@@ -84,7 +67,7 @@ def list_runs(
     """List the runs, newest first."""
     store = context.store()
     champion = current_champion(store)
-    everything = list_run_ids(store)
+    everything = runs.list_run_ids(store)
     rest = [run for run in everything if before is None or run < before]
     page, more = rest[:limit], len(rest) > limit
     judged_later = {name.rstrip("/") for name in store.list_names(keys.VERDICTS)} if page else set()
@@ -106,16 +89,16 @@ def _run_line(
 ) -> RunLine:
     is_champion = champion is not None and champion.run_id == run_id
     try:
-        run = find_run(store, run_id)
+        run = runs.find_run(store, run_id)
         if run is None:
             return RunLine(run_id, "unfinished", is_champion)
-        figures = read_record(store, run, keys.EVALUATION, RecordedFigures)
-        verdict = read_record(store, run, keys.VERDICT, Verdict)
+        figures = runs.read_record(store, run, keys.EVALUATION, RecordedFigures)
+        verdict = runs.read_record(store, run, keys.VERDICT, Verdict)
     except StoreError as error:
         # The champion was read: what cannot be read here is this run, and not the whole store.
         if error.retryable:
             raise
-        if not run_exists(store, run_id):
+        if not runs.run_exists(store, run_id):
             # It was removed meanwhile.
             return RunLine(run_id, "unfinished", is_champion)
         return RunLine(run_id, "damaged", is_champion, problem=str(error))
@@ -132,11 +115,11 @@ def _run_line(
 
 
 def _table_of_runs(context: Context, lines: Sequence[RunLine]) -> Table:
-    table = make_table(context, "", "run", "finished, UTC", "test accuracy", "verdict")
+    table = tables.make_table(context, "", "run", "finished, UTC", "test accuracy", "verdict")
     for line in lines:
         figures = Text(line.state, "red" if line.state == "damaged" else "")
         if line.accuracy is not None and line.interval is not None:
-            figures = Text(accuracy_text(line.accuracy, line.interval))
+            figures = Text(tables.accuracy_text(line.accuracy, line.interval))
         table.add_row(
             "*" if line.champion else "!" if line.rejected_later else "",
             line.run_id,
@@ -163,35 +146,35 @@ def show_run(context: Context, run: RunId, /) -> Result:
     """Show everything about one run."""
     store = context.store()
     champion = current_champion(store)
-    stored = read_run(store, run)
-    content = read_file(store, stored, keys.EVALUATION)
+    stored = runs.read_run(store, run)
+    content = runs.read_file(store, stored, keys.EVALUATION)
     figures, evaluation = _recorded_evaluation(store, run, content)
-    verdict = read_record(store, stored, keys.VERDICT, Verdict)
-    origin = read_record(store, stored, keys.DATA, DataOrigin)
+    verdict = runs.read_record(store, stored, keys.VERDICT, Verdict)
+    origin = runs.read_record(store, stored, keys.DATA, DataOrigin)
     against = _recorded_comparison(store, stored)
-    later = later_verdicts(store, run)
+    later = runs.later_verdicts(store, run)
     changed = recorded_changes(store, stored)
     is_champion = champion is not None and champion.run_id == run
     kind = "the official files" if origin.official else "not the official files"
     images = "" if figures.images is None else f", {figures.images:,} images"
     settings = [f"{name} {value}" for name, value in changed.items()]
-    say_facts(
+    tables.say_facts(
         context,
         {
             "run": f"{run}{', the champion' if is_champion else ''}",
-            "finished": second_text(stored.manifest.created_at),
-            "test accuracy": accuracy_text(figures.accuracy, figures.interval) + images,
+            "finished": tables.second_text(stored.manifest.created_at),
+            "test accuracy": tables.accuracy_text(figures.accuracy, figures.interval) + images,
             "test loss": _figure_text(figures.loss),
             "calibration error": _figure_text(figures.calibration_error),
             "data": f"{origin.source}, {kind}",
             "settings changed": ", ".join(settings) or "none",
         },
     )
-    say_decision(context, verdict, against)
+    tables.say_decision(context, verdict, against)
     for passed_later in later:
         context.say(f"\njudged again, against generation {passed_later.generation}:")
-        say_verdict(context, passed_later)
-    table = make_table(context, "bytes", "file", right=(0,))
+        tables.say_verdict(context, passed_later)
+    table = tables.make_table(context, "bytes", "file", right=(0,))
     for name, entry in sorted(stored.manifest.files.items()):
         table.add_row(f"{entry.size:,}", name)
     location = store.location(keys.of_run(run))
@@ -230,9 +213,9 @@ def _recorded_comparison(store: Store, run: StoredRun) -> Comparison | Compariso
     if keys.COMPARISON not in run.manifest.files:
         return None
     try:
-        return read_record(store, run, keys.COMPARISON, Comparison)
+        return runs.read_record(store, run, keys.COMPARISON, Comparison)
     except DamagedError:
-        return read_record(store, run, keys.COMPARISON, ComparisonFailed)
+        return runs.read_record(store, run, keys.COMPARISON, ComparisonFailed)
 
 
 @takes_settings("store")
@@ -242,13 +225,13 @@ def show_champion(context: Context) -> Result:
     champion, files = read_champion(store, keys.EVALUATION)
     where = store.location(keys.of_run(champion.run_id))
     figures, evaluation = _recorded_evaluation(store, champion.run_id, files[keys.EVALUATION])
-    say_facts(
+    tables.say_facts(
         context,
         {
             "champion": champion.run_id,
-            "test accuracy": accuracy_text(figures.accuracy, figures.interval),
+            "test accuracy": tables.accuracy_text(figures.accuracy, figures.interval),
             "generation": f"{champion.generation:,}",
-            "since": f"{second_text(champion.moved_at)}, by {champion.move}",
+            "since": f"{tables.second_text(champion.moved_at)}, by {champion.move}",
             "why": champion.reason or "-",
             "by": champion.by or "-",
             "rollback leads to": champion.rollback_to or "none before it",
@@ -270,7 +253,7 @@ def show_history(context: Context, *, limit: Limit = 20) -> Result:
         program = f"  by {record.by}" if record.by else ""
         led = f"{record.previous or 'none'} -> {record.run_id}"
         context.say(
-            f"{record.generation:>5,}  {second_text(record.moved_at)}  {record.move}{program}",
+            f"{record.generation:>5,}  {tables.second_text(record.moved_at)}  {record.move}{program}",
             f"       {f'{record.run_id} stays' if record.move == 'retirement' else led}",
             *([f"       {record.reason}"] if record.reason else []),
         )
@@ -286,9 +269,9 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     With --json, every image that only one of them gets right is listed.
     """
     store = context.store()
-    stored = [read_run(store, run_id) for run_id in (first, second)]
-    models = [read_file(store, run, keys.MODEL) for run in stored]
-    origins = [read_record(store, run, keys.DATA, DataOrigin) for run in stored]
+    stored = [runs.read_run(store, run_id) for run_id in (first, second)]
+    models = [runs.read_file(store, run, keys.MODEL) for run in stored]
+    origins = [runs.read_record(store, run, keys.DATA, DataOrigin) for run in stored]
     data, test = fetch_test_data(context.settings.data)
     score = make_test_set(test, context.settings.data.class_names, data).score
     before, after = (score(model) for model in models)
@@ -296,8 +279,8 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     same = [origin.test_set == data.test_set for origin in origins]
     found = compare(first, before, after, test.labels, names, same_test_set=same[0])
     context.say(f"first   {first}", f"second  {second}", "")
-    context.say(*comparison_lines(found, "first", "second"))
-    table = make_table(context, "class", "first", "second", "points", right=(1, 2, 3))
+    context.say(*tables.comparison_lines(found, "first", "second"))
+    table = tables.make_table(context, "class", "first", "second", "points", right=(1, 2, 3))
     for each in found.classes:
         recalls = f"{each.champion:.4f}", f"{each.challenger:.4f}"
         table.add_row(each.name, *recalls, in_points(-each.drop))

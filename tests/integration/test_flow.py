@@ -668,7 +668,7 @@ def test_a_failed_report_to_prefect_does_not_end_the_run(
     def refuse(*_: object, **__: object) -> None:
         raise httpx.ConnectError("refused")
 
-    monkeypatch.setattr("fmnist.orchestration.artifacts.create_progress_artifact", refuse)
+    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", refuse)
     with caplog.at_level("WARNING", "fmnist"), training_progress(1) as report:
         report(Epoch(1, 1, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
     assert "progress is not shown in Prefect (refused)" in caplog.text

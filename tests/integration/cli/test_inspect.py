@@ -316,6 +316,6 @@ def test_a_run_removed_while_it_is_listed_is_no_damage(
                 store.delete(key)
         return real(store, run, *what)
 
-    monkeypatch.setattr("fmnist.cli.inspect.read_record", late)
+    monkeypatch.setattr("fmnist.registry.runs.read_record", late)
     output = call("runs")
     assert output.code == 0 and "damaged" not in output.text and "unfinished" in output.text
