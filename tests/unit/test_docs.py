@@ -37,14 +37,12 @@ def test_the_reference_is_up_to_date(name: str) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "flows/train.py" in c])
 def test_every_command_line_of_the_job_is_understood(command: str) -> None:
-    """A reader who copies it gets no fault."""
     words = shlex.split(command.partition("flows/train.py")[2])
     parse(TRAINING, words, Console())
 
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"(?<![\w-])--[a-z]+\.[a-z_]+", TEXT))))
 def test_every_setting_that_is_written_as_an_option_exists(option: str) -> None:
-    """Also in the middle of a sentence."""
     known = {name for each in TRAINING.assemble_argument_collection() for name in each.names}
     assert option in known or option == "--section.name"
 
@@ -58,7 +56,6 @@ INVOCATIONS = re.findall(
 
 @pytest.mark.parametrize("name", sorted(set(INVOCATIONS)))
 def test_every_console_command_in_the_documents_exists(name: str) -> None:
-    """A reader who types it gets no fault."""
     assert name in app
 
 
@@ -73,7 +70,6 @@ def test_every_make_target_in_the_documents_exists(target: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_file_that_the_documents_name_exists(name: str) -> None:
-    """Links and paths lead somewhere."""
     text, folder = DOCUMENTS[name], (ROOT / name).parent
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (folder / link).exists(), link
@@ -86,7 +82,6 @@ def test_every_file_that_the_documents_name_exists(name: str) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "deployments/stack.py" in c])
 def test_every_command_of_the_stack_in_the_documents_exists(command: str) -> None:
-    """A reader who copies it gets no fault."""
     with pytest.raises(SystemExit) as ended:
         stack.main([*shlex.split(command.partition("stack.py ")[2]), "--help"])
     assert ended.value.code == 0

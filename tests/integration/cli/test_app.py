@@ -20,7 +20,6 @@ COMMANDS = [name for name in app if not name.startswith("-")]
 def test_help_lists_every_command_and_exit_code(
     call: Run_, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The help has a line for each command and each exit code."""
     monkeypatch.setenv("COLUMNS", "100")
     output = call("--help")
     assert output.code == ExitCode.OK
@@ -53,7 +52,6 @@ def test_the_list_of_commands_has_each_docstrings_first_line() -> None:
 
 
 def test_the_version_is_shown(call: Run_) -> None:
-    """`--version` prints the version of the package."""
     assert call("--version").lines == [importlib.metadata.version("fmnist")]
 
 

@@ -13,7 +13,7 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
 from fmnist.registry.champion import promote_run
 from fmnist.registry.runs import seal_run, upload_run
-from fmnist.store.base import open_store
+from fmnist.store.base import Store, open_store
 from tests.support import records
 from tests.support.doctor import CONTENTS, LIST, NAMES, bad, findings, prepare, settings
 from tests.support.processes import S3Server
@@ -106,19 +106,12 @@ def test_a_clock_that_the_server_refuses_is_told_as_such(
     assert "credentials" not in text
 
 
-def damage(url: str, key: str, change: Callable[[bytes], bytes | None]) -> None:
+def damage(store: Store, key: str, change: Callable[[bytes], bytes | None]) -> None:
     """Change an object of a store behind its back, or remove it."""
-    if url.startswith("s3://"):
-        store = open_store(url)
-        content = change(store.read(key) or b"")
-        store.delete(key)
-        if content is not None:
-            store.put_if_absent(key, content)
-        return
-    content = change((Path(url) / key).read_bytes())
-    (Path(url) / key).unlink()
+    content = change(store.read(key) or b"")
+    store.delete(key)
     if content is not None:
-        (Path(url) / key).write_bytes(content)
+        store.put_if_absent(key, content)
 
 
 OF_THE_RUN = f"runs/{records.RUN_ID}"
@@ -137,5 +130,5 @@ def test_a_champion_that_is_not_whole_is_bad(
 ) -> None:
     """Whatever is wrong with the champion is named, with its own exit code."""
     promoted(url)
-    damage(url, key, change)
+    damage(open_store(url), key, change)
     bad(settings(url), "champion", ExitCode.DAMAGED, key, told)

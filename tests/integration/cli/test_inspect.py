@@ -166,7 +166,6 @@ def test_show_does_not_mix_the_environment_into_a_runs_settings(
 def test_show_tells_the_comparison_that_was_made(
     store_run: Put, call: Run_, machine: Machine
 ) -> None:
-    """Where a run met a champion, its comparison is shown."""
     store = FolderStore("store")
     store_run(store, run_id(1))
     comparison = to_json(records.comparison())
@@ -292,7 +291,6 @@ def test_a_comparison_on_other_images_says_so(
 
 
 def test_a_model_that_is_none_is_not_compared(world: World, store_run: Put, call: Run_) -> None:
-    """A model file that holds no network ends with code 8."""
     store = FolderStore("store")
     put_networks(store, store_run, world)
     store_run(store, run_id(4), origin=world.origin)

@@ -89,7 +89,6 @@ def test_a_source_of_ones_own_on_a_server_is_looked_at_and_not_fetched(
 
 
 def test_a_file_that_a_server_does_not_have_is_named(serve: Callable[..., str]) -> None:
-    """A file that is missing on a server is named with its address."""
     files = {name: content for name, content in CONTENTS.items() if name != TEST_LABELS}
     address = serve(files | {"SHA256SUMS": LIST})
     bad(settings(source=address), "data source", ExitCode.DATA, address,
@@ -128,7 +127,6 @@ def test_with_verified_copies_here_no_mirror_is_asked() -> None:
 
 
 def test_a_wrong_file_in_a_folder_is_named(source: Path) -> None:
-    """A file of another digest than its list states is named."""
     (source / TEST_LABELS).write_bytes(b"other")
     bad(settings(), "data source", ExitCode.DATA, TEST_LABELS, "does not match")
 
@@ -228,7 +226,6 @@ def test_a_time_that_cannot_be_read_is_no_time(date: str, told: str, server: Tin
 
 @pytest.mark.parametrize("seconds", [-55, 0, 55])
 def test_clocks_within_a_minute_are_good(seconds: int, server: TinyS3) -> None:
-    """A difference of less than a minute is good."""
     server.clock = timedelta(seconds=seconds)
     assert findings(settings("s3://models/x"))["clock"].ok
 
@@ -350,7 +347,6 @@ def test_an_address_where_nobody_answers_is_told(
 def test_a_package_out_of_its_bounds_is_named(
     package: str, version: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is named with its version, its bounds, and how to get the right one."""
     real = importlib.metadata.version
 
     def version_of(name: str) -> str:

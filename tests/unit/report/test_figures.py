@@ -157,7 +157,6 @@ def test_the_colours_of_the_confusion_matrix_are_shares_of_the_true_class() -> N
 
 
 def test_the_learning_curves_tell_the_kept_epoch() -> None:
-    """The epoch whose weights were kept is marked and named in both curves."""
     result = records.training_result(epochs=40, best_epoch=33)
     figure = learning_curves(result)
     curves = [axes for axes in figure.axes if axes.get_title() in ("Loss", "Accuracy")]

@@ -48,7 +48,6 @@ def against_the_champion(
 
 @pytest.mark.parametrize("promoted", [True, False], ids=["promoted", "rejected"])
 def test_the_report_begins_with_verdict_and_reason(promoted: bool) -> None:
-    """The first lines of a report are the verdict, the run's id, and the reason."""
     run = records.run(promoted)
     lines = markdown(run, IMAGES).split("\n")
     assert lines[0] == f"# {'Promoted' if promoted else 'Rejected'}: {run.run_id}"
@@ -59,7 +58,6 @@ def test_the_report_begins_with_verdict_and_reason(promoted: bool) -> None:
 @pytest.mark.parametrize("lower_bound", [True, False])
 @pytest.mark.parametrize("promoted", [True, False], ids=["promoted", "rejected"])
 def test_the_report_shows_every_rule(promoted: bool, lower_bound: bool) -> None:
-    """Each rule of the gate is shown with what was measured, what was needed, and the result."""
     settings = Settings(gate=GateSettings(lower_bound=lower_bound))
     run = records.run(promoted, settings=settings)
     report = markdown(run, IMAGES)
@@ -71,7 +69,6 @@ def test_the_report_shows_every_rule(promoted: bool, lower_bound: bool) -> None:
 
 
 def test_a_figure_that_is_missing_is_shown_as_missing() -> None:
-    """A rule that had nothing to measure says so."""
     run = records.run(False)
     rules = (replace(run.verdict.rules[1], value=None, passed=False),)
     run = replace(run, verdict=replace(run.verdict, rules=rules))
@@ -79,7 +76,6 @@ def test_a_figure_that_is_missing_is_shown_as_missing() -> None:
 
 
 def test_the_report_has_a_row_for_each_class_and_average() -> None:
-    """The table has the ten classes and both averages, each with its figures."""
     run = records.run()
     classes, averages = run.evaluation.classes, run.evaluation.averages
     names = [*records.CLASS_NAMES, "macro average", "weighted average"]
@@ -107,7 +103,6 @@ def test_the_report_has_a_row_for_each_class_and_average() -> None:
 def test_the_report_tells_the_champion_before_and_after(
     promoted: bool, had_champion: bool, before: str, after: str
 ) -> None:
-    """The champion that the run met is shown, and the champion after it."""
     run = records.run(promoted, champion_before=records.champion() if had_champion else None)
     report = markdown(run, IMAGES)
     assert f"| champion before | {before} |" in report
@@ -210,7 +205,6 @@ def test_a_perfect_model_has_no_confused_classes() -> None:
 
 
 def test_the_most_confused_classes_come_first() -> None:
-    """The pairs of confused classes are listed from the most to the fewest images."""
     table = section(records.run(), "Most confused")
     counts = [int(line.split("|")[3]) for line in table.splitlines()[2:]]
     assert counts == sorted(counts, reverse=True) and counts[0] > 0
