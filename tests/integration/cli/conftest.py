@@ -201,6 +201,13 @@ class Output:
         """All of standard output."""
         return "\n".join(self.lines)
 
+    def fails(self, code: ExitCode, *parts: str) -> None:
+        """It ended with this code, and printed one line, of its kind and with these parts."""
+        assert (self.code, len(self.lines)) == (code, 1)
+        assert self.last.startswith(f"failed  -  {code.name.lower()}: ")
+        for part in parts:
+            assert part in self.last
+
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:

@@ -124,9 +124,9 @@ def test_the_champion_is_not_promoted_again(machine: Machine) -> None:
 def test_a_run_of_other_data_is_refused(world: World, call: Run_) -> None:
     """A run that was made with other data is promoted only by force; code 4 and nothing changed."""
     before = files_in(Path("store"))
-    output = call("promote", run_id(3), "--data.source", str(world.other_data))
-    assert output.code == ExitCode.DATA
-    assert str(world.other_data) in output.last and str(world.data) in output.last
+    call("promote", run_id(3), "--data.source", str(world.other_data)).fails(
+        ExitCode.DATA, str(world.other_data), str(world.data)
+    )
     assert files_in(Path("store")) == before
     forced = ("--force", "--reason", "moved to new data")
     output = call("promote", run_id(3), "--data.source", str(world.other_data), *forced)
@@ -141,9 +141,9 @@ def test_a_damaged_run_is_never_promoted(
     overwrite(store, f"runs/{run_id(3)}/{file}", world.poor.content)
     forced = ("--force", "--reason", "why not")
     for words in ((), forced):
-        output = call("promote", run_id(3), *words)
-        assert output.code == ExitCode.DAMAGED
-        assert f"{run_id(3)}/{file} is not the file" in output.last
+        call("promote", run_id(3), *words).fails(
+            ExitCode.DAMAGED, f"{run_id(3)}/{file} is not the file"
+        )
     assert champion_of(store) == run_id(1)
 
 
@@ -158,9 +158,7 @@ def test_a_run_that_is_removed_meanwhile_is_not_promoted(
         return scorer(*arguments)
 
     monkeypatch.setattr("fmnist.promotion.stored.make_test_set", retire_first)
-    output = call("promote", run_id(3))
-    assert output.code == ExitCode.STORE
-    assert "was removed by" in output.last
+    call("promote", run_id(3)).fails(ExitCode.STORE, "was removed by")
     assert champion_of(store) == run_id(1)
 
 
@@ -188,8 +186,7 @@ def test_a_promotion_decides_again_when_the_champion_moved(
 
 def test_promoting_in_a_store_that_is_not_there_makes_none(call: Run_) -> None:
     """A mistyped store is told, and no folder of that name is made."""
-    output = call("promote", run_id(1), "--store.url", "typo")
-    assert output.code == ExitCode.STORE
+    call("promote", run_id(1), "--store.url", "typo").fails(ExitCode.STORE)
     assert not Path("typo").exists()
 
 
@@ -307,8 +304,7 @@ def test_a_promotion_that_fails_keeps_the_folder(world: World, call: Run_) -> No
     """Nothing is removed before the whole publication has succeeded."""
     folder = kept(world, 1, world.good)
     before = files_in(folder)
-    output = call("publish", str(folder), "--data.source", str(world.other_data))
-    assert output.code == ExitCode.DATA
+    call("publish", str(folder), "--data.source", str(world.other_data)).fails(ExitCode.DATA)
     assert files_in(folder) == before
 
 
@@ -316,13 +312,10 @@ def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, 
     """No manifest is code 2, a damaged file code 8; nothing is stored either time."""
     (tmp_path / "some").mkdir()
     for place in (tmp_path / "some", tmp_path / "nowhere"):
-        output = call("publish", str(place))
-        assert output.code == ExitCode.SETTINGS
-        assert f"{place} is not a finished run" in output.last
+        call("publish", str(place)).fails(ExitCode.SETTINGS, f"{place} is not a finished run")
     folder = kept(world, 1, world.good)
     (folder / "model.keras").write_bytes(b"other")
-    output = call("publish", str(folder))
-    assert output.code == ExitCode.DAMAGED and "nothing is published" in output.last
+    call("publish", str(folder)).fails(ExitCode.DAMAGED, "nothing is published")
     (folder / "manifest.json").write_bytes(b"{}")
     assert call("publish", str(folder)).code == ExitCode.DAMAGED
     assert not [name for name in files_in(Path("store")) if not name.startswith(".")]

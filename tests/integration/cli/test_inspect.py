@@ -190,29 +190,22 @@ def test_a_damaged_run_is_not_shown(
     store = open_store(url)
     store_run(store, run_id(1))
     overwrite(store, f"runs/{run_id(1)}/{key}", content)
-    output = call("show", run_id(1))
-    assert output.code == ExitCode.DAMAGED
-    assert output.last.startswith("failed  -  damaged: ") and part in output.last
-    assert len(output.lines) == 1
+    call("show", run_id(1)).fails(ExitCode.DAMAGED, part)
 
 
 @pytest.mark.minio
 @pytest.mark.parametrize("name", ["runs", "champion", "history", "rollback", "verify"])
 def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Run_) -> None:
     """A missing bucket ends with code 5 and one line that names it."""
-    output = call(name, "--store.url", f"s3://{bucket}-not/team")
-    assert output.code == ExitCode.STORE
-    assert output.lines == [output.last]
-    assert f"bucket '{bucket}-not'" in output.last and "does not exist" in output.last
+    call(name, "--store.url", f"s3://{bucket}-not/team").fails(
+        ExitCode.STORE, f"bucket '{bucket}-not'", "does not exist"
+    )
 
 
 @pytest.mark.parametrize("name", ["champion", "history", "rollback", "pull"])
 def test_a_store_without_a_champion_is_said_to_be(name: str, url: str, call: Run_) -> None:
     """Before the first promotion these end with code 5 and one line, and make nothing."""
-    output = call(name)
-    assert output.code == ExitCode.STORE
-    assert output.lines == [output.last]
-    assert "champion.json is not there" in output.last
+    call(name).fails(ExitCode.STORE, "champion.json is not there")
     assert files_in(Path()) == set()
 
 
@@ -237,9 +230,7 @@ def test_a_damaged_champion_is_told(store_run: Put, call: Run_) -> None:
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
     reseal(store, run_id(1), {"report.md": b"other"})
-    output = call("champion")
-    assert output.code == ExitCode.DAMAGED
-    assert "not the manifest that was promoted" in output.last
+    call("champion").fails(ExitCode.DAMAGED, "not the manifest that was promoted")
 
 
 def test_history_tells_every_move(url: str, store_run: Put, call: Run_, machine: Machine) -> None:
@@ -294,9 +285,9 @@ def test_a_model_that_is_none_is_not_compared(world: World, store_run: Put, call
     store = FolderStore("store")
     put_networks(store, store_run, world)
     store_run(store, run_id(4), origin=world.origin)
-    output = call("compare", run_id(1), run_id(4), "--data.source", str(world.data))
-    assert output.code == ExitCode.DAMAGED
-    assert "holds no network" in output.last
+    call("compare", run_id(1), run_id(4), "--data.source", str(world.data)).fails(
+        ExitCode.DAMAGED, "holds no network"
+    )
 
 
 def test_a_run_removed_while_it_is_listed_is_no_damage(

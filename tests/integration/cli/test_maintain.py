@@ -102,9 +102,7 @@ def test_a_folder_in_the_home_of_nobody_is_told(
 ) -> None:
     """A wrong name after a tilde is a wrong argument."""
     store_run(FolderStore("store"), run_id(1), promote=True)
-    output = call(*arguments, "~nobody-of-this-name/x")
-    assert output.code == ExitCode.SETTINGS
-    assert "home of an unknown user" in output.last
+    call(*arguments, "~nobody-of-this-name/x").fails(ExitCode.SETTINGS, "home of an unknown user")
 
 
 def test_nothing_is_pruned_before_the_first_promotion(url: str, store_run: Put, call: Run_) -> None:
@@ -138,9 +136,7 @@ def test_pull_overwrites_nothing(store_run: Put, call: Run_) -> None:
     assert call("pull").code == 0
     store_run(store, run_id(2), promote=True)
     before = files_in(Path("champion"))
-    output = call("pull")
-    assert output.code == ExitCode.SETTINGS
-    assert "champion exists already" in output.last and run_id(2) in output.last
+    call("pull").fails(ExitCode.SETTINGS, "champion exists already", run_id(2))
     assert files_in(Path("champion")) == before
     Path("file").write_text("mine")
     assert call("pull", "file").code == ExitCode.SETTINGS
@@ -154,8 +150,7 @@ def test_a_damaged_champion_is_not_pulled(store_run: Put, call: Run_) -> None:
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
     overwrite(store, f"runs/{run_id(1)}/model.keras", b"other")
-    output = call("pull")
-    assert output.code == ExitCode.DAMAGED and "model.keras" in output.last
+    call("pull").fails(ExitCode.DAMAGED, "model.keras")
     assert {path.name for path in Path().iterdir()} <= {"store", "sealed"}
 
 
