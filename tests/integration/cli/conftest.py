@@ -221,14 +221,14 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
     return run
 
 
-Run_ = Callable[..., Output]
+Call = Callable[..., Output]
 
 
 Machine = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def machine(call: Run_) -> Machine:
+def machine(call: Call) -> Machine:
     """Runs a command for a machine: standard output must be one JSON document."""
 
     def run(*words: str) -> dict[str, Any]:

@@ -11,14 +11,14 @@ import pytest
 from fmnist.cli.app import _COMMANDS, app
 from fmnist.cli.command import docstring
 from fmnist.errors import ExitCode
-from tests.integration.cli.conftest import Machine, Run_, run_id
+from tests.integration.cli.conftest import Call, Machine, run_id
 from tests.support.processes import files_in, run_program
 
 COMMANDS = [name for name in app if not name.startswith("-")]
 
 
 def test_help_lists_every_command_and_exit_code(
-    call: Run_, monkeypatch: pytest.MonkeyPatch
+    call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     output = call("--help")
@@ -31,7 +31,7 @@ def test_help_lists_every_command_and_exit_code(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_explains_itself(
-    name: str, call: Run_, monkeypatch: pytest.MonkeyPatch
+    name: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command's help has its complete docstring and settings, even if some setting is wrong."""
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "bad")
@@ -51,13 +51,13 @@ def test_the_list_of_commands_has_each_docstrings_first_line() -> None:
     assert written == first
 
 
-def test_the_version_is_shown(call: Run_) -> None:
+def test_the_version_is_shown(call: Call) -> None:
     assert call("--version").lines == [importlib.metadata.version("fmnist")]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_installed(
-    shell: str, call: Run_, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shell's script knows the commands and the settings of each."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -69,7 +69,7 @@ def test_completion_is_installed(
 
 
 def test_completion_that_cannot_be_installed_is_one_line(
-    call: Run_, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A home folder that cannot be written ends with code 2 and the reason."""
     (tmp_path / "home").write_text("a file")
@@ -111,7 +111,7 @@ def test_completion_that_cannot_be_installed_is_one_line(
     ],
     ids=lambda value: " ".join(value)[:40],
 )
-def test_a_wrong_line_is_told_in_one(words: list[str], parts: list[str], call: Run_) -> None:
+def test_a_wrong_line_is_told_in_one(words: list[str], parts: list[str], call: Call) -> None:
     """A wrong command, argument or setting ends with code 2 and one line that says what is wrong."""
     output = call(*[word for word in words if word != "--json"])
     output.fails(ExitCode.SETTINGS, *parts)
@@ -120,7 +120,7 @@ def test_a_wrong_line_is_told_in_one(words: list[str], parts: list[str], call: R
     assert files_in(Path()) == set()
 
 
-def test_all_faults_of_a_line_are_told(call: Run_, machine: Machine) -> None:
+def test_all_faults_of_a_line_are_told(call: Call, machine: Machine) -> None:
     """Several faults are all told on standard error; the last line has the first and their number."""
     words = ("runs", "--training.epochs", "0", "--gate.min_accuracy", "2")
     output = call(*words)
@@ -152,7 +152,7 @@ def end_by(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist.cli.inspect.current_champion", fail)
 
 
-def test_an_interrupt_is_one_line(call: Run_, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends a command with code 130 and no traceback."""
     end_by(KeyboardInterrupt(), monkeypatch)
     output = call("runs")
@@ -171,7 +171,7 @@ def test_a_defect_shows_its_traceback(
     assert found["message"] == "ZeroDivisionError: by zero"
 
 
-def test_a_termination_is_an_interrupt(tmp_path: Path) -> None:
+def test_a_termination_is_an_interrupt() -> None:
     """SIGTERM ends a running command with code 130 and its one line."""
     program = (
         "import os, signal, sys\n"
@@ -186,11 +186,12 @@ def test_a_termination_is_an_interrupt(tmp_path: Path) -> None:
     assert ended.stderr == ""
 
 
-def test_a_reader_that_leaves_early_is_no_failure() -> None:
+@pytest.mark.parametrize("word", ["--help", "runs"])
+def test_a_reader_that_leaves_early_is_no_failure(word: str) -> None:
     """`fmnist --help | head -1` ends without a traceback."""
     process = subprocess.Popen(
         [sys.executable, "-c", "import time, sys; time.sleep(0.1)\n"
-         "from fmnist.cli.app import main; sys.exit(main(['--help']))"],
+         f"from fmnist.cli.app import main; sys.exit(main(['{word}']))"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout and process.stderr

@@ -19,10 +19,10 @@ from fmnist.store.base import Conflict, open_store
 from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import (
     IMAGES,
+    Call,
     Machine,
     Network,
     Put,
-    Run_,
     World,
     champion_of,
     images,
@@ -51,7 +51,7 @@ def store(world: World, store_run: Put) -> FolderStore:
 
 
 def test_a_stored_run_is_promoted_by_the_gate(
-    url: str, world: World, store_run: Put, call: Run_
+    url: str, world: World, store_run: Put, call: Call
 ) -> None:
     """A run that passes becomes the champion, by this command, with the comparison shown."""
     store = open_store(url)
@@ -67,7 +67,7 @@ def test_a_stored_run_is_promoted_by_the_gate(
 
 
 def test_a_run_that_does_not_pass_is_rejected_and_recorded(
-    url: str, world: World, store_run: Put, call: Run_, machine: Machine
+    url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A rejection has code 3, is kept beside the run, and leaves the champion."""
     store = open_store(url)
@@ -86,7 +86,7 @@ def test_a_run_that_does_not_pass_is_rejected_and_recorded(
 
 
 def test_the_gate_is_the_one_the_run_was_made_for(
-    store: FolderStore, world: World, store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, world: World, store_run: Put, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The recorded gate counts, then the command line's; never that of the environment here."""
     strict = GateSettings(champion="better")
@@ -101,7 +101,7 @@ def test_the_gate_is_the_one_the_run_was_made_for(
 
 
 @pytest.mark.usefixtures("store")
-def test_force_promotes_with_its_reason(call: Run_, machine: Machine) -> None:
+def test_force_promotes_with_its_reason(call: Call, machine: Machine) -> None:
     """A forced promotion is one whatever the verdict, and the history keeps both."""
     forced = ("--force", "--reason", "the others are gone")
     output = call("promote", run_id(2), *forced)
@@ -121,7 +121,7 @@ def test_the_champion_is_not_promoted_again(machine: Machine) -> None:
 
 
 @pytest.mark.usefixtures("store")
-def test_a_run_of_other_data_is_refused(world: World, call: Run_) -> None:
+def test_a_run_of_other_data_is_refused(world: World, call: Call) -> None:
     """A run that was made with other data is promoted only by force; code 4 and nothing changed."""
     before = files_in(Path("store"))
     call("promote", run_id(3), "--data.source", str(world.other_data)).fails(
@@ -135,7 +135,7 @@ def test_a_run_of_other_data_is_refused(world: World, call: Run_) -> None:
 
 @pytest.mark.parametrize("file", ["model.keras", "report.md", "settings.json"])
 def test_a_damaged_run_is_never_promoted(
-    store: FolderStore, file: str, world: World, call: Run_
+    store: FolderStore, file: str, world: World, call: Call
 ) -> None:
     """Whichever file is not what its manifest lists, force or not: code 8, nothing changed."""
     overwrite(store, f"runs/{run_id(3)}/{file}", world.poor.content)
@@ -148,7 +148,7 @@ def test_a_damaged_run_is_never_promoted(
 
 
 def test_a_run_that_is_removed_meanwhile_is_not_promoted(
-    store: FolderStore, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prune while the model is being scored wins: the promotion is refused."""
     scorer = make_test_set
@@ -163,7 +163,7 @@ def test_a_run_that_is_removed_meanwhile_is_not_promoted(
 
 
 def test_a_promotion_decides_again_when_the_champion_moved(
-    store: FolderStore, world: World, store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, world: World, store_run: Put, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A champion that came while the model was scored is met too, and named in the verdict."""
     gate = GateSettings(min_accuracy=0, champion="not_worse")
@@ -184,14 +184,14 @@ def test_a_promotion_decides_again_when_the_champion_moved(
     assert kept.generation == 3
 
 
-def test_promoting_in_a_store_that_is_not_there_makes_none(call: Run_) -> None:
+def test_promoting_in_a_store_that_is_not_there_makes_none(call: Call) -> None:
     """A mistyped store is told, and no folder of that name is made."""
     call("promote", run_id(1), "--store.url", "typo").fails(ExitCode.STORE)
     assert not Path("typo").exists()
 
 
 def test_rollback_goes_back_step_by_step(
-    url: str, store_run: Put, call: Run_, machine: Machine
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """To the champion before, then to the one before that, then there is none; or to a named one."""
     store = open_store(url)
@@ -209,7 +209,7 @@ def test_rollback_goes_back_step_by_step(
     assert never.code == ExitCode.STORE and "was never the champion" in never.last
 
 
-def test_rollback_to_a_damaged_run_is_refused(store_run: Put, call: Run_) -> None:
+def test_rollback_to_a_damaged_run_is_refused(store_run: Put, call: Call) -> None:
     """Every file of the champion to go back to is checked first."""
     store = FolderStore("store")
     for number in (1, 2):
@@ -227,7 +227,7 @@ def kept(world: World, number: int, network: Network, **how: Any) -> Path:
 
 
 def test_a_kept_run_is_published_and_promoted(
-    url: str, world: World, call: Run_, machine: Machine
+    url: str, world: World, call: Call, machine: Machine
 ) -> None:
     """The run is stored whole and promoted, and the folder that the job kept is removed."""
     folder = kept(world, 1, world.good)
@@ -244,7 +244,7 @@ def test_a_kept_run_is_published_and_promoted(
     assert found["folder_removed"] is True and found["champion"]["previous"] == run_id(1)
 
 
-def test_a_real_finished_run_is_published(world: World, call: Run_) -> None:
+def test_a_real_finished_run_is_published(world: World, call: Call) -> None:
     """What the job itself puts together goes through, its figures too."""
     folder = finished_folder(Path("work").resolve() / run_id(1))
     folder.mkdir(parents=True)
@@ -259,7 +259,7 @@ def test_a_real_finished_run_is_published(world: World, call: Run_) -> None:
 
 
 def test_a_kept_run_that_was_rejected_is_stored_as_such(
-    world: World, call: Run_, machine: Machine
+    world: World, call: Call, machine: Machine
 ) -> None:
     """A run that its own verdict rejected is stored, code 3, and nothing is promoted."""
     output = call("publish", str(kept(world, 1, world.poor)))
@@ -272,14 +272,14 @@ def test_a_kept_run_that_was_rejected_is_stored_as_such(
 
 
 @pytest.mark.parametrize("network", ["good", "poor"])
-def test_a_kept_run_without_a_verdict_is_judged_now(network: str, world: World, call: Run_) -> None:
+def test_a_kept_run_without_a_verdict_is_judged_now(network: str, world: World, call: Call) -> None:
     """Where the store could not be asked when the run was trained, the gate decides now."""
     folder = kept(world, 1, getattr(world, network), undecided=True)
     output = call("publish", str(folder))
     assert output.code == (ExitCode.OK if network == "good" else ExitCode.REJECTED)
 
 
-def test_a_folder_of_somebodys_own_is_left(world: World, call: Run_) -> None:
+def test_a_folder_of_somebodys_own_is_left(world: World, call: Call) -> None:
     """A folder outside the work folder stays as it is, and the last line says so."""
     folder = kept(world, 1, world.good)
     before = files_in(folder)
@@ -289,7 +289,7 @@ def test_a_folder_of_somebodys_own_is_left(world: World, call: Run_) -> None:
     assert files_in(folder) == before
 
 
-def test_publishing_again_does_not_bring_an_old_champion_back(world: World, call: Run_) -> None:
+def test_publishing_again_does_not_bring_an_old_champion_back(world: World, call: Call) -> None:
     """A run that was promoted and replaced since is not promoted by publishing it once more."""
     folder = kept(world, 1, world.good)
     words = ("--store.work", "elsewhere")
@@ -300,7 +300,7 @@ def test_publishing_again_does_not_bring_an_old_champion_back(world: World, call
     assert champion_of(FolderStore("store")) == run_id(2)
 
 
-def test_a_promotion_that_fails_keeps_the_folder(world: World, call: Run_) -> None:
+def test_a_promotion_that_fails_keeps_the_folder(world: World, call: Call) -> None:
     """Nothing is removed before the whole publication has succeeded."""
     folder = kept(world, 1, world.good)
     before = files_in(folder)
@@ -308,7 +308,7 @@ def test_a_promotion_that_fails_keeps_the_folder(world: World, call: Run_) -> No
     assert files_in(folder) == before
 
 
-def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, call: Run_) -> None:
+def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, call: Call) -> None:
     """No manifest is code 2, a damaged file code 8; nothing is stored either time."""
     (tmp_path / "some").mkdir()
     for place in (tmp_path / "some", tmp_path / "nowhere"):
@@ -322,7 +322,7 @@ def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, 
 
 
 def test_a_forced_promotion_whose_answer_was_lost_is_told_as_made(
-    store: FolderStore, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though another run is the champion by now, it was promoted, in the generation that is told."""
     swap = FolderStore.compare_and_swap

@@ -17,9 +17,9 @@ from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import (
     IMAGES,
     NAMES,
+    Call,
     Machine,
     Put,
-    Run_,
     World,
     overwrite,
     put_networks,
@@ -32,7 +32,7 @@ from tests.support.processes import files_in
 
 
 def test_runs_are_listed_newest_first(
-    url: str, store_run: Put, call: Run_, machine: Machine
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A table of the runs with their figures and marks, and the same as a document."""
     store = open_store(url)
@@ -65,7 +65,7 @@ def test_runs_are_listed_newest_first(
 
 
 def test_a_damaged_run_is_listed_as_such(
-    url: str, store_run: Put, call: Run_, machine: Machine
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A run whose files cannot be trusted is shown as damaged, with the reason, beside the others."""
     store = open_store(url)
@@ -83,7 +83,7 @@ def test_a_damaged_run_is_listed_as_such(
     assert "manifest.json cannot be read" in problems[2] and problems[1] == ""
 
 
-def test_runs_come_in_pages(store_run: Put, call: Run_, machine: Machine) -> None:
+def test_runs_come_in_pages(store_run: Put, call: Call, machine: Machine) -> None:
     """Each page says how to get the next, and together they are all runs once."""
     for number in range(1, 6):
         store_run(FolderStore("store"), run_id(number))
@@ -101,7 +101,7 @@ def test_runs_come_in_pages(store_run: Put, call: Run_, machine: Machine) -> Non
 
 
 def test_a_page_of_ten_thousand_runs_reads_only_what_it_shows(
-    store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store_run: Put, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many runs there are, a page costs one listing and three small reads a run."""
     template = MemoryStore()
@@ -125,7 +125,7 @@ def test_a_page_of_ten_thousand_runs_reads_only_what_it_shows(
     assert len(asked) <= 20 * 3 + 3
 
 
-def test_show_tells_all_about_a_run(url: str, store_run: Put, call: Run_, machine: Machine) -> None:
+def test_show_tells_all_about_a_run(url: str, store_run: Put, call: Call, machine: Machine) -> None:
     """Figures, rules, changed settings, later verdicts and files, for people and for machines."""
     store = open_store(url)
     stored = store_run(store, run_id(1), gate=GateSettings(min_accuracy=0.85))
@@ -164,7 +164,7 @@ def test_show_does_not_mix_the_environment_into_a_runs_settings(
 
 
 def test_show_tells_the_comparison_that_was_made(
-    store_run: Put, call: Run_, machine: Machine
+    store_run: Put, call: Call, machine: Machine
 ) -> None:
     store = FolderStore("store")
     store_run(store, run_id(1))
@@ -184,7 +184,7 @@ def test_show_tells_the_comparison_that_was_made(
     ],
 )  # fmt: skip
 def test_a_damaged_run_is_not_shown(
-    key: str, content: bytes, part: str, url: str, store_run: Put, call: Run_
+    key: str, content: bytes, part: str, url: str, store_run: Put, call: Call
 ) -> None:
     """A damaged manifest or file ends with code 8 and a line that names it."""
     store = open_store(url)
@@ -195,7 +195,7 @@ def test_a_damaged_run_is_not_shown(
 
 @pytest.mark.minio
 @pytest.mark.parametrize("name", ["runs", "champion", "history", "rollback", "verify"])
-def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Run_) -> None:
+def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Call) -> None:
     """A missing bucket ends with code 5 and one line that names it."""
     call(name, "--store.url", f"s3://{bucket}-not/team").fails(
         ExitCode.STORE, f"bucket '{bucket}-not'", "does not exist"
@@ -203,13 +203,13 @@ def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Run_)
 
 
 @pytest.mark.parametrize("name", ["champion", "history", "rollback", "pull"])
-def test_a_store_without_a_champion_is_said_to_be(name: str, url: str, call: Run_) -> None:
+def test_a_store_without_a_champion_is_said_to_be(name: str, url: str, call: Call) -> None:
     """Before the first promotion these end with code 5 and one line, and make nothing."""
     call(name).fails(ExitCode.STORE, "champion.json is not there")
     assert files_in(Path()) == set()
 
 
-def test_the_champion_is_shown(url: str, store_run: Put, call: Run_, machine: Machine) -> None:
+def test_the_champion_is_shown(url: str, store_run: Put, call: Call, machine: Machine) -> None:
     """Who it is, since when, by which move and why, and where a rollback leads."""
     store = open_store(url)
     store_run(store, run_id(1), promote=True)
@@ -225,7 +225,7 @@ def test_the_champion_is_shown(url: str, store_run: Put, call: Run_, machine: Ma
     assert found["location"] == where
 
 
-def test_a_damaged_champion_is_told(store_run: Put, call: Run_) -> None:
+def test_a_damaged_champion_is_told(store_run: Put, call: Call) -> None:
     """A champion whose manifest was swapped ends with code 8 and the way back."""
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
@@ -233,7 +233,7 @@ def test_a_damaged_champion_is_told(store_run: Put, call: Run_) -> None:
     call("champion").fails(ExitCode.DAMAGED, "not the manifest that was promoted")
 
 
-def test_history_tells_every_move(url: str, store_run: Put, call: Run_, machine: Machine) -> None:
+def test_history_tells_every_move(url: str, store_run: Put, call: Call, machine: Machine) -> None:
     """Each move with its time, kind, from, to, reason and program; the newest first."""
     store = open_store(url)
     for number in (1, 2):
@@ -252,7 +252,7 @@ def test_history_tells_every_move(url: str, store_run: Put, call: Run_, machine:
 
 
 def test_two_runs_are_compared_on_the_same_images(
-    url: str, world: World, store_run: Put, call: Run_, machine: Machine
+    url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """Accuracies, difference, test and classes; a machine gets every image that changed sides."""
     store = open_store(url)
@@ -272,7 +272,7 @@ def test_two_runs_are_compared_on_the_same_images(
 
 
 def test_a_comparison_on_other_images_says_so(
-    world: World, store_run: Put, call: Run_, machine: Machine
+    world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """Where a run was judged on other data than those given, the comparison has a warning."""
     put_networks(FolderStore("store"), store_run, world)
@@ -281,7 +281,7 @@ def test_a_comparison_on_other_images_says_so(
     assert machine(*words)["judged_on_these_images"] == [False, False]
 
 
-def test_a_model_that_is_none_is_not_compared(world: World, store_run: Put, call: Run_) -> None:
+def test_a_model_that_is_none_is_not_compared(world: World, store_run: Put, call: Call) -> None:
     store = FolderStore("store")
     put_networks(store, store_run, world)
     store_run(store, run_id(4), origin=world.origin)
@@ -291,7 +291,7 @@ def test_a_model_that_is_none_is_not_compared(world: World, store_run: Put, call
 
 
 def test_a_run_removed_while_it_is_listed_is_no_damage(
-    store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store_run: Put, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its manifest was there, and then its files were not."""
     store = FolderStore("store")

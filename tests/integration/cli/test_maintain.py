@@ -11,9 +11,9 @@ from fmnist.settings import GateSettings
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import (
+    Call,
     Machine,
     Put,
-    Run_,
     World,
     overwrite,
     put_networks,
@@ -23,7 +23,7 @@ from tests.support.processes import files_in
 
 
 def test_a_good_store_is_verified(
-    url: str, world: World, store_run: Put, call: Run_, machine: Machine
+    url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A store where all is well ends with code 0, and says how much was read."""
     put_networks(open_store(url), store_run, world)
@@ -37,7 +37,7 @@ def test_a_good_store_is_verified(
 
 
 def test_damage_is_found_and_named(
-    url: str, world: World, store_run: Put, call: Run_, machine: Machine
+    url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A changed file and a model that is none end with code 8, each with a line."""
     store = open_store(url)
@@ -59,7 +59,7 @@ def test_damage_is_found_and_named(
     assert call("verify", run_id(9)).code == ExitCode.STORE
 
 
-def test_leftovers_are_no_damage(url: str, world: World, store_run: Put, call: Run_) -> None:
+def test_leftovers_are_no_damage(url: str, world: World, store_run: Put, call: Call) -> None:
     """What no manifest lists is told with its place, and ends with code 0."""
     store = open_store(url)
     put_networks(store, store_run, world)
@@ -76,7 +76,7 @@ def test_leftovers_are_no_damage(url: str, world: World, store_run: Put, call: R
 
 
 def test_prune_first_only_says_what_it_would_remove(
-    url: str, store_run: Put, call: Run_, machine: Machine
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """Without --delete nothing changes; with it exactly what was told is gone."""
     store = open_store(url)
@@ -98,14 +98,14 @@ def test_prune_first_only_says_what_it_would_remove(
 
 @pytest.mark.parametrize("arguments", [["pull"], ["publish"]])
 def test_a_folder_in_the_home_of_nobody_is_told(
-    arguments: list[str], store_run: Put, call: Run_
+    arguments: list[str], store_run: Put, call: Call
 ) -> None:
     """A wrong name after a tilde is a wrong argument."""
     store_run(FolderStore("store"), run_id(1), promote=True)
     call(*arguments, "~nobody-of-this-name/x").fails(ExitCode.SETTINGS, "home of an unknown user")
 
 
-def test_nothing_is_pruned_before_the_first_promotion(url: str, store_run: Put, call: Run_) -> None:
+def test_nothing_is_pruned_before_the_first_promotion(url: str, store_run: Put, call: Call) -> None:
     """Without a champion nobody knows yet which run will be one."""
     store = open_store(url)
     for number in (1, 2, 3):
@@ -116,7 +116,7 @@ def test_nothing_is_pruned_before_the_first_promotion(url: str, store_run: Put, 
 
 
 def test_the_champion_is_pulled_whole(
-    url: str, store_run: Put, call: Run_, machine: Machine
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """All its files come into a new folder; once more changes nothing and is no failure."""
     stored = store_run(open_store(url), run_id(1), promote=True)
@@ -129,7 +129,7 @@ def test_the_champion_is_pulled_whole(
     assert files_in(Path("deep/down")) == files_in(Path("champion"))
 
 
-def test_pull_overwrites_nothing(store_run: Put, call: Run_) -> None:
+def test_pull_overwrites_nothing(store_run: Put, call: Call) -> None:
     """Another run, somebody's files or a damaged copy in the folder's place are left: code 2."""
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
@@ -145,7 +145,7 @@ def test_pull_overwrites_nothing(store_run: Put, call: Run_) -> None:
     assert call("pull", "fresh").code == ExitCode.SETTINGS
 
 
-def test_a_damaged_champion_is_not_pulled(store_run: Put, call: Run_) -> None:
+def test_a_damaged_champion_is_not_pulled(store_run: Put, call: Call) -> None:
     """Where a file is not the champion's own, no folder comes into being."""
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
@@ -155,7 +155,7 @@ def test_a_damaged_champion_is_not_pulled(store_run: Put, call: Run_) -> None:
 
 
 def test_doctor_prints_a_line_for_each_finding(
-    call: Run_, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    call: Call, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each finding is a line, good or bad; the first bad one gives the code."""
     good = Finding("settings", True, "all valid", ExitCode.OK)
