@@ -6,7 +6,7 @@ import os
 import shutil
 import statistics
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -199,12 +199,8 @@ def _clock(store: Store) -> str:
 
 
 def _latency(store: Store) -> str:
-    seconds = []
-    for _ in range(_READS):
-        start = time.perf_counter()
-        store.read(keys.CHAMPION)
-        seconds.append(time.perf_counter() - start)
-    median = statistics.median(seconds)
+    times = timeit.repeat(lambda: store.read(keys.CHAMPION), number=1, repeat=_READS)
+    median = statistics.median(times)
     figure = f"{median * 1000:.1f} ms for a small read, the median of {_READS}"
     if median > _LONGEST_READ:
         raise StoreError(

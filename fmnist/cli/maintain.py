@@ -1,6 +1,5 @@
 """Console commands that look after a store."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +11,10 @@ from fmnist.cli.options import Count, RunId, flag, takes_settings
 from fmnist.cli.tables import counted, home_expanded, megabytes
 from fmnist.errors import ExitCode
 from fmnist.registry.champion import current_champion
-from fmnist.registry.leftovers import Leftover
 from fmnist.registry.prune import Removal, plan_prune, prune_store
 from fmnist.registry.pull import pull_champion
 from fmnist.registry.verify import verify_store
 from fmnist.settings import sections
-from fmnist.store.base import Store
 from fmnist.tensorflow_import import quiet_tensorflow_import
 
 
@@ -40,30 +37,22 @@ def verify_runs(
     damage = report.damage
     for problem in damage:
         context.say(f"damaged: {problem}")
-    _say_leftovers(context, store, report.leftovers)
-    size = sum(found.size for found in report.runs)
-    safe = sum(found.safe for found in report.leftovers)
+    for left in report.leftovers:
+        advice = "safe to delete" if left.safe else "may be in use"
+        where = f"{store.location(left.key)} {left.why} ({megabytes(left.size)})"
+        context.say(f"leftover: {where}; {advice}")
+    size = sum(verified.size for verified in report.runs)
+    safe = sum(left.safe for left in report.leftovers)
     line = (
         f"{counted(len(report.runs), 'run')}, {megabytes(size)} read",
         f"{counted(len(report.leftovers), 'leftover')}, {safe:,} of them safe to delete",
     )
-    document: dict[str, object] = {
-        "runs": report.runs,
-        "problems": report.problems,
-        "leftovers": report.leftovers,
-    }
+    found = {"runs": report.runs, "problems": report.problems, "leftovers": report.leftovers}
     if not damage:
-        return done(*line, **document)
+        return done(*line, **found)
     above = f"damaged: {counted(len(damage), 'fault')}, listed above"
-    document["message"] = "; ".join(damage)
+    document = {"message": "; ".join(damage), **found}
     return Result(ExitCode.DAMAGED, ("failed", "-", above, *line), document)
-
-
-def _say_leftovers(context: Context, store: Store, leftovers: Sequence[Leftover]) -> None:
-    for found in leftovers:
-        advice = "safe to delete" if found.safe else "may be in use"
-        where = store.location(found.key)
-        context.say(f"leftover: {where} {found.why} ({megabytes(found.size)}); {advice}")
 
 
 @takes_settings("store")
