@@ -281,21 +281,18 @@ def test_a_prefect_server_is_asked_with_the_login(
     assert "hush-hush" not in finding.text
 
 
-def test_settings_of_prefect_that_cannot_be_read_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong value has its line, as every other fault."""
-    monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "long")
-    bad(settings(), "Prefect API", ExitCode.PREFECT, "request_timeout", "profile")
-
-
 @pytest.mark.parametrize("content", [b"no TOML", b"\xff\xfe"], ids=["no TOML", "no text"])
 @pytest.mark.parametrize("name", ["prefect/profiles.toml", "prefect.toml"])
-def test_files_of_prefect_that_cannot_be_read_are_told(
-    name: str, content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_prefect_that_cannot_be_read_are_told(name: str, content: bytes) -> None:
     """A run would end at them too."""
     Path(name).parent.mkdir(exist_ok=True)
     Path(name).write_bytes(content)
     bad(settings(), "Prefect API", ExitCode.PREFECT, "cannot be read", "profile")
+
+
+def test_a_wrong_setting_of_prefect_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "long")
+    bad(settings(), "Prefect API", ExitCode.PREFECT, "request_timeout", "profile")
 
 
 PREFECT_FAULTS: dict[str, tuple[dict[str, object], str, str, tuple[str, ...]]] = {

@@ -17,6 +17,7 @@ from fmnist.settings import GateSettings, Settings, StoreSettings
 from tests.support import records
 
 IMAGES = {"Learning curves": "a.png", "Confusion matrix": "b.png"}
+FAILED = ComparisonFailed("20260301T000000Z-ffffffff", "its | model is gone")
 
 
 def challenger(
@@ -159,12 +160,7 @@ def test_the_report_shows_its_figures_and_files() -> None:
 
 @pytest.mark.parametrize(
     "against",
-    [
-        None,
-        records.comparison(),
-        records.comparison(0, 0),
-        ComparisonFailed("20260301T000000Z-ffffffff", "its | model is gone"),
-    ],
+    [None, records.comparison(), records.comparison(0, 0), FAILED],
     ids=["no champion", "usual champion", "the same model", "a damaged champion"],
 )
 @pytest.mark.parametrize(
@@ -224,16 +220,10 @@ def test_the_summary_is_one_line_of_the_documented_form() -> None:
 @pytest.mark.parametrize(
     ("against", "words"),
     [
-        (
-            records.comparison(301, 210),
-            "0.91 points better than the champion's 0.9051 on the same images",
-        ),
-        (
-            records.comparison(10, 68),
-            "0.58 points worse than the champion's 0.9200 on the same images",
-        ),
-        (records.comparison(50, 50), "level with the champion's 0.9142 on the same images"),
-        (ComparisonFailed("20260301T000000Z-ffffffff", "gone"), "it could not be scored"),
+        (records.comparison(301, 210), "0.91 points better than the champion's 0.9051"),
+        (records.comparison(10, 68), "0.58 points worse than the champion's 0.9200"),
+        (records.comparison(50, 50), "level with the champion's 0.9142"),
+        (FAILED, "it could not be scored"),
         (None, "there was none"),
     ],
     ids=["better", "worse", "level", "not scored", "none"],
@@ -244,7 +234,8 @@ def test_the_report_compares_with_the_champion(
     """The difference is measured on the same images, whatever accuracy was once recorded."""
     before = records.champion(accuracy=0.1234) if against else None
     report = markdown(records.run(champion_before=before, against=against), IMAGES)
-    assert f"| against the champion | {words} |" in report
+    how = " on the same images" if isinstance(against, Comparison) else ""
+    assert f"| against the champion | {words}{how} |" in report
 
 
 def test_the_report_names_the_weakest_classes() -> None:
@@ -282,12 +273,10 @@ def test_the_report_tells_how_to_go_back(url: str) -> None:
 
 def test_the_report_does_not_vouch_for_a_champion_that_could_not_be_scored() -> None:
     """A person is told to check it before going back to it."""
-    before = records.champion()
-    run = challenger(ComparisonFailed(before.run_id, "its model is gone"))
-    text = section(run, "Go back")
+    text = section(challenger(FAILED), "Go back")
     assert "is still in the store" not in text
-    assert f"check it first with `fmnist verify {before.run_id}`" in text
-    assert f"fmnist rollback {before.run_id}" in text
+    assert f"check it first with `fmnist verify {FAILED.champion}`" in text
+    assert f"fmnist rollback {FAILED.champion}" in text
 
 
 def test_a_run_that_replaced_no_champion_says_there_is_nothing_to_undo() -> None:
@@ -404,11 +393,10 @@ def test_the_section_says_why_a_champion_could_not_be_scored(
     gate: dict[str, Any], words: str
 ) -> None:
     """The reason, what it means for this run, and how to look closer."""
-    failed = ComparisonFailed("20260301T000000Z-ffffffff", "its model is gone")
-    run = challenger(failed, Settings(gate=GateSettings(**gate)))
+    run = challenger(FAILED, Settings(gate=GateSettings(**gate)))
     text = section(run, CHAMPION_AND_CHALLENGER)
-    assert "The champion 20260301T000000Z-ffffffff could not be scored: its model is gone." in text
-    assert "`fmnist verify 20260301T000000Z-ffffffff`" in text
+    assert f"The champion {FAILED.champion} could not be scored: its | model is gone." in text
+    assert f"`fmnist verify {FAILED.champion}`" in text
     assert words in text
     assert run.verdict.promoted is ("this run is rejected" not in text)
 
