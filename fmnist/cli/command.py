@@ -214,9 +214,8 @@ def _describe(error: CycloptsError | SettingsError, app: App, words: Sequence[st
     if isinstance(error, SettingsError):
         return str(error)
     if isinstance(error, MissingArgumentError) and error.argument:
-        typed = error.keyword or next((t.keyword for t in error.argument.tokens if t.keyword), None)
-        if typed:
-            return f"{typed} needs a value"
+        if error.keyword:
+            return f"{error.keyword} needs a value"
         name = error.argument.name
         name = name if name.startswith("--") else name.upper()
         chain, _, _ = app.parse_commands(words)
