@@ -77,7 +77,7 @@ def _commit(folder: Path) -> str | None:
         ).stdout.strip()
 
     try:
-        # An installed package may lie inside another project's repository, whose commit is not ours.
+        # An installed package may lie inside the repository of another project.
         if git("ls-files", Path(__file__).name):
             return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
     except (OSError, subprocess.SubprocessError):

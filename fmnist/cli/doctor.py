@@ -190,10 +190,10 @@ def _clock(store: Store) -> str:
         return "the store has no other than this machine's, or does not tell"
     difference = (datetime.now(UTC) - clock).total_seconds()
     if abs(difference) > _LARGEST_CLOCK_DIFFERENCE:
+        side = "ahead of" if difference > 0 else "behind"
         raise StoreError(
-            f"this machine's is {abs(difference):.0f} s {'ahead of' if difference > 0 else 'behind'}"
-            " the store's; set both by NTP: run ids sort by the clock, and S3 refuses requests at "
-            "900 s"
+            f"this machine's is {abs(difference):.0f} s {side} the store's; set both by NTP: run "
+            "ids sort by the clock, and S3 refuses requests at 900 s"
         )
     return f"within {max(1, round(abs(difference)))} s of the store's"
 
@@ -227,8 +227,9 @@ def _champion(store: Store) -> str:
                 f"{entry.size:,}; `fmnist rollback` goes back to the champion before"
             )
     return (
-        f"{champion.run_id}, generation {champion.generation}, accuracy {champion.accuracy:.4f}: its manifest "
-        f"is the promoted one, its {len(run.manifest.files)} files are there in their sizes"
+        f"{champion.run_id}, generation {champion.generation}, accuracy {champion.accuracy:.4f}: "
+        f"its manifest is the promoted one, its {len(run.manifest.files)} files are there in their "
+        "sizes"
     )
 
 
@@ -268,12 +269,13 @@ def _prefect() -> str:
 
 def _packages() -> str:
     """Check versions against the declared bounds, which a later `pip install` may override."""
-    needed = requirements()
+    bounds = requirements()
+    versions = {name: installed(name) for name in bounds}
     wrong = [
-        f"{name} is {version or 'not installed'}, but must be {bounds}"
-        for name, bounds in needed.items()
-        if not ((version := installed(name)) and bounds.contains(version, prereleases=True))
+        f"{name} is {version or 'not installed'}, but must be {bounds[name]}"
+        for name, version in versions.items()
+        if not (version and bounds[name].contains(version, prereleases=True))
     ]
     if wrong:
         raise PrefectError(f"{'; '.join(wrong)}; install what requirements.txt pins (`make setup`)")
-    return f"all {len(needed)} are of versions that work together"
+    return f"all {len(bounds)} are of versions that work together"

@@ -250,13 +250,13 @@ def show_history(context: Context, *, limit: Limit = 20) -> Result:
     if not moves:
         raise no_champion(store)
     for record in moves:
+        when = tables.second_text(record.moved_at)
         program = f"  by {record.by}" if record.by else ""
-        led = f"{record.previous or 'none'} -> {record.run_id}"
-        context.say(
-            f"{record.generation:>5,}  {tables.second_text(record.moved_at)}  {record.move}{program}",
-            f"       {f'{record.run_id} stays' if record.move == 'retirement' else led}",
-            *([f"       {record.reason}"] if record.reason else []),
-        )
+        change = f"{record.previous or 'none'} -> {record.run_id}"
+        if record.move == "retirement":
+            change = f"{record.run_id} stays"
+        context.say(f"{record.generation:>5,}  {when}  {record.move}{program}")
+        context.say(f"       {change}", *([f"       {record.reason}"] if record.reason else []))
     total, champion = moves[0].generation, moves[0].run_id
     count = f"{len(moves):,} of {total:,} moves"
     return done(count, f"champion {champion}", moves=moves, total=total)

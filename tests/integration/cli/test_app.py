@@ -112,7 +112,7 @@ def test_completion_that_cannot_be_installed_is_one_line(
     ids=lambda value: " ".join(value)[:40],
 )
 def test_a_wrong_line_is_told_in_one(words: list[str], parts: list[str], call: Call) -> None:
-    """A wrong command, argument or setting ends with code 2 and one line that says what is wrong."""
+    """A wrong command, argument or setting ends with code 2 and a line that says what is wrong."""
     output = call(*[word for word in words if word != "--json"])
     output.fails(ExitCode.SETTINGS, *parts)
     assert len(output.last) < 300
@@ -121,7 +121,7 @@ def test_a_wrong_line_is_told_in_one(words: list[str], parts: list[str], call: C
 
 
 def test_all_faults_of_a_line_are_told(call: Call, machine: Machine) -> None:
-    """Several faults are all told on standard error; the last line has the first and their number."""
+    """Several faults are all told on standard error; the last line has the first and the number."""
     words = ("runs", "--training.epochs", "0", "--gate.min_accuracy", "2")
     output = call(*words)
     assert output.lines == [

@@ -193,7 +193,7 @@ def test_promoting_in_a_store_that_is_not_there_makes_none(call: Call) -> None:
 def test_rollback_goes_back_step_by_step(
     url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
-    """To the champion before, then to the one before that, then there is none; or to a named one."""
+    """To the champion before, then to the one before that, then to none; or to a named one."""
     store = open_store(url)
     for number in (1, 2, 3):
         store_run(store, run_id(number), promote=True)
@@ -324,7 +324,7 @@ def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, 
 def test_a_forced_promotion_whose_answer_was_lost_is_told_as_made(
     store: FolderStore, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though another run is the champion by now, it was promoted, in the generation that is told."""
+    """Though another run is the champion by now, it was promoted, in the generation told."""
     swap = FolderStore.compare_and_swap
 
     def lose_the_answer(self: FolderStore, key: str, version: str | None, content: bytes) -> None:

@@ -67,7 +67,7 @@ def test_runs_are_listed_newest_first(
 def test_a_damaged_run_is_listed_as_such(
     url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
-    """A run whose files cannot be trusted is shown as damaged, with the reason, beside the others."""
+    """A run whose files cannot be trusted is shown as damaged, with the reason."""
     store = open_store(url)
     for number in (1, 2, 3):
         store_run(store, run_id(number))
@@ -153,7 +153,7 @@ def test_show_tells_all_about_a_run(url: str, store_run: Put, call: Call, machin
 def test_show_does_not_mix_the_environment_into_a_runs_settings(
     store_run: Put, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A setting that an old run did not know yet is at its default, whatever is set here and now."""
+    """A setting that an old run did not know yet is at its default, whatever is set here."""
     store = FolderStore("store")
     stored = store_run(store, run_id(1))
     settings = json.loads(read_file(store, stored, keys.SETTINGS))

@@ -164,8 +164,8 @@ def test_a_disk_without_room_for_all_places_together_is_told(
 ) -> None:
     """Work folder, store and temporary files on one disk need room there together."""
     usage = SimpleNamespace(total=10**9, used=0, free=150 * 2**20)
-    monkeypatch.setattr("fmnist.cli.doctor._local_places", lambda _: iter(
-        [("store.work", Path()), ("store.url", Path("s")), ("temporary files", Path())]))  # fmt: skip
+    places = [("store.work", Path()), ("store.url", Path("s")), ("temporary files", Path())]
+    monkeypatch.setattr("fmnist.cli.doctor._local_places", lambda _: places)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     bad(settings(), "disk space", ExitCode.STORE, "0.2 GB free", "store.work, store.url",
         "free some space")  # fmt: skip
@@ -265,7 +265,7 @@ class Prefect(BaseHTTPRequestHandler):
 def test_a_prefect_server_is_asked_with_the_login(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever address and login stand: the server is good with its version, the login not shown."""
+    """Wherever address and login stand: the server is good, and the login not shown."""
     with serving(Prefect) as address:
         given = {"PREFECT_API_URL": f"{address}/api/", "PREFECT_API_AUTH_STRING": Prefect.login}
         if place == "profile":

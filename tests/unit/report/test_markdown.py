@@ -413,7 +413,7 @@ def test_the_figure_of_the_comparison_stands_in_its_section() -> None:
 
 
 def test_an_undecided_run_claims_nothing_about_a_champion() -> None:
-    """Where the store could not be asked, the report says so, and shows no rules and no champion."""
+    """Where the store could not be asked, the report says so, and shows no rules or champion."""
     run = replace(records.run(), verdict=undecided("the store is away", 3))
     report = markdown(run, IMAGES)
     assert report.startswith(f"# Undecided: {run.run_id}\n\nNot decided yet: the store is away.\n")
