@@ -17,7 +17,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
 
-from fmnist.cli.train import run_training_command
+from fmnist.cli.command import run
+from fmnist.cli.train import training_app
 from fmnist.data.fetch import fetch_files
 from fmnist.data.records import DataOrigin, FetchedData, LabelledImages, PreparedData
 from fmnist.data.split import load_images, prepare_sets
@@ -123,7 +124,8 @@ def _judge(job: Job, data: DataOrigin, test: LabelledImages) -> Judge:
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Run the job once as the command line says; the last line on standard output sums it up."""
-    return run_training_command(lambda settings: run_flow(training_job, settings), arguments)
+    app = training_app(lambda settings: run_flow(training_job, settings))
+    return run(app, arguments, json=False)
 
 
 if __name__ == "__main__":

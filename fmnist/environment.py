@@ -1,4 +1,4 @@
-"""What a run was computed with: the code, the machine and the versions of its main packages."""
+"""What a run is computed with: the code, the machine and the packages."""
 
 import importlib.metadata
 import os
@@ -8,21 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_PACKAGES = (
-    "fmnist",
-    "tensorflow",
-    "keras",
-    "numpy",
-    "scikit-learn",
-    "scipy",
-    "prefect",
-    "fastapi",
-    "sqlalchemy",
-    "pydantic",
-    "boto3",
-    "matplotlib",
-    "seaborn",
-)
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 
 @dataclass(frozen=True)
@@ -36,7 +23,7 @@ class Environment:
         platform: operating system, its version and the machine type.
         processor: the processor's model.
         cores: number of logical processors.
-        packages: version of each main package, or "not installed".
+        packages: version of this package and of each that it needs, or "not installed".
     """
 
     commit: str | None
@@ -55,8 +42,25 @@ def describe_environment() -> Environment:
         platform=platform.platform(),
         processor=_processor(),
         cores=os.cpu_count() or 1,
-        packages={name: _version(name) for name in _PACKAGES},
+        packages={name: installed(name) or "not installed" for name in ("fmnist", *requirements())},
     )
+
+
+def requirements() -> Mapping[str, SpecifierSet]:
+    """The bounds that the package declares for each package that it needs."""
+    try:
+        declared = importlib.metadata.requires("fmnist") or ()
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
+        declared = ()
+    return {found.name: found.specifier for found in map(Requirement, declared)}
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, if it is installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _commit(folder: Path) -> str | None:
@@ -75,15 +79,13 @@ def _commit(folder: Path) -> str | None:
             check=True,
         ).stdout.strip()
 
-    built_from = os.environ.get("SOURCE_COMMIT") or None
     try:
-        commit = git("rev-parse", "HEAD")
-        # An installed package may lie inside another project's repository, whose commit is not ours.
-        if not git("ls-files", Path(__file__).name):
-            return built_from
-        return f"{commit}+changes" if git("status", "--porcelain", "-uno") else commit
+        # An installed package may lie inside the repository of another project.
+        if git("ls-files", Path(__file__).name):
+            return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
     except (OSError, subprocess.SubprocessError):
-        return built_from
+        pass
+    return os.environ.get("SOURCE_COMMIT") or None
 
 
 def _processor() -> str:
@@ -94,10 +96,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -41,7 +41,6 @@ class JobError(Exception):
     run_id: str | None = None
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
-        """Keep the message, and whether a retry can help."""
         super().__init__(message)
         self.retryable = retryable
 

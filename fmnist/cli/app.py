@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from fmnist.cli.command import Result, make_app, run
-from fmnist.cli.options import JSON
+from fmnist.cli.command import Result, done, make_app, run
 from fmnist.errors import ExitCode, SettingsError
 
 app = make_app(
@@ -51,15 +50,13 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish"] | None = None) -
         raise SettingsError("the shell is unknown; add --shell bash, zsh or fish") from error
     except OSError as error:
         raise SettingsError(f"the completion cannot be installed: {error}") from error
-    line = ("ok", f"installed in {script}", "open a new shell to use it")
-    return Result(ExitCode.OK, line, {"script": script})
+    return done(f"installed in {script}", "open a new shell to use it", script=script)
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Run one command; the last line on standard output sums it up, or JSON is all there is."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with _log_on_stderr():
-        return run(app, words, for_programs=JSON in words)
+        return run(app, arguments)
 
 
 @contextlib.contextmanager

@@ -10,17 +10,17 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group, UnknownCommandError
-from cyclopts.exceptions import MissingArgumentError, RepeatArgumentError, UnknownOptionError
+from cyclopts.exceptions import MissingArgumentError, UnknownOptionError
 from pydantic_core import to_json
 from rich.console import Console, RenderableType
 
-from fmnist.cli.options import pop_settings
+from fmnist.cli.options import JSON, pop_settings
 from fmnist.configure import hide_secrets, load_named_settings, suggest
 from fmnist.errors import ExitCode, JobError, SettingsError, without_credentials
 from fmnist.settings import Settings
@@ -64,9 +64,14 @@ class Result:
         document: what a program gets besides the exit code.
     """
 
-    code: ExitCode
-    line: tuple[str, ...]
-    document: Mapping[str, object]
+    code: ExitCode = ExitCode.OK
+    line: tuple[str, ...] = ()
+    document: Mapping[str, object] = field(default_factory=dict)
+
+
+def done(*line: str, **document: object) -> Result:
+    """A command that succeeded: what its last line says after `ok`, and what a program gets."""
+    return Result(ExitCode.OK, ("ok", *line), document)
 
 
 def make_app(name: str, summary: str, **options: Any) -> App:
@@ -78,38 +83,46 @@ def make_app(name: str, summary: str, **options: Any) -> App:
         help_format="plaintext",
         group_parameters=Group.create_default_parameters("Options"),
         help_epilogue=f"Exit codes:\n{codes}",
-        version=_version,
         **options,
     )
 
 
-def _version() -> str:
-    import importlib.metadata
-
-    return importlib.metadata.version("fmnist")
-
-
-def run(app: App, words: Sequence[str], *, for_programs: bool = False) -> ExitCode:
+def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) -> ExitCode:
     """Run a command; the last line on standard output sums it up, or JSON is all there is."""
     start = datetime.now(UTC)
+    words = sys.argv[1:] if arguments is None else arguments
+    for_programs = json and JSON in words
     signal.signal(signal.SIGTERM, _interrupt)
+    # Without a terminal nothing is wrapped, so that each row is one line.
+    width = None if sys.stdout.isatty() else _NO_TERMINAL
+    console = _Console(markup=False, highlight=False, quiet=for_programs, width=width)
     try:
-        result = _run(app, words, _console(quiet=for_programs))
+        command, positional, named = parse(app, words, console)
+        result = command(*positional, **named)
+        result = result if isinstance(result, Result) else Result()  # of --help or --version
     except JobError as error:
         if "\n" in str(error) and not error.run_id:  # else the flow has logged it
             sys.stderr.write(f"{error}\n")
-        document = {"kind": error.exit_code.name.lower(), "message": str(error)}
-        result = Result(error.exit_code, (failure_line(error),), document)
+        result = Result(error.exit_code, (failure_line(error),), {"message": str(error)})
     except KeyboardInterrupt:
         seconds = f"after {(datetime.now(UTC) - start).total_seconds():.0f} s"
-        result = _cut_short(ExitCode.INTERRUPTED, "interrupted", seconds)
+        result = Result(ExitCode.INTERRUPTED, ("interrupted", seconds), {"message": seconds})
     except Exception as error:
         traceback.print_exc()
         message = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
-        result = _cut_short(ExitCode.DEFECT, "defect", message)
+        result = Result(ExitCode.DEFECT, ("defect", message), {"message": message})
     if result.line:
-        _print_end(result, for_programs)
+        console.quiet = False
+        end = _document(result) if for_programs else "  ".join(result.line)
+        console.out(end, highlight=False)
     return result.code
+
+
+def _document(result: Result) -> str:
+    document: dict[str, object] = {"ok": result.code == 0, "exit_code": int(result.code)}
+    if result.code != ExitCode.OK:
+        document["kind"] = result.code.name.lower()
+    return to_json(document | dict(result.document), indent=2, inf_nan_mode="null").decode()
 
 
 def failure_line(error: JobError) -> str:
@@ -118,17 +131,6 @@ def failure_line(error: JobError) -> str:
     if rest:
         first += f" (and {len(rest)} more {'line' if len(rest) == 1 else 'lines'} above)"
     return f"failed  {error.run_id or '-'}  {error.exit_code.name.lower()}: {first}"
-
-
-def _cut_short(code: ExitCode, kind: str, message: str) -> Result:
-    return Result(code, (kind, message), {"kind": kind, "message": message})
-
-
-def _run(app: App, words: Sequence[str], console: Console) -> Result:
-    command, positional, named = parse(app, words, console)
-    if isinstance(result := command(*positional, **named), Result):
-        return result
-    return Result(ExitCode.OK, (), {})
 
 
 def parse(
@@ -143,7 +145,6 @@ def parse(
     """
     if not words and app.default_command is None:
         raise SettingsError(_no_command(app, ""))
-    faults: list[str] = []
     try:
         command, bound, unused, _ = app.parse_known_args(words, console=_Console(highlight=False))
     except UnknownCommandError as error:
@@ -162,7 +163,7 @@ def parse(
     try:
         settings = load_named_settings(overrides)
     except SettingsError as error:
-        raise SettingsError("\n".join([*faults, str(error)])) from error
+        faults.append(str(error))
     if faults:
         raise SettingsError("\n".join(faults))
     return command, (Context(settings, overrides, console), *bound.args), bound.kwargs
@@ -213,15 +214,12 @@ def _describe(error: CycloptsError | SettingsError, app: App, words: Sequence[st
     if isinstance(error, SettingsError):
         return str(error)
     if isinstance(error, MissingArgumentError) and error.argument:
-        typed = error.keyword or next((t.keyword for t in error.argument.tokens if t.keyword), None)
-        if typed:
-            return f"{typed} needs a value"
+        if error.keyword:
+            return f"{error.keyword} needs a value"
         name = error.argument.name
         name = name if name.startswith("--") else name.upper()
         chain, _, _ = app.parse_commands(words)
         return f"{name} is required; see `{' '.join([app.name[0], *chain])} --help`"
-    if isinstance(error, RepeatArgumentError):
-        return f"{error.token.keyword} is given more than once"
     error.verbose = False
     return without_credentials(" ".join(str(error).split()))
 
@@ -229,34 +227,9 @@ def _describe(error: CycloptsError | SettingsError, app: App, words: Sequence[st
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Go on without output if nobody reads it any more, as in `fmnist runs | head -1`."""
-        self.quiet = True
-        _discard_output()
-
-
-def _console(*, quiet: bool = False) -> Console:
-    # Without a terminal nothing is wrapped, so that each row is one line.
-    width = None if sys.stdout.isatty() else _NO_TERMINAL
-    return _Console(markup=False, highlight=False, quiet=quiet, width=width)
-
-
-def _print_end(result: Result, for_programs: bool) -> None:
-    if for_programs:
-        document = {"ok": result.code == 0, "exit_code": int(result.code), **result.document}
-        text = to_json(document, indent=2, inf_nan_mode="null").decode()
-    else:
-        text = "  ".join(result.line)
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
-
-
-def _discard_output() -> None:
-    """Send nothing more to a standard output that nobody reads, not even at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from fmnist.cli.command import Context, Result
+from fmnist.cli.command import Context, Result, done
 from fmnist.cli.options import Reason, RunId, flag, takes_settings
 from fmnist.cli.tables import home_expanded, say_decision, say_verdict
 from fmnist.errors import ExitCode, SettingsError
@@ -63,9 +63,8 @@ def publish_folder(
     result = _result(context, store, promotion)
     removed = remove_kept_folder(folder, promotion.run_id, context.settings)
     note = () if removed else (f"{folder} is left as it is",)
-    return Result(
-        result.code, (*result.line, *note), {**result.document, "folder_removed": removed}
-    )
+    document = {**result.document, "folder_removed": removed}
+    return Result(result.code, (*result.line, *note), document)
 
 
 @takes_settings("store")
@@ -85,16 +84,13 @@ def rollback(
     store.check()
     champion = roll_back(store, run, reason=reason or "", by="fmnist rollback")
     where = store.location(keys.of_run(champion.run_id))
-    return Result(
-        ExitCode.OK,
-        (
-            "ok",
-            champion.run_id,
-            f"generation {champion.generation}",
-            f"before {champion.previous}",
-            where,
-        ),
-        {"champion": champion, "location": where},
+    return done(
+        champion.run_id,
+        f"generation {champion.generation}",
+        f"before {champion.previous}",
+        where,
+        champion=champion,
+        location=where,
     )
 
 
@@ -116,21 +112,14 @@ def _result(context: Context, store: Store, promotion: Promotion) -> Result:
         found["verdict"] = promotion.verdict
     if promotion.decision:
         found |= {"evaluation": promotion.decision.evaluation, "champion": promotion.champion}
-    champion = promotion.promoted_by
+    run_id, reason, champion = promotion.run_id, promotion.reason, promotion.promoted_by
     if champion is None:
-        return Result(
-            ExitCode.REJECTED,
-            ("rejected", promotion.run_id, promotion.reason),
-            {"kind": "rejected", "message": promotion.reason, **found},
-        )
-    location = store.location(keys.of_run(promotion.run_id))
+        line = ("rejected", run_id, reason)
+        return Result(ExitCode.REJECTED, line, {"message": reason, **found})
+    word = "promoted" if promotion.verdict else "ok"
+    location = store.location(keys.of_run(run_id))
     return Result(
         ExitCode.OK,
-        (
-            "promoted" if promotion.verdict else "ok",
-            promotion.run_id,
-            f"generation {champion.generation}",
-            promotion.reason,
-        ),
+        (word, run_id, f"generation {champion.generation}", reason),
         {"champion": champion, "location": location, **found},
     )

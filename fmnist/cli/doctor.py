@@ -3,20 +3,21 @@
 import base64
 import importlib.metadata
 import os
-import re
 import shutil
 import statistics
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+from packaging.version import Version
 
 from fmnist.data.cache import cache_folder
 from fmnist.data.fetch import check_source
+from fmnist.environment import installed, requirements
 from fmnist.errors import (
     DamagedError,
     DataError,
@@ -34,14 +35,13 @@ from fmnist.settings import MIRRORS, Settings, non_defaults
 from fmnist.store.base import Store, open_store
 
 _MEGABYTE = 2**20
-# The most that one run writes, in megabytes: four downloads, two of them at a time; the arrays and the
-# published files; the published files alone; a model that is loaded.
+# The most that one run writes, in megabytes: four downloads, two of them at a time; the arrays and
+# the published files; the published files alone; a model that is loaded.
 _ROOM = {"data.cache": 64, "store.work": 128, "store.url": 32, "temporary files": 32}
 _LARGEST_CLOCK_DIFFERENCE = 60
 _READS = 5
 _LONGEST_READ = 1.0
 _PREFECT_TIMEOUT = 10
-_REINSTALL = "install what requirements.txt pins (`make setup`)"
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _finding("settings", lambda: _settings(settings))
     yield _finding("data source", lambda: check_source(settings.data))
     yield _finding("cache folder", lambda: _cache_folder(settings))
-    yield _finding("work folder", lambda: _work_folder(settings))
+    yield _finding(
+        "work folder", lambda: _writable(work_folder(settings.store), "store.work", StoreError)
+    )
     yield from _store_findings(settings)
     yield _finding("Prefect API", _prefect)
-    yield _finding("fastapi", lambda: _version("fastapi"))
-    yield _finding("sqlalchemy", lambda: _version("sqlalchemy"))
-    yield _finding("keras", lambda: _version("keras"))
+    yield _finding("packages", _packages)
     yield _finding("disk space", lambda: _disk_space(settings))
 
 
@@ -99,38 +99,30 @@ def _settings(settings: Settings) -> str:
 
 
 def _cache_folder(settings: Settings) -> str:
-    if settings.data.source != MIRRORS and "://" not in settings.data.source:
+    if not _downloads(settings):
         return "not needed, since data.source is a folder"
+    return _writable(cache_folder(settings.data), "data.cache", DataError)
+
+
+def _downloads(settings: Settings) -> bool:
+    return settings.data.source == MIRRORS or "://" in settings.data.source
+
+
+def _writable(folder: Path, setting: str, failure: type[JobError]) -> str:
     try:
-        return _writable(cache_folder(settings.data))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"1")
     except OSError as error:
-        raise DataError(_advice(error, cache_folder(settings.data), "data.cache")) from error
-
-
-def _work_folder(settings: Settings) -> str:
-    folder = work_folder(settings.store)
-    try:
-        return _writable(folder)
-    except OSError as error:
-        raise StoreError(_advice(error, folder, "store.work")) from error
-
-
-def _writable(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as stream:
-        stream.write(b"1")
+        raise failure(
+            f"{folder} cannot be written ({error.strerror or error}); give this user the right "
+            f"to, or set {setting} to another folder"
+        ) from error
     return f"{folder} can be written"
 
 
-def _advice(error: OSError, folder: Path, setting: str) -> str:
-    return (
-        f"{folder} cannot be written ({error.strerror or error}); give this user the right to, or "
-        f"set {setting} to another folder"
-    )
-
-
 def _local_places(settings: Settings) -> Iterator[tuple[str, Path]]:
-    if settings.data.source == MIRRORS or "://" in settings.data.source:
+    if _downloads(settings):
         yield "data.cache", cache_folder(settings.data)
     yield "store.work", work_folder(settings.store)
     if "://" not in settings.store.url:
@@ -140,7 +132,6 @@ def _local_places(settings: Settings) -> Iterator[tuple[str, Path]]:
 
 def _disk_space(settings: Settings) -> str:
     """Places that share a disk need room for all of them together."""
-    needed: dict[int, int] = {}
     names: dict[int, list[str]] = {}
     free: dict[int, int] = {}
     try:
@@ -148,18 +139,18 @@ def _disk_space(settings: Settings) -> str:
             there = next(path for path in (place, *place.absolute().parents) if path.exists())
             disk = there.stat().st_dev
             free[disk] = shutil.disk_usage(there).free
-            needed[disk] = needed.get(disk, 0) + _ROOM[name] * _MEGABYTE
             names.setdefault(disk, []).append(name)
     except (OSError, RuntimeError) as error:
         raise StoreError(f"the free space cannot be found out: {error}; see the folders") from error
-    parts = [
+    needed = {disk: sum(_ROOM[name] for name in names[disk]) * _MEGABYTE for disk in names}
+    found = "; ".join(
         f"{free[disk] / 1e9:.1f} GB free for {', '.join(names[disk])}, which need "
         f"{needed[disk] / 1e9:.2f} GB"
-        for disk in free
-    ]
-    if any(free[disk] < needed[disk] for disk in free):
-        raise StoreError("; ".join(parts) + "; free some space, or set them to another disk")
-    return "; ".join(parts)
+        for disk in names
+    )
+    if any(free[disk] < needed[disk] for disk in names):
+        raise StoreError(f"{found}; free some space, or set them to another disk")
+    return found
 
 
 def _store_findings(settings: Settings) -> Iterator[Finding]:
@@ -170,9 +161,8 @@ def _store_findings(settings: Settings) -> Iterator[Finding]:
     except StoreError as error:
         yield Finding("store", False, _one_line(str(error)), error.exit_code)
         return
-    where = (
-        settings.store.url if "://" in settings.store.url else Path(store.location("")).absolute()
-    )
+    url = settings.store.url
+    where = url if "://" in url else Path(store.location("")).absolute()
     yield _finding("store", lambda: f"{where} is there, and can be listed, read and written")
     yield _finding("conditional writes", lambda: _conditions(settings, honours=honours))
     yield _finding("clock", lambda: _clock(store))
@@ -200,21 +190,17 @@ def _clock(store: Store) -> str:
         return "the store has no other than this machine's, or does not tell"
     difference = (datetime.now(UTC) - clock).total_seconds()
     if abs(difference) > _LARGEST_CLOCK_DIFFERENCE:
+        side = "ahead of" if difference > 0 else "behind"
         raise StoreError(
-            f"this machine's is {abs(difference):.0f} s {'ahead of' if difference > 0 else 'behind'}"
-            " the store's; set both by NTP: run ids sort by the clock, and S3 refuses requests at "
-            "900 s"
+            f"this machine's is {abs(difference):.0f} s {side} the store's; set both by NTP: run "
+            "ids sort by the clock, and S3 refuses requests at 900 s"
         )
     return f"within {max(1, round(abs(difference)))} s of the store's"
 
 
 def _latency(store: Store) -> str:
-    seconds = []
-    for _ in range(_READS):
-        start = time.perf_counter()
-        store.read(keys.CHAMPION)
-        seconds.append(time.perf_counter() - start)
-    median = statistics.median(seconds)
+    times = timeit.repeat(lambda: store.read(keys.CHAMPION), number=1, repeat=_READS)
+    median = statistics.median(times)
     figure = f"{median * 1000:.1f} ms for a small read, the median of {_READS}"
     if median > _LONGEST_READ:
         raise StoreError(
@@ -241,13 +227,14 @@ def _champion(store: Store) -> str:
                 f"{entry.size:,}; `fmnist rollback` goes back to the champion before"
             )
     return (
-        f"{champion.run_id}, generation {champion.generation}, accuracy {champion.accuracy:.4f}: its manifest "
-        f"is the promoted one, its {len(run.manifest.files)} files are there in their sizes"
+        f"{champion.run_id}, generation {champion.generation}, accuracy {champion.accuracy:.4f}: "
+        f"its manifest is the promoted one, its {len(run.manifest.files)} files are there in their "
+        "sizes"
     )
 
 
 def _prefect() -> str:
-    from fmnist.orchestration.server import api_address_and_login  # slow: imports Prefect
+    from fmnist.orchestration.server import api_address_and_login, no_answer  # slow
 
     url, login = api_address_and_login()
     if not url:
@@ -256,69 +243,39 @@ def _prefect() -> str:
     headers = {"authorization": f"Basic {key}"} if login else {}
     try:
         with httpx.Client(headers=headers, timeout=_PREFECT_TIMEOUT) as client:
-            for path in ("/health", "/admin/version"):
-                answer = client.get(url + path)
-                if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-                    raise PrefectError(
-                        f"{url} refuses the login (HTTP {answer.status_code}); "
-                        f"{'correct' if login else 'set'} PREFECT_API_AUTH_STRING"
-                    )
-                answer.raise_for_status()
-        version = answer.json()
-        if not isinstance(version, str) or _release(version) is None:
-            raise ValueError("the answer is no version")
+            answer = client.get(f"{url}/admin/version").raise_for_status()
+        version = Version(str(answer.json()))
     except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise PrefectError(
+                f"{url} refuses the login (HTTP {status}); "
+                f"{'correct' if login else 'set'} PREFECT_API_AUTH_STRING"
+            ) from error
         raise PrefectError(
-            f"{url} answers {error.request.url.path} with HTTP {error.response.status_code}; is "
-            "PREFECT_API_URL the address of a Prefect API, with /api at its end?"
+            f"{url} does not tell its version (HTTP {status}); is PREFECT_API_URL the address of a "
+            "Prefect API, with /api at its end?"
         ) from error
     # Not all of what an address can be wrong in is an error of httpx's own.
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        reason = str(error) or type(error).__name__
-        raise PrefectError(
-            f"no Prefect server answers at {url} ({reason}); start it or correct PREFECT_API_URL, "
-            "or unset that to use a temporary server"
-        ) from error
-    here = _installed("prefect")
-    if (_release(version) or ()) < (_release(here) or ()):
+        raise no_answer(url, error) from error
+    here = Version(importlib.metadata.version("prefect"))
+    if version.release[:2] < here.release[:2]:
         raise PrefectError(
             f"{url} has Prefect {version}, older than {here} here; update the server first"
         )
     return f"{url} answers, with Prefect {version}"
 
 
-def _version(package: str) -> str:
-    """The installed version of a package, if a run can rely on it.
-
-    pyproject.toml has the same bounds, with reasons; a later `pip install` may override them.
-    """
-    version = _installed(package)
-    release = _release(version) or (0, 0)
-    if package == "fastapi" and release >= (0, 151):
-        raise PrefectError(
-            f"{version} is too new, from 0.151 on Prefect's server refuses its own client; "
-            f"{_REINSTALL}"
-        )
-    if package == "sqlalchemy" and release >= (2, 1):
-        raise PrefectError(
-            f"{version} is too new, from 2.1 on Prefect's server creates no scheduled run and says "
-            f"nothing; {_REINSTALL}"
-        )
-    if package == "keras" and release < (3, 15):
-        raise DamagedError(
-            f"{version} is too old, before 3.15 it runs code hidden in a model file; {_REINSTALL}"
-        )
-    return f"{version} is not known to break"
-
-
-def _installed(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise PrefectError(f"{package} is not installed; {_REINSTALL}") from error
-
-
-def _release(version: str) -> tuple[int, int] | None:
-    """The first two numbers of a version; `None` if it does not start with them."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else None
+def _packages() -> str:
+    """Check versions against the declared bounds, which a later `pip install` may override."""
+    bounds = requirements()
+    versions = {name: installed(name) for name in bounds}
+    wrong = [
+        f"{name} is {version or 'not installed'}, but must be {bounds[name]}"
+        for name, version in versions.items()
+        if not (version and bounds[name].contains(version, prereleases=True))
+    ]
+    if wrong:
+        raise PrefectError(f"{'; '.join(wrong)}; install what requirements.txt pins (`make setup`)")
+    return f"all {len(bounds)} are of versions that work together"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any
 
@@ -11,37 +11,19 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from fmnist.cli.command import Context, Result
+from fmnist.cli import tables
+from fmnist.cli.command import Context, Result, done
 from fmnist.cli.options import Count, RunId, takes_settings
-from fmnist.cli.tables import (
-    accuracy_text,
-    comparison_lines,
-    facts,
-    make_table,
-    minute_text,
-    say_decision,
-    say_verdict,
-    second_text,
-)
 from fmnist.data.records import DataOrigin
-from fmnist.errors import DamagedError, ExitCode, StoreError
+from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Interval
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.stored import fetch_test_data, recorded_changes
-from fmnist.registry import keys
+from fmnist.registry import keys, runs
 from fmnist.registry.champion import champion_history, current_champion, no_champion, read_champion
 from fmnist.registry.records import ChampionRecord, RecordedFigures, StoredRun, from_json
-from fmnist.registry.runs import (
-    find_run,
-    later_verdicts,
-    list_run_ids,
-    read_file,
-    read_record,
-    read_run,
-    run_exists,
-)
 from fmnist.store.base import Store
 
 _READERS = 8
@@ -85,23 +67,21 @@ def list_runs(
     """List the runs, newest first."""
     store = context.store()
     champion = current_champion(store)
-    everything = list_run_ids(store)
+    everything = runs.list_run_ids(store)
     rest = [run for run in everything if before is None or run < before]
     page, more = rest[:limit], len(rest) > limit
     judged_later = {name.rstrip("/") for name in store.list_names(keys.VERDICTS)} if page else set()
     with ThreadPoolExecutor(_READERS) as readers:
         lines = list(readers.map(lambda run: _run_line(store, run, champion, judged_later), page))
     if lines:
-        context.say(_table_of_runs(lines, context.console.width))
+        context.say(_table_of_runs(context, lines))
         _explain_marks(context, lines)
     where = store.location("")
-    count = f"{len(lines):,} of {len(everything):,} runs in {where}"
+    document = {"runs": lines, "total": len(everything), "next_before": page[-1] if more else None}
+    if not lines:
+        return done(f"no run in {where}", **document)
     following = f"the next page: --before {page[-1]}" if more else "the last page"
-    return Result(
-        ExitCode.OK,
-        ("ok", count, following) if lines else ("ok", f"no run in {where}"),
-        {"runs": lines, "total": len(everything), "next_before": page[-1] if more else None},
-    )
+    return done(f"{len(lines):,} of {len(everything):,} runs in {where}", following, **document)
 
 
 def _run_line(
@@ -109,16 +89,16 @@ def _run_line(
 ) -> RunLine:
     is_champion = champion is not None and champion.run_id == run_id
     try:
-        run = find_run(store, run_id)
+        run = runs.find_run(store, run_id)
         if run is None:
             return RunLine(run_id, "unfinished", is_champion)
-        figures = read_record(store, run, keys.EVALUATION, RecordedFigures)
-        verdict = read_record(store, run, keys.VERDICT, Verdict)
+        figures = runs.read_record(store, run, keys.EVALUATION, RecordedFigures)
+        verdict = runs.read_record(store, run, keys.VERDICT, Verdict)
     except StoreError as error:
         # The champion was read: what cannot be read here is this run, and not the whole store.
         if error.retryable:
             raise
-        if not run_exists(store, run_id):
+        if not runs.run_exists(store, run_id):
             # It was removed meanwhile.
             return RunLine(run_id, "unfinished", is_champion)
         return RunLine(run_id, "damaged", is_champion, problem=str(error))
@@ -134,16 +114,16 @@ def _run_line(
     )
 
 
-def _table_of_runs(lines: Sequence[RunLine], width: int) -> Table:
-    table = make_table("", "run", "finished, UTC", "test accuracy", "verdict", width=width)
+def _table_of_runs(context: Context, lines: Sequence[RunLine]) -> Table:
+    table = tables.make_table(context, "", "run", "finished, UTC", "test accuracy", "verdict")
     for line in lines:
         figures = Text(line.state, "red" if line.state == "damaged" else "")
         if line.accuracy is not None and line.interval is not None:
-            figures = Text(accuracy_text(line.accuracy, line.interval))
+            figures = Text(tables.accuracy_text(line.accuracy, line.interval))
         table.add_row(
             "*" if line.champion else "!" if line.rejected_later else "",
             line.run_id,
-            minute_text(line.finished_at) if line.finished_at else "",
+            f"{line.finished_at.astimezone(UTC):%Y-%m-%d %H:%M}" if line.finished_at else "",
             figures,
             line.verdict,
             style="bold" if line.champion else None,
@@ -166,56 +146,53 @@ def show_run(context: Context, run: RunId, /) -> Result:
     """Show everything about one run."""
     store = context.store()
     champion = current_champion(store)
-    stored = read_run(store, run)
-    figures, evaluation = _recorded_evaluation(
-        store, run, read_file(store, stored, keys.EVALUATION)
-    )
-    verdict = read_record(store, stored, keys.VERDICT, Verdict)
-    origin = read_record(store, stored, keys.DATA, DataOrigin)
+    stored = runs.read_run(store, run)
+    content = runs.read_file(store, stored, keys.EVALUATION)
+    figures, evaluation = _recorded_evaluation(store, run, content)
+    verdict = runs.read_record(store, stored, keys.VERDICT, Verdict)
+    origin = runs.read_record(store, stored, keys.DATA, DataOrigin)
     against = _recorded_comparison(store, stored)
-    later = later_verdicts(store, run)
+    later = runs.later_verdicts(store, run)
     changed = recorded_changes(store, stored)
     is_champion = champion is not None and champion.run_id == run
     kind = "the official files" if origin.official else "not the official files"
-    context.say(
-        facts(
-            {
-                "run": f"{run}{', the champion' if is_champion else ''}",
-                "finished": second_text(stored.manifest.created_at),
-                "test accuracy": accuracy_text(figures.accuracy, figures.interval)
-                + ("" if figures.images is None else f", {figures.images:,} images"),
-                "test loss": _figure_text(figures.loss),
-                "calibration error": _figure_text(figures.calibration_error),
-                "data": f"{origin.source}, {kind}",
-                "settings changed": ", ".join(f"{name} {value}" for name, value in changed.items())
-                or "none",
-            }
-        )
+    images = "" if figures.images is None else f", {figures.images:,} images"
+    settings = [f"{name} {value}" for name, value in changed.items()]
+    tables.say_facts(
+        context,
+        {
+            "run": f"{run}{', the champion' if is_champion else ''}",
+            "finished": tables.second_text(stored.manifest.created_at),
+            "test accuracy": tables.accuracy_text(figures.accuracy, figures.interval) + images,
+            "test loss": _figure_text(figures.loss),
+            "calibration error": _figure_text(figures.calibration_error),
+            "data": f"{origin.source}, {kind}",
+            "settings changed": ", ".join(settings) or "none",
+        },
     )
-    say_decision(context, verdict, against)
+    tables.say_decision(context, verdict, against)
     for passed_later in later:
         context.say(f"\njudged again, against generation {passed_later.generation}:")
-        say_verdict(context, passed_later)
-    table = make_table("bytes", "file", right=(0,), width=context.console.width)
+        tables.say_verdict(context, passed_later)
+    table = tables.make_table(context, "bytes", "file", right=(0,))
     for name, entry in sorted(stored.manifest.files.items()):
         table.add_row(f"{entry.size:,}", name)
     location = store.location(keys.of_run(run))
     context.say("", table)
-    return Result(
-        ExitCode.OK,
-        ("ok", run, later[-1].word if later and not is_champion else verdict.word, location),
-        {
-            "run_id": run,
-            "champion": is_champion,
-            "location": location,
-            "manifest": stored.manifest,
-            "evaluation": evaluation,
-            "verdict": verdict,
-            "comparison": against,
-            "later_verdicts": later,
-            "settings_changed": changed,
-            "data": origin,
-        },
+    return done(
+        run,
+        later[-1].word if later and not is_champion else verdict.word,
+        location,
+        run_id=run,
+        champion=is_champion,
+        location=location,
+        manifest=stored.manifest,
+        evaluation=evaluation,
+        verdict=verdict,
+        comparison=against,
+        later_verdicts=later,
+        settings_changed=changed,
+        data=origin,
     )
 
 
@@ -236,9 +213,9 @@ def _recorded_comparison(store: Store, run: StoredRun) -> Comparison | Compariso
     if keys.COMPARISON not in run.manifest.files:
         return None
     try:
-        return read_record(store, run, keys.COMPARISON, Comparison)
+        return runs.read_record(store, run, keys.COMPARISON, Comparison)
     except DamagedError:
-        return read_record(store, run, keys.COMPARISON, ComparisonFailed)
+        return runs.read_record(store, run, keys.COMPARISON, ComparisonFailed)
 
 
 @takes_settings("store")
@@ -248,24 +225,21 @@ def show_champion(context: Context) -> Result:
     champion, files = read_champion(store, keys.EVALUATION)
     where = store.location(keys.of_run(champion.run_id))
     figures, evaluation = _recorded_evaluation(store, champion.run_id, files[keys.EVALUATION])
-    context.say(
-        facts(
-            {
-                "champion": champion.run_id,
-                "test accuracy": accuracy_text(figures.accuracy, figures.interval),
-                "generation": f"{champion.generation:,}",
-                "since": f"{second_text(champion.moved_at)}, by {champion.move}",
-                "why": champion.reason or "-",
-                "by": champion.by or "-",
-                "rollback leads to": champion.rollback_to or "none before it",
-            }
-        )
+    tables.say_facts(
+        context,
+        {
+            "champion": champion.run_id,
+            "test accuracy": tables.accuracy_text(figures.accuracy, figures.interval),
+            "generation": f"{champion.generation:,}",
+            "since": f"{tables.second_text(champion.moved_at)}, by {champion.move}",
+            "why": champion.reason or "-",
+            "by": champion.by or "-",
+            "rollback leads to": champion.rollback_to or "none before it",
+        },
     )
-    return Result(
-        ExitCode.OK,
-        ("ok", champion.run_id, f"test accuracy {champion.accuracy:.4f}", where),
-        {"champion": champion, "evaluation": evaluation, "location": where},
-    )
+    accuracy = f"test accuracy {champion.accuracy:.4f}"
+    document = {"champion": champion, "evaluation": evaluation, "location": where}
+    return done(champion.run_id, accuracy, where, **document)
 
 
 @takes_settings("store")
@@ -276,20 +250,16 @@ def show_history(context: Context, *, limit: Limit = 20) -> Result:
     if not moves:
         raise no_champion(store)
     for record in moves:
-        context.say(
-            f"{record.generation:>5,}  {second_text(record.moved_at)}  {record.move}"
-            + (f"  by {record.by}" if record.by else ""),
-            f"       {record.previous or 'none'} -> {record.run_id}"
-            if record.move != "retirement"
-            else f"       {record.run_id} stays",
-            *([f"       {record.reason}"] if record.reason else []),
-        )
-    current = moves[0]
-    return Result(
-        ExitCode.OK,
-        ("ok", f"{len(moves):,} of {current.generation:,} moves", f"champion {current.run_id}"),
-        {"moves": moves, "total": current.generation},
-    )
+        when = tables.second_text(record.moved_at)
+        program = f"  by {record.by}" if record.by else ""
+        change = f"{record.previous or 'none'} -> {record.run_id}"
+        if record.move == "retirement":
+            change = f"{record.run_id} stays"
+        context.say(f"{record.generation:>5,}  {when}  {record.move}{program}")
+        context.say(f"       {change}", *([f"       {record.reason}"] if record.reason else []))
+    total, champion = moves[0].generation, moves[0].run_id
+    count = f"{len(moves):,} of {total:,} moves"
+    return done(count, f"champion {champion}", moves=moves, total=total)
 
 
 @takes_settings("store", "data")
@@ -299,9 +269,9 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     With --json, every image that only one of them gets right is listed.
     """
     store = context.store()
-    stored = [read_run(store, run_id) for run_id in (first, second)]
-    models = [read_file(store, run, keys.MODEL) for run in stored]
-    origins = [read_record(store, run, keys.DATA, DataOrigin) for run in stored]
+    stored = [runs.read_run(store, run_id) for run_id in (first, second)]
+    models = [runs.read_file(store, run, keys.MODEL) for run in stored]
+    origins = [runs.read_record(store, run, keys.DATA, DataOrigin) for run in stored]
     data, test = fetch_test_data(context.settings.data)
     score = make_test_set(test, context.settings.data.class_names, data).score
     before, after = (score(model) for model in models)
@@ -309,17 +279,11 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     same = [origin.test_set == data.test_set for origin in origins]
     found = compare(first, before, after, test.labels, names, same_test_set=same[0])
     context.say(f"first   {first}", f"second  {second}", "")
-    context.say(*comparison_lines(found, "first", "second"))
-    table = make_table(
-        "class", "first", "second", "points", right=(1, 2, 3), width=context.console.width
-    )
-    for scores in found.classes:
-        table.add_row(
-            scores.name,
-            f"{scores.champion:.4f}",
-            f"{scores.challenger:.4f}",
-            in_points(-scores.drop),
-        )
+    context.say(*tables.comparison_lines(found, "first", "second"))
+    table = tables.make_table(context, "class", "first", "second", "points", right=(1, 2, 3))
+    for each in found.classes:
+        recalls = f"{each.champion:.4f}", f"{each.challenger:.4f}"
+        table.add_row(each.name, *recalls, in_points(-each.drop))
     context.say("", "recall by class", table)
     for run, is_same in zip(stored, same, strict=True):
         if not is_same:
@@ -327,13 +291,12 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
                 f"{run.run_id} was judged on other test data, and may have trained on these"
             )
     low, high = found.interval.low, found.interval.high
-    return Result(
-        ExitCode.OK,
-        (
-            "ok",
-            f"{in_points(found.difference)} points [{in_points(low)}, {in_points(high)}]",
-            f"p {in_digits(found.p_value)}",
-            f"{len(found.changed):,} of {found.images:,} images changed sides",
-        ),
-        {"first": first, "second": second, "judged_on_these_images": same, "comparison": found},
+    return done(
+        f"{in_points(found.difference)} points [{in_points(low)}, {in_points(high)}]",
+        f"p {in_digits(found.p_value)}",
+        f"{len(found.changed):,} of {found.images:,} images changed sides",
+        first=first,
+        second=second,
+        judged_on_these_images=same,
+        comparison=found,
     )

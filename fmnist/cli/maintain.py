@@ -1,23 +1,20 @@
 """Console commands that look after a store."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from fmnist.cli.command import Context, Result
+from fmnist.cli.command import Context, Result, done
 from fmnist.cli.options import Count, RunId, flag, takes_settings
 from fmnist.cli.tables import counted, home_expanded, megabytes
 from fmnist.errors import ExitCode
 from fmnist.registry.champion import current_champion
-from fmnist.registry.leftovers import Leftover
 from fmnist.registry.prune import Removal, plan_prune, prune_store
 from fmnist.registry.pull import pull_champion
 from fmnist.registry.verify import verify_store
 from fmnist.settings import sections
-from fmnist.store.base import Store
 from fmnist.tensorflow_import import quiet_tensorflow_import
 
 
@@ -40,32 +37,22 @@ def verify_runs(
     damage = report.damage
     for problem in damage:
         context.say(f"damaged: {problem}")
-    _say_leftovers(context, store, report.leftovers)
-    size = sum(found.size for found in report.runs)
-    safe = sum(found.safe for found in report.leftovers)
+    for left in report.leftovers:
+        advice = "safe to delete" if left.safe else "may be in use"
+        where = f"{store.location(left.key)} {left.why} ({megabytes(left.size)})"
+        context.say(f"leftover: {where}; {advice}")
+    size = sum(verified.size for verified in report.runs)
+    safe = sum(left.safe for left in report.leftovers)
     line = (
         f"{counted(len(report.runs), 'run')}, {megabytes(size)} read",
         f"{counted(len(report.leftovers), 'leftover')}, {safe:,} of them safe to delete",
     )
-    code = ExitCode.DAMAGED if damage else ExitCode.OK
+    found = {"runs": report.runs, "problems": report.problems, "leftovers": report.leftovers}
+    if not damage:
+        return done(*line, **found)
     above = f"damaged: {counted(len(damage), 'fault')}, listed above"
-    return Result(
-        code,
-        ("failed", "-", above, *line) if damage else ("ok", *line),
-        {
-            **({"kind": "damaged", "message": "; ".join(damage)} if damage else {}),
-            "runs": report.runs,
-            "problems": report.problems,
-            "leftovers": report.leftovers,
-        },
-    )
-
-
-def _say_leftovers(context: Context, store: Store, leftovers: Sequence[Leftover]) -> None:
-    for found in leftovers:
-        advice = "safe to delete" if found.safe else "may be in use"
-        where = store.location(found.key)
-        context.say(f"leftover: {where} {found.why} ({megabytes(found.size)}); {advice}")
+    document = {"message": "; ".join(damage), **found}
+    return Result(ExitCode.DAMAGED, ("failed", "-", above, *line), document)
 
 
 @takes_settings("store")
@@ -94,10 +81,12 @@ def prune_runs(
     for leftover in found.leftovers:
         context.say(f"leftover  {store.location(leftover.key)} {leftover.why}")
     count = f"{counted(len(found.runs), 'run')}, {counted(len(found.leftovers), 'leftover')}"
-    return Result(
-        ExitCode.OK,
-        ("ok", f"{count} ({megabytes(found.size)}) {words}"),
-        {"runs": found.runs, "leftovers": found.leftovers, "size": found.size, "deleted": delete},
+    return done(
+        f"{count} ({megabytes(found.size)}) {words}",
+        runs=found.runs,
+        leftovers=found.leftovers,
+        size=found.size,
+        deleted=delete,
     )
 
 
@@ -110,16 +99,7 @@ def pull_model(
     """Copy the champion, verified, into a folder."""
     pulled = pull_champion(context.store(), home_expanded(folder))
     state = f"{len(pulled.files)} files" if pulled.new else "was there already, complete"
-    return Result(
-        ExitCode.OK,
-        ("ok", pulled.champion.run_id, state, str(pulled.folder)),
-        {
-            "champion": pulled.champion,
-            "folder": pulled.folder,
-            "files": pulled.files,
-            "new": pulled.new,
-        },
-    )
+    return done(pulled.champion.run_id, state, str(pulled.folder), **vars(pulled))
 
 
 @takes_settings(*sections())
@@ -134,13 +114,8 @@ def run_doctor(context: Context) -> Result:
         findings.append(finding)
     bad = [finding for finding in findings if not finding.ok]
     if not bad:
-        line = ("ok", f"{len(findings)} checks, all good")
-        return Result(ExitCode.OK, line, {"findings": findings})
-    code = bad[0].exit_code
-    kind, names = code.name.lower(), ", ".join(finding.name for finding in bad)
+        return done(f"{len(findings)} checks, all good", findings=findings)
+    code, names = bad[0].exit_code, ", ".join(finding.name for finding in bad)
     message = f"{len(bad)} of {len(findings)} checks failed: {names}"
-    return Result(
-        code,
-        ("failed", "-", f"{kind}: {message}"),
-        {"kind": kind, "message": message, "findings": findings},
-    )
+    line = ("failed", "-", f"{code.name.lower()}: {message}")
+    return Result(code, line, {"message": message, "findings": findings})

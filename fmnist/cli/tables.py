@@ -56,9 +56,7 @@ def say_verdict(context: Context, verdict: Verdict) -> None:
     """Show a verdict with its rules and notes."""
     context.say("", f"{verdict.word}: {verdict.reason}")
     if verdict.rules:
-        table = make_table(
-            "rule", "measured", "needed", "result", right=(1, 2), width=context.console.width
-        )
+        table = make_table(context, "rule", "measured", "needed", "result", right=(1, 2))
         for rule in verdict.rules:
             result = Text("pass") if rule.passed else Text("FAIL", "red")
             table.add_row(rule.name, rule.measured, rule.needed, result)
@@ -67,19 +65,19 @@ def say_verdict(context: Context, verdict: Verdict) -> None:
         context.say(f"note: {note}")
 
 
-def facts(facts: Mapping[str, str]) -> Table:
-    """A table of names and values without a header."""
+def say_facts(context: Context, facts: Mapping[str, str]) -> None:
+    """Show names and their values, one below the other."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
-    return table
+    context.say(table)
 
 
-def make_table(*header: str, width: int, right: tuple[int, ...] = ()) -> Table:
-    """An empty table for this width; the columns `right` are aligned to the right."""
-    gap = 2 if width >= _WIDE else 1
+def make_table(context: Context, *header: str, right: tuple[int, ...] = ()) -> Table:
+    """An empty table; the columns `right` are aligned to the right."""
+    gap = 2 if context.console.width >= _WIDE else 1
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index in right else "left", overflow="fold")
@@ -99,11 +97,6 @@ def counted(count: int, what: str) -> str:
 def megabytes(size: int) -> str:
     """A size in bytes, as megabytes."""
     return f"{size / 1e6:,.1f} MB"
-
-
-def minute_text(moment: datetime) -> str:
-    """A moment in UTC, to the minute."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def second_text(moment: datetime) -> str:

@@ -1,25 +1,17 @@
 """The command line of the training job."""
 
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated
 
 from cyclopts import App
 
-from fmnist.cli.command import Context, Result, make_app, run
+from fmnist.cli.command import Context, Result, make_app
 from fmnist.cli.options import flag, settings_with_origin, takes_settings
 from fmnist.errors import ExitCode
 from fmnist.report.markdown import summary
 from fmnist.report.run import Run
 from fmnist.settings import Settings, sections
-
-
-def run_training_command(
-    run_job: Callable[[Settings], Run], arguments: Sequence[str] | None
-) -> ExitCode:
-    """Run the job once as the command line says; the last line on standard output sums it up."""
-    return run(training_app(run_job), sys.argv[1:] if arguments is None else arguments)
 
 
 def training_app(run_job: Callable[[Settings], Run]) -> App:
@@ -35,11 +27,11 @@ def training_app(run_job: Callable[[Settings], Run]) -> App:
     ) -> Result:
         if show_settings:
             context.say(*settings_with_origin(context.settings, context.overrides))
-            return Result(ExitCode.OK, (), {})
+            return Result()
         start = time.monotonic()
         result = run_job(context.settings)
         code = ExitCode.OK if result.verdict.promoted else ExitCode.REJECTED
-        return Result(code, (summary(result, time.monotonic() - start),), {})
+        return Result(code, (summary(result, time.monotonic() - start),))
 
     app = make_app(
         "python flows/train.py",

@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import cast
 from uuid import UUID
 
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import artifacts
 
 from fmnist.orchestration.job import best_effort
 from fmnist.progress import track
@@ -33,14 +28,14 @@ def training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
     """
     artifact = None
     with best_effort("progress is not shown in Prefect"):
-        artifact = create_progress_artifact(
+        artifact = artifacts.create_progress_artifact(
             0.0, key="training-progress", description="Epochs trained, in percent"
         )
 
     def show(percent: float) -> None:
         if artifact:
             with best_effort("progress was not updated"):
-                update_progress_artifact(cast(UUID, artifact), percent)
+                artifacts.update_progress_artifact(cast(UUID, artifact), percent)
 
     with track("training", epochs) as advance:
         shown_at = time.monotonic()
@@ -53,7 +48,7 @@ def training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
                 f"{epoch.accuracy:.4f}, validation {epoch.val_loss:.4f}, {epoch.val_accuracy:.4f}",
             )
             now = time.monotonic()
-            if epoch.number == epoch.total or now - shown_at >= _SECONDS_BETWEEN_UPDATES:
+            if now - shown_at >= _SECONDS_BETWEEN_UPDATES:
                 shown_at = now
                 show(100 * epoch.number / epoch.total)
 
@@ -73,10 +68,10 @@ def show_report(run: Run, folder: Path) -> None:
     }
     header, rows = classification_table(run.evaluation)
     with best_effort("the report is not shown in Prefect, but it is in the store"):
-        create_markdown_artifact(
+        artifacts.create_markdown_artifact(
             markdown(run, figures, files), key="report", description=f"Report of {run.run_id}"
         )
-        create_table_artifact(
+        artifacts.create_table_artifact(
             [dict(zip(header, row, strict=True)) for row in rows],
             key="classification-report",
             description=f"Scores on {run.evaluation.images:,} test images",

@@ -188,20 +188,15 @@ def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> No
         )
 
 
-class _ForeseenErrors(logging.Filter):
+def _is_not_foreseen(record: logging.LogRecord) -> bool:
     """Drops Prefect's tracebacks of foreseeable errors, which the flow logs in one line."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], JobError))
-
-
-_foreseen_errors = _ForeseenErrors()
+    return not (record.exc_info and isinstance(record.exc_info[1], JobError))
 
 
 def _set_up_logging() -> None:
     """Send the package's log lines where Prefect sends its own; safe to repeat."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_foreseen_errors)
+        logging.getLogger(name).addFilter(_is_not_foreseen)
     library = logging.getLogger("fmnist")
     library.setLevel(logging.INFO)
     for name in ("prefect", "prefect.flow_runs"):

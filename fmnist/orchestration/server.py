@@ -97,11 +97,7 @@ def run_settings() -> dict[Any, Any]:
 
 
 def _check_server() -> None:
-    """Send the configured Prefect server a first request, or start the temporary one.
-
-    Raises:
-        PrefectError: no server gives a proper answer.
-    """
+    """Send the configured Prefect server a first request, or start the temporary one."""
     patience = {PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER, PREFECT_CLIENT_MAX_RETRIES: 0}
     try:
         with (
@@ -111,11 +107,16 @@ def _check_server() -> None:
         ):
             client.read_flows(limit=1)
     except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PrefectError(
-            f"no Prefect server answers at {_address()} ({reason}); start it or correct "
-            "PREFECT_API_URL, or unset that to use a temporary server"
-        ) from error
+        raise no_answer(_address(), error) from error
+
+
+def no_answer(address: str, error: Exception) -> PrefectError:
+    """The failure of a first request to a Prefect server."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return PrefectError(
+        f"no Prefect server answers at {address} ({reason}); start it or correct PREFECT_API_URL, "
+        "or unset that to use a temporary server"
+    )
 
 
 @contextmanager

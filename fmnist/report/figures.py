@@ -4,18 +4,17 @@ Figures are made without pyplot, so that drawing needs no display and leaves not
 """
 
 import io
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
 
 import numpy as np
 import seaborn
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 from fmnist.data.records import Bytes
-from fmnist.evaluation.comparison import ChangedImage, Comparison
+from fmnist.evaluation.comparison import Comparison
 from fmnist.evaluation.metrics import Evaluation
 from fmnist.report.run import CHAMPION_AND_CHALLENGER, Run
 from fmnist.training.records import TrainingResult
@@ -37,11 +36,6 @@ def png(figure: Figure) -> bytes:
     figure.savefig(drawn, format="png", dpi=_DOTS_PER_INCH)
     Image.open(drawn).convert("RGB").quantize(_COLOURS).save(reduced, "png", optimize=True)
     return reduced.getvalue()
-
-
-def _plain(name: str) -> str:
-    """The name, escaped so that matplotlib does not read it as a formula."""
-    return name.replace("$", r"\$")
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
@@ -74,16 +68,12 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
             "aspect": 30,
         },
     )
-    axes.set(
-        xlabel="predicted class",
-        ylabel="true class",
-        title=f"Confusion on {evaluation.images:,} test images: "
-        f"{evaluation.images - evaluation.correct:,} wrong",
-    )
-    axes.tick_params(axis="x", rotation=40)
+    wrong = f"{evaluation.images - evaluation.correct:,} wrong"
+    title = f"Confusion on {evaluation.images:,} test images: {wrong}"
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
     axes.tick_params(axis="y", rotation=0)
     for label in axes.get_xticklabels():
-        label.set(horizontalalignment="right", rotation_mode="anchor")
+        label.set(rotation=40, horizontalalignment="right", rotation_mode="anchor")
     return figure
 
 
@@ -91,13 +81,11 @@ def learning_curves(result: TrainingResult) -> Figure:
     """Loss, accuracy and learning rate by epoch; the epoch whose weights were kept is marked."""
     epochs = [epoch.number for epoch in result.history]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    for axes, name, title in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), ("Loss", "Accuracy"), strict=True
-    ):
+    rates = [epoch.learning_rate for epoch in result.history]
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         training = [getattr(epoch, name) for epoch in result.history]
         validation = [getattr(epoch, f"val_{name}") for epoch in result.history]
         rate = axes.twinx()
-        rates = [epoch.learning_rate for epoch in result.history]
         rate.fill_between(epochs, rates, color=_RATE, alpha=0.12, linewidth=0)
         rate.set_ylim(bottom=0)
         rate.set_ylabel("learning rate (shaded)", color=_RATE)
@@ -107,18 +95,14 @@ def learning_curves(result: TrainingResult) -> Figure:
         style = {"marker": "o"} if len(epochs) == 1 else {}
         axes.plot(epochs, training, color=_TRAINING, label="training (augmented)", **style)
         axes.plot(epochs, validation, color=_VALIDATION, label="validation", **style)
-        axes.axvline(
-            result.best_epoch,
-            color=_BEST,
-            linestyle="--",
-            linewidth=1,
-            label=f"kept: epoch {result.best_epoch}",
-        )
+        kept = f"kept: epoch {result.best_epoch}"
+        axes.axvline(result.best_epoch, color=_BEST, linestyle="--", linewidth=1, label=kept)
         # The first epochs' jump would flatten everything after it.
-        settled = np.concatenate([training[len(epochs) // 20 :], validation[len(epochs) // 20 :]])
-        margin = 0.05 * (settled.max() - settled.min() or 1)
-        axes.set_ylim(settled.min() - margin, settled.max() + margin)
-        axes.set(title=title, xlabel="epoch")
+        first = len(epochs) // 20
+        settled = training[first:] + validation[first:]
+        margin = 0.05 * (max(settled) - min(settled) or 1)
+        axes.set_ylim(min(settled) - margin, max(settled) + margin)
+        axes.set(title=name.capitalize(), xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.legend(loc="upper right" if name == "loss" else "lower right")
@@ -130,17 +114,23 @@ def confident_mistakes(evaluation: Evaluation, images: Bytes) -> Figure:
     rows = max(1, -(-len(evaluation.mistakes) // _COLUMNS))
     figure = Figure(figsize=(10, 1.65 * rows + 0.5), layout="constrained")
     figure.suptitle("Most confident mistakes: true class, then what it was taken for")
-    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, mistake in zip(grid.flat, evaluation.mistakes, strict=False):
-        axes.imshow(images[mistake.index], cmap="gray_r", vmin=0, vmax=255)
-        axes.set_title(
-            f"{_short(mistake.true, _LONGEST_CAPTION)}\n"
-            f"{_short(mistake.predicted, _LONGEST_CAPTION - 4)} {mistake.confidence:.0%}",
-            fontsize=8.5,
-        )
+    captions = {
+        mistake.index: f"{_short(mistake.true, _LONGEST_CAPTION)}\n"
+        f"{_short(mistake.predicted, _LONGEST_CAPTION - 4)} {mistake.confidence:.0%}"
+        for mistake in evaluation.mistakes
+    }
+    _show_images(figure, rows, captions, images)
     return figure
+
+
+def _show_images(part: FigureBase, rows: int, captions: Mapping[int, str], images: Bytes) -> None:
+    """Draw test images in rows; `captions` has what stands above each, by its place in `images`."""
+    places = list(part.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for axes in places:
+        axes.axis("off")
+    for axes, (index, caption) in zip(places, captions.items(), strict=False):
+        axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
+        axes.set_title(caption, fontsize=8.5)
 
 
 def champion_and_challenger(comparison: Comparison, images: Bytes) -> Figure:
@@ -148,21 +138,28 @@ def champion_and_challenger(comparison: Comparison, images: Bytes) -> Figure:
 
     Those the challenger is surest of are shown, the lost ones first.
     """
-    sides = {
-        "Lost, the surest first: true class, then what the challenger takes it for": [
-            image for image in comparison.changed if not image.gained
-        ],
-        "Gained, the surest first: true class, then what the champion took it for": [
-            image for image in comparison.changed if image.gained
-        ],
-    }
-    shown = {title: side[:_COLUMNS] for title, side in sides.items() if side}
+    changed = comparison.changed
+    # The title of each row of images, its colour, and what stands above each image.
+    rows = [
+        (
+            "Lost, the surest first: true class, then what the challenger takes it for",
+            _LOST,
+            {one.index: _caption(one.true, one.challenger) for one in changed if not one.gained},
+        ),
+        (
+            "Gained, the surest first: true class, then what the champion took it for",
+            _GAINED,
+            {one.index: _caption(one.true, one.champion) for one in changed if one.gained},
+        ),
+    ]
+    shown = [row for row in rows if row[2]]
     heights = [max(2.5, 1 + 0.3 * len(comparison.classes)), *[1.85] * len(shown)]
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _recall_differences(parts[0], comparison)
-    for part, (title, side) in zip(parts[1:], shown.items(), strict=True):
-        _changed_images(part, title, side, images)
+    for part, (title, colour, captions) in zip(parts[1:], shown, strict=True):
+        part.suptitle(title, fontsize=10, color=colour)
+        _show_images(part, 1, captions, images)
     return figure
 
 
@@ -192,80 +189,41 @@ def _recall_differences(part: SubFigure, comparison: Comparison) -> None:
     counts.set_ylabel("images gained, lost")
 
 
-def _changed_images(part: SubFigure, title: str, side: list[ChangedImage], images: Bytes) -> None:
-    part.suptitle(title, fontsize=10, color=_GAINED if side[0].gained else _LOST)
-    grid = part.subplots(1, _COLUMNS)
-    for axes in grid:
-        axes.axis("off")
-    for axes, image in zip(grid, side, strict=False):
-        axes.imshow(images[image.index], cmap="gray_r", vmin=0, vmax=255)
-        wrong = image.champion if image.gained else image.challenger
-        axes.set_title(
-            f"{_short(image.true, _LONGEST_CAPTION)}\n{_short(wrong, _LONGEST_CAPTION)}",
-            fontsize=8.5,
-        )
+def _caption(true: str, taken_for: str) -> str:
+    return f"{_short(true, _LONGEST_CAPTION)}\n{_short(taken_for, _LONGEST_CAPTION)}"
 
 
 def _short(name: str, longest: int) -> str:
-    """The name as `_plain` gives it, without its middle if it is too long."""
+    """The name, without its middle if it is too long, and not read as a formula by matplotlib."""
     half = (longest - 1) // 2
-    return _plain(name if len(name) <= longest else f"{name[:half]}…{name[-half:]}")
+    shown = name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+    return shown.replace("$", r"\$")
 
 
-# ---- the figures of a report --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of every run's report.
-
-    Attributes:
-        title: its heading.
-        file: its name among the run's files.
-        draw: makes it from the run and the test images `(n, height, width)`; `None` if this run has
-            nothing to show in it.
-    """
-
-    title: str
-    file: str
-    draw: Callable[[Run, Bytes], Figure | None]
-
-
-def _champion_and_challenger(run: Run, images: Bytes) -> Figure | None:
-    if not isinstance(run.against, Comparison):
-        return None
-    return champion_and_challenger(run.against, images)
-
-
-# In the order in which a report shows them.
-FIGURES = (
-    ReportFigure(
-        CHAMPION_AND_CHALLENGER, "figures/champion_and_challenger.png", _champion_and_challenger
-    ),
-    ReportFigure(
-        "Learning curves",
-        "figures/learning_curves.png",
-        lambda run, _: learning_curves(run.training),
-    ),
-    ReportFigure(
-        "Confusion matrix",
-        "figures/confusion_matrix.png",
-        lambda run, _: confusion_matrix(run.evaluation),
-    ),
-    ReportFigure(
-        "Most confident mistakes",
-        "figures/confident_mistakes.png",
-        lambda run, images: confident_mistakes(run.evaluation, images),
-    ),
-)
+# The figures of a report: the titles, in the order in which it shows them, and the files of a run.
+FIGURES = {
+    CHAMPION_AND_CHALLENGER: "figures/champion_and_challenger.png",
+    "Learning curves": "figures/learning_curves.png",
+    "Confusion matrix": "figures/confusion_matrix.png",
+    "Most confident mistakes": "figures/confident_mistakes.png",
+}
 
 
 def draw_figures(run: Run, images: Bytes) -> Mapping[str, bytes]:
-    """All figures of a run's report as PNG files' bytes, by their names among the run's files."""
-    drawn = {figure.file: figure.draw(run, images) for figure in FIGURES}
-    return {file: png(figure) for file, figure in drawn.items() if figure is not None}
+    """All figures of a run's report as PNG files' bytes, by their names among the run's files.
+
+    `images` are the test images `(n, height, width)`.
+    """
+    drawn = {
+        "Learning curves": learning_curves(run.training),
+        "Confusion matrix": confusion_matrix(run.evaluation),
+        "Most confident mistakes": confident_mistakes(run.evaluation, images),
+    }
+    if isinstance(run.against, Comparison):
+        drawn[CHAMPION_AND_CHALLENGER] = champion_and_challenger(run.against, images)
+    return {FIGURES[title]: png(figure) for title, figure in drawn.items()}
 
 
 def figure_titles(files: Container[str]) -> Mapping[str, str]:
     """The files of a run that are figures of its report, by the figures' titles."""
-    return {figure.title: figure.file for figure in FIGURES if figure.file in files}
+    return {title: file for title, file in FIGURES.items() if file in files}

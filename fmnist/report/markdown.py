@@ -7,7 +7,7 @@ from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import CONFIDENCE, ClassScores, Evaluation
 from fmnist.report.run import CHAMPION_AND_CHALLENGER, Run
-from fmnist.settings import GateSettings, Settings, non_defaults
+from fmnist.settings import GateSettings, non_defaults
 
 _WEAKEST = 3
 
@@ -32,9 +32,8 @@ def markdown(run: Run, images: Mapping[str, str], files: Sequence[str] = ()) -> 
         "## Go back\n\n" + _way_back(run),
     ]
     if files:
-        parts.append(
-            "## Files\n\n" + "\n".join(f"- `{run.location}/{name}`" for name in sorted(files))
-        )
+        listed = "\n".join(f"- `{run.location}/{name}`" for name in sorted(files))
+        parts.append(f"## Files\n\n{listed}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -51,24 +50,22 @@ def classification_table(evaluation: Evaluation) -> tuple[list[str], list[list[s
 
 def summary(run: Run, seconds: float) -> str:
     """The run in one line: verdict, id, accuracy with interval, bound, time, report."""
-    interval = run.evaluation.interval
-    return "  ".join(
-        (
-            run.verdict.word,
-            run.run_id,
-            f"test accuracy {run.evaluation.accuracy:.4f} "
-            f"[{interval.low:.4f}, {interval.high:.4f}], "
-            f"needs {run.settings.gate.min_accuracy:.4f}",
-            f"{seconds:.0f} s",
-            f"{run.location}/report.md",
-        )
+    found, interval = run.evaluation, run.evaluation.interval
+    return (
+        f"{run.verdict.word}  {run.run_id}  test accuracy {found.accuracy:.4f} "
+        f"[{interval.low:.4f}, {interval.high:.4f}], needs {run.settings.gate.min_accuracy:.4f}  "
+        f"{seconds:.0f} s  {run.location}/report.md"
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
-    """A Markdown table; all columns but the first are right-aligned, unless they are `words`."""
+def _facts(name: str, facts: Mapping[str, str]) -> str:
+    """A Markdown table of names and values in words."""
+    return _table([name, "value"], list(facts.items()), rule="---")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, rule: str = "---:") -> str:
+    """A Markdown table; all columns but the first are right-aligned by default."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    rule = "---" if words else "---:"
     lines = [header, ["---", *[rule] * (len(header) - 1)], *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -94,107 +91,74 @@ def _rules(verdict: Verdict) -> list[str]:
 
 def _figures_of_merit(run: Run) -> str:
     evaluation, training = run.evaluation, run.training
-    rows = [
-        [
-            "test accuracy",
-            f"{evaluation.accuracy:.4f}, {CONFIDENCE:.0%} interval "
-            f"{evaluation.interval.low:.4f} to {evaluation.interval.high:.4f}",
-        ],
-        ["test loss", f"{evaluation.loss:.4f}"],
-        ["calibration error (test)", f"{evaluation.calibration_error:.4f}"],
-        ["validation accuracy, kept epoch", f"{training.best.val_accuracy:.4f}"],
-        ["last validation loss / lowest", f"{training.end_of_validation_loss:.3f}"],
-        ["weakest classes", _weakest(evaluation)],
-        *_champions(run),
-    ]
-    return _table(["figure", "value"], rows, words=True)
-
-
-def _champions(run: Run) -> list[list[str]]:
-    before = run.champion_before
-    if not run.verdict.decided:
-        return [["champion", "not known yet"]]
-    return [
-        ["against the champion", _against(run.against)],
-        ["champion before", f"{before.run_id} ({before.accuracy:.4f})" if before else "none"],
-        ["champion after", run.champion_after or "none"],
-    ]
-
-
-def _weakest(evaluation: Evaluation) -> str:
+    interval = f"{evaluation.interval.low:.4f} to {evaluation.interval.high:.4f}"
     weakest = sorted(evaluation.classes, key=lambda scores: scores.f1)[:_WEAKEST]
-    return ", ".join(f"{scores.name} (F1 {scores.f1:.4f})" for scores in weakest)
+    figures = {
+        "test accuracy": f"{evaluation.accuracy:.4f}, {CONFIDENCE:.0%} interval {interval}",
+        "test loss": f"{evaluation.loss:.4f}",
+        "calibration error (test)": f"{evaluation.calibration_error:.4f}",
+        "validation accuracy, kept epoch": f"{training.best.val_accuracy:.4f}",
+        "last validation loss / lowest": f"{training.end_of_validation_loss:.3f}",
+        "weakest classes": ", ".join(f"{scores.name} (F1 {scores.f1:.4f})" for scores in weakest),
+    }
+    return _facts("figure", figures | _champions(run))
 
 
-def _against(against: Comparison | ComparisonFailed | None) -> str:
+def _champions(run: Run) -> dict[str, str]:
+    before, against = run.champion_before, run.against
+    if not run.verdict.decided:
+        return {"champion": "not known yet"}
     if isinstance(against, Comparison):
-        return against.in_words
-    return "it could not be scored" if against else "there was none"
+        difference = against.in_words
+    else:
+        difference = "it could not be scored" if against else "there was none"
+    return {
+        "against the champion": difference,
+        "champion before": f"{before.run_id} ({before.accuracy:.4f})" if before else "none",
+        "champion after": run.champion_after or "none",
+    }
 
 
 def _champion_and_challenger(run: Run, figure: str | None) -> list[str]:
     """The section about the comparison; empty if there was no champion."""
-    if run.against is None:
+    against, asked = run.against, " ".join(_asked(run.settings.gate))
+    if against is None:
         return []
-    asked = _asked(run.settings.gate)
-    if isinstance(run.against, ComparisonFailed):
-        parts = _not_compared(run.against, asked)
-    else:
-        parts = _compared(run.against, asked, figure)
-    return [f"## {CHAMPION_AND_CHALLENGER}", *parts]
-
-
-def _not_compared(against: ComparisonFailed, asked: Sequence[str]) -> list[str]:
-    policy = (
-        f"{' '.join(asked)} That takes a comparison: this run is rejected."
-        if asked
-        else "No rule of the gate needs a comparison, so this decides nothing."
-    )
-    return [
-        f"{_sentence(f'the champion {against.champion} could not be scored: {against.reason}')} "
-        f"`fmnist verify {against.champion}` checks its files.",
-        policy,
-    ]
-
-
-def _compared(against: Comparison, asked: Sequence[str], figure: str | None) -> list[str]:
+    heading = f"## {CHAMPION_AND_CHALLENGER}"
+    if isinstance(against, ComparisonFailed):
+        return [
+            heading,
+            f"The champion {against.champion} could not be scored: {against.reason}. "
+            f"`fmnist verify {against.champion}` checks its files.",
+            f"{asked} That takes a comparison: this run is rejected."
+            if asked
+            else "No rule of the gate needs a comparison, so this decides nothing.",
+        ]
     if not against.same_test_set:
-        policy = (
+        asked = (
             "The champion was judged on other test data or under other class names, so it may have "
             "been trained on some of these images: this is shown and does not decide."
         )
-    else:
-        policy = " ".join(asked) or "`gate.champion` is `off`: this is shown and does not decide."
-    rows = [
-        [
-            scores.name,
-            f"{scores.champion:.4f}",
-            f"{scores.challenger:.4f}",
-            in_points(-scores.drop),
-            f"{scores.gained:,}",
-            f"{scores.lost:,}",
-        ]
-        for scores in against.classes
-    ]
-    header = ["class", "recall, champion", "recall, challenger", "points", "gained", "lost"]
     return [
+        heading,
         f"This run, the challenger, and the champion {against.champion}, both scored on the same "
-        f"{against.images:,} test images. {policy}",
-        _table(["figure", "value"], _difference(against), words=True),
+        f"{against.images:,} test images. "
+        + (asked or "`gate.champion` is `off`: this is shown and does not decide."),
+        _difference(against),
         *([_image(CHAMPION_AND_CHALLENGER, figure)] if figure else []),
-        _table(header, rows),
+        _classes_compared(against),
     ]
 
 
 def _asked(gate: GateSettings) -> list[str]:
     """What the gate requires of a challenger, one sentence each."""
+    policies = {
+        "not_worse": "a significantly worse challenger is rejected",
+        "better": "only a significantly better challenger passes",
+    }
     asked = []
-    if gate.champion == "not_worse":
-        asked.append(
-            "`gate.champion` is `not_worse`: a significantly worse challenger is rejected."
-        )
-    elif gate.champion == "better":
-        asked.append("`gate.champion` is `better`: only a significantly better challenger passes.")
+    if policy := policies.get(gate.champion):
+        asked.append(f"`gate.champion` is `{gate.champion}`: {policy}.")
     if gate.max_class_drop is not None:
         asked.append(
             f"`gate.max_class_drop` is {gate.max_class_drop}: a challenger that loses more recall "
@@ -203,21 +167,30 @@ def _asked(gate: GateSettings) -> list[str]:
     return asked
 
 
-def _difference(against: Comparison) -> list[list[str]]:
-    low, high = against.interval.low, against.interval.high
-    return [
-        ["accuracy of the champion", f"{against.champion_accuracy:.4f}"],
-        ["accuracy of the challenger", f"{against.accuracy:.4f}"],
-        [
-            "difference",
-            f"{in_points(against.difference)} points, {CONFIDENCE:.0%} interval {in_points(low)} to "
-            f"{in_points(high)}",
-        ],
-        ["McNemar's exact test", f"p {in_digits(against.p_value)}, two-sided"],
-        ["images that changed sides", f"{len(against.changed):,}, all in `comparison.json`"],
-        ["gained: only the challenger is right", f"{against.gained:,}"],
-        ["lost: only the champion is right", f"{against.lost:,}"],
-    ]
+def _difference(against: Comparison) -> str:
+    interval = f"{in_points(against.interval.low)} to {in_points(against.interval.high)}"
+    points = f"{in_points(against.difference)} points"
+    return _facts(
+        "figure",
+        {
+            "accuracy of the champion": f"{against.champion_accuracy:.4f}",
+            "accuracy of the challenger": f"{against.accuracy:.4f}",
+            "difference": f"{points}, {CONFIDENCE:.0%} interval {interval}",
+            "McNemar's exact test": f"p {in_digits(against.p_value)}, two-sided",
+            "images that changed sides": f"{len(against.changed):,}, all in `comparison.json`",
+            "gained: only the challenger is right": f"{against.gained:,}",
+            "lost: only the champion is right": f"{against.lost:,}",
+        },
+    )
+
+
+def _classes_compared(against: Comparison) -> str:
+    header = ["class", "recall, champion", "recall, challenger", "points", "gained", "lost"]
+    rows = []
+    for scores in against.classes:
+        recalls = [f"{scores.champion:.4f}", f"{scores.challenger:.4f}", in_points(-scores.drop)]
+        rows.append([scores.name, *recalls, f"{scores.gained:,}", f"{scores.lost:,}"])
+    return _table(header, rows)
 
 
 def _confused_pairs(evaluation: Evaluation) -> str:
@@ -229,43 +202,28 @@ def _confused_pairs(evaluation: Evaluation) -> str:
 
 def _provenance(run: Run) -> str:
     training, recipe, environment = run.training, run.settings.training, run.environment
+    images, packages, changed = run.prepared, environment.packages, non_defaults(run.settings)
     kind = "the official files" if run.data.official else "NOT the official files"
     ending = "stopped early" if training.stopped_early else "ran to the end"
-    rows = [
-        ["data", f"{run.data.source}, {kind}, SHA-256 in `data.json`"],
-        [
-            "images",
-            f"{run.prepared.train_images:,} training, {run.prepared.validation_images:,} "
-            f"validation, {run.prepared.test_images:,} test",
-        ],
-        ["network", f"{training.parameters:,} parameters"],
-        [
-            "training",
-            f"{len(training.history)} of {recipe.epochs} epochs ({ending}), epoch "
-            f"{training.best_epoch} kept, {training.seconds:.0f} s, seed {recipe.seed}",
-        ],
-        ["temperature", f"{training.temperature:.3f}, fitted on validation"],
-        *_settings(run.settings),
-        ["code", environment.commit or "not in a git checkout"],
-        ["machine", f"{environment.processor}, {environment.cores} cores, {environment.platform}"],
-        [
-            "versions",
-            f"Python {environment.python}, TensorFlow {environment.packages['tensorflow']}, "
-            f"Keras {environment.packages['keras']}; all in `environment.json`",
-        ],
-        ["started", f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC"],
-    ]
-    return _table(["what", "value"], rows, words=True)
-
-
-def _settings(settings: Settings) -> list[list[str]]:
-    changed = non_defaults(settings)
     count = f"{len(changed)} changed, the others" if changed else "all"
-    return [
-        ["settings", f"{count} at their defaults; in `settings.json`"],
+    facts = {
+        "data": f"{run.data.source}, {kind}, SHA-256 in `data.json`",
+        "images": f"{images.train_images:,} training, {images.validation_images:,} validation, "
+        f"{images.test_images:,} test",
+        "network": f"{training.parameters:,} parameters",
+        "training": f"{len(training.history)} of {recipe.epochs} epochs ({ending}), epoch "
+        f"{training.best_epoch} kept, {training.seconds:.0f} s, seed {recipe.seed}",
+        "temperature": f"{training.temperature:.3f}, fitted on validation",
+        "settings": f"{count} at their defaults; in `settings.json`",
         # One row each: the Prefect UI does not wrap a table's cells.
-        *([f"`{name}`", str(value)] for name, value in changed.items()),
-    ]
+        **{f"`{name}`": str(value) for name, value in changed.items()},
+        "code": environment.commit or "not in a git checkout",
+        "machine": f"{environment.processor}, {environment.cores} cores, {environment.platform}",
+        "versions": f"Python {environment.python}, TensorFlow {packages['tensorflow']}, "
+        f"Keras {packages['keras']}; all in `environment.json`",
+        "started": f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC",
+    }
+    return _facts("what", facts)
 
 
 def _way_back(run: Run) -> str:

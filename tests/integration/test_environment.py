@@ -14,7 +14,6 @@ from tests.support.processes import ROOT
 
 
 def test_the_versions_are_those_installed() -> None:
-    """Each package is recorded with the version that this process uses."""
     packages = describe_environment().packages
     assert packages["tensorflow"] == importlib.metadata.version("tensorflow")
     assert "not installed" not in packages.values()

@@ -1,5 +1,6 @@
 """The whole job through its real command, on real data, a real Prefect server and a real MinIO."""
 
+import importlib
 import json
 import os
 import re
@@ -7,28 +8,42 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import keras
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 
 from fmnist.configure import Setting, all_settings
 from fmnist.data.cache import sha256_of
+from fmnist.data.idx import read_labelled_images
+from fmnist.orchestration.artifacts import training_progress
+from fmnist.orchestration.job import complete_settings
 from fmnist.registry.champion import champion_history, current_champion
 from fmnist.registry.records import Manifest, from_json
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from tests.support.processes import ROOT, S3Server, files_in, free_port, kept_run
+from fmnist.training.records import Epoch
+from tests.support.processes import (
+    ROOT,
+    S3Server,
+    files_in,
+    free_port,
+    kept_run,
+    new_bucket,
+    run_program,
+)
 from tests.support.records import ANY_RUN_ID, COMPARISON_FILES, FILES
 from tests.support.tiny_s3 import tiny_s3
 
@@ -36,6 +51,7 @@ COMMAND = [sys.executable, str(ROOT / "flows" / "train.py")]
 SHORT = ["--training.epochs", "4", "--training.warmup_fraction", "0", "--model.hidden", "32"]
 SHORT += ["--model.dropout", "0.1"]
 LOW_BAR = ["--gate.min_accuracy", "0.2"]
+NOBODY = "http://127.0.0.1:9"
 
 
 @dataclass(frozen=True)
@@ -70,18 +86,15 @@ def environment(work: Path, **extra: str) -> dict[str, str]:
     kept = {
         n: v for n, v in os.environ.items() if not n.startswith(("FMNIST_", "AWS_", "PREFECT_"))
     }
-    return (
-        kept
-        | {
-            "PREFECT_HOME": str(work / "prefect"),
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "FMNIST_STORE__WORK": str(work / "work"),
-            "FMNIST_DATA__CACHE": str(work / "cache"),
-            "FMNIST_DATA__RETRY_PAUSES": "",
-            "FMNIST_STORE__RETRY_PAUSES": "",
-        }
-        | extra
-    )
+    own = {
+        "PREFECT_HOME": str(work / "prefect"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "FMNIST_STORE__WORK": str(work / "work"),
+        "FMNIST_DATA__CACHE": str(work / "cache"),
+        "FMNIST_DATA__RETRY_PAUSES": "",
+        "FMNIST_STORE__RETRY_PAUSES": "",
+    }
+    return kept | own | extra
 
 
 def command(folder: Path, *arguments: str, **extra: str) -> Finished:
@@ -124,64 +137,53 @@ def artifacts_of(run: FlowRun) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def background(
+def ended(
     prefect_server: str,
     data_source: str,
     small_data: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, Future[Finished]]]:
-    """The commands that need no other one, run two at a time while the tests go on."""
+) -> Iterator[Callable[[str], Finished]]:
+    """Waits for one of the commands that need no other; two at a time run while the tests go on."""
     real = {"FMNIST_DATA__SOURCE": data_source}
     small = {"FMNIST_DATA__SOURCE": str(small_data), "PREFECT_API_URL": prefect_server}
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("absent", "broken", "full", "bad")}
+    folder = tmp_path_factory.mktemp("commands")
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (folders["bad"] / f"{name}-ubyte.gz").write_bytes(b"\x1f\x8b")
+        (folder / f"{name}-ubyte.gz").write_bytes(b"\x1f\x8b")
     # A file in place of the folder of runs passes the check of the store, and fails publication.
-    (folders["full"] / "store").mkdir()
-    (folders["full"] / "store" / "runs").write_text("")
+    (folder / "full" / "store").mkdir(parents=True)
+    (folder / "full" / "store" / "runs").write_text("")
     diverging = ["--training.learning_rate", "1", "--training.weight_decay", "10"]
     # On few images it takes many steps.
     diverging += ["--training.batch_size", "50"]
-    mirrors = ",".join(f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    commands: dict[str, tuple[Path, list[str], dict[str, str]]] = {
+    mirrors = f"http://127.0.0.1:{free_port()},http://127.0.0.1:{free_port()}"
+    nowhere = {"FMNIST_DATA__SOURCE": "mirrors", "FMNIST_DATA__MIRRORS": mirrors}
+    bad = {"FMNIST_DATA__SOURCE": str(folder)}
+    wrong = {"FMNIST_SPLIT__SED": "1", "FMNIST_STORE__URL": "s3://me:hush-hush@models/x"}
+    commands: dict[str, tuple[list[str], dict[str, str]]] = {
         # With nothing set up, and the default network.
-        "ad hoc": (tmp_path_factory.mktemp("ad-hoc"), [*SHORT[:4], *LOW_BAR], real),
-        "publication fails": (folders["full"], SHORT, small),
-        "loss not finite": (tmp_path_factory.mktemp("loss"), [*diverging, *SHORT], small),
-        "no data": (
-            folders["absent"],
-            [],
-            small
-            | {"FMNIST_DATA__SOURCE": "mirrors", "FMNIST_DATA__MIRRORS": mirrors}
-            | {"KERAS_HOME": str(folders["absent"])},
-        ),
-        "bad data": (
-            tmp_path_factory.mktemp("bad-data"),
-            [],
-            small | {"FMNIST_DATA__SOURCE": str(folders["bad"])},
-        ),
-        "no server": (
-            tmp_path_factory.mktemp("no-server"),
-            [],
-            {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"},
-        ),
-        "wrong settings": (
-            tmp_path_factory.mktemp("settings"),
-            ["--training.epochs", "many", "--gate.min_accuracy", "90"],
-            {"FMNIST_SPLIT__SED": "1", "FMNIST_STORE__URL": "s3://me:hush-hush@models/x"},
-        ),
+        "ad-hoc": ([*SHORT[:4], *LOW_BAR], real),
+        "full": (SHORT, small),
+        "loss": ([*diverging, *SHORT], small),
+        "no-data": ([], small | nowhere | {"KERAS_HOME": str(folder)}),
+        "bad-data": ([], small | bad),
+        "no-server": ([], {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}),
+        "settings": (["--training.epochs", "many", "--gate.min_accuracy", "90"], wrong),
     }
     with ThreadPoolExecutor(2) as pool:
-        yield {
-            name: pool.submit(command, folder, *arguments, **extra)
-            for name, (folder, arguments, extra) in commands.items()
+        started = {
+            name: pool.submit(command, folder / name, *arguments, **extra)
+            for name, (arguments, extra) in commands.items()
         }
+        yield lambda name: started[name].result()
+
+
+Ended = Callable[[str], Finished]
 
 
 @pytest.fixture(scope="module")
-def ad_hoc(background: dict[str, Future[Finished]]) -> Finished:
+def ad_hoc(ended: Ended) -> Finished:
     """A run without server and bucket, promoted by a low bar."""
-    return background["ad hoc"].result()
+    return ended("ad-hoc")
 
 
 def test_an_ad_hoc_run_needs_no_server_and_no_bucket(ad_hoc: Finished) -> None:
@@ -217,8 +219,6 @@ def test_the_run_is_stored_completely_and_is_the_champion(ad_hoc: Finished) -> N
 
 def test_the_stored_model_is_the_one_that_was_scored(ad_hoc: Finished, real_data: Any) -> None:
     """Loaded from the store by plain Keras, it has exactly the reported number of images right."""
-    from fmnist.data.idx import read_labelled_images
-
     run = ad_hoc.work.parent / "store" / "runs" / ad_hoc.run_id
     network = keras.models.load_model(run / "model.keras", safe_mode=True)
     test = read_labelled_images(real_data.test_images, real_data.test_labels, 10)
@@ -228,7 +228,6 @@ def test_the_stored_model_is_the_one_that_was_scored(ad_hoc: Finished, real_data
 
 
 def test_nothing_is_left_in_the_work_folder(ad_hoc: Finished) -> None:
-    """Once published, a run's working files are gone."""
     assert list(ad_hoc.work.iterdir()) == []
 
 
@@ -239,7 +238,6 @@ class Pair:
     promoted: Finished
     rejected: Finished
     url: str
-    server: S3Server
 
 
 @pytest.fixture(scope="module")
@@ -250,13 +248,8 @@ def pair(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Pair:
     """Both runs through the command, with settings from options, environment and `.env`."""
-    access = {
-        "aws_access_key_id": minio_server.access_key,
-        "aws_secret_access_key": minio_server.secret_key,
-    }
-    session = boto3.session.Session(**access, region_name="us-east-1")
-    session.client("s3", endpoint_url=minio_server.endpoint).create_bucket(Bucket="models")
-    url = "s3://models/fashion/mnist"
+    bucket = new_bucket(minio_server)
+    url = f"s3://{bucket}/fashion/mnist"
     extra = {
         **minio_server.environment(),
         "PREFECT_API_URL": prefect_server,
@@ -267,7 +260,7 @@ def pair(
     (folder / ".env").write_text("FMNIST_TRAINING__SEED=5\n")
     promoted = command(folder, *SHORT, *LOW_BAR, **extra)
     rejected = command(folder, *SHORT, "--gate.min_accuracy", "0.99", **extra)
-    return Pair(promoted, rejected, url, minio_server)
+    return Pair(promoted, rejected, url)
 
 
 def test_the_exit_code_tells_promoted_from_rejected(pair: Pair) -> None:
@@ -277,12 +270,9 @@ def test_the_exit_code_tells_promoted_from_rejected(pair: Pair) -> None:
     assert pair.rejected.summary.endswith(f"{pair.url}/runs/{pair.rejected.run_id}/report.md")
 
 
-def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("minio")
+def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(pair: Pair) -> None:
     """A rejected run is published too, and leaves the champion as it is."""
-    for name, value in pair.server.environment().items():
-        monkeypatch.setenv(name, value)
     store = open_store(pair.url)
     for run, files in ((pair.promoted, FILES), (pair.rejected, FILES | COMPARISON_FILES)):
         content = store.read(f"runs/{run.run_id}/manifest.json")
@@ -294,12 +284,8 @@ def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(
     assert verdict["promoted"] is False
 
 
-def test_the_settings_of_a_run_are_recorded_with_all_their_sources(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Options, environment and `.env` are all in the recorded settings."""
-    for name, value in pair.server.environment().items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("minio")
+def test_the_settings_of_a_run_are_recorded_with_all_their_sources(pair: Pair) -> None:
     content = open_store(pair.url).read(f"runs/{pair.promoted.run_id}/settings.json")
     settings = json.loads(content or b"")
     assert settings["training"]["epochs"] == 4
@@ -307,19 +293,14 @@ def test_the_settings_of_a_run_are_recorded_with_all_their_sources(
     assert settings["store"]["url"] == pair.url
 
 
-def test_each_run_ends_in_a_state_of_its_own_name_with_the_reason(pair: Pair) -> None:
-    """`Promoted` and `Rejected` are both of the type Completed, and say why."""
+def test_each_run_ends_in_a_state_of_its_own_name_and_is_tagged(pair: Pair) -> None:
+    """`Promoted` and `Rejected` are of the type Completed and say why; the data's kind is a tag."""
     for run, name in ((pair.promoted, "Promoted"), (pair.rejected, "Rejected")):
-        state = flow_run_named(run.run_id).state
-        assert state and (state.type, state.name) == (StateType.COMPLETED, name)
-        assert "test accuracy 0." in (state.message or "")
-        assert "the bound" in (state.message or "")
-
-
-def test_each_run_is_tagged_by_verdict_and_data(pair: Pair) -> None:
-    """Runs can be filtered by their verdict and their kind of data."""
-    assert {"promoted", "official-data"} <= set(flow_run_named(pair.promoted.run_id).tags)
-    assert {"rejected", "official-data"} <= set(flow_run_named(pair.rejected.run_id).tags)
+        found = flow_run_named(run.run_id)
+        assert found.state and (found.state.type, found.state.name) == (StateType.COMPLETED, name)
+        assert "test accuracy 0." in (found.state.message or "")
+        assert "the bound" in (found.state.message or "")
+        assert {name.lower(), "official-data"} <= set(found.tags)
 
 
 def test_a_reviewer_finds_the_report_with_its_figures_in_the_run(pair: Pair) -> None:
@@ -334,7 +315,6 @@ def test_a_reviewer_finds_the_report_with_its_figures_in_the_run(pair: Pair) -> 
 
 
 def test_the_classification_report_is_a_table_of_the_run(pair: Pair) -> None:
-    """Ten classes and two averages, with precision, recall, F1 and images."""
     table = artifacts_of(flow_run_named(pair.promoted.run_id))["classification-report"]
     rows = json.loads(table.data)
     assert len(rows) == 12
@@ -342,7 +322,6 @@ def test_the_classification_report_is_a_table_of_the_run(pair: Pair) -> None:
 
 
 def test_the_progress_artifact_reaches_the_end(pair: Pair) -> None:
-    """Training is shown as complete."""
     assert artifacts_of(flow_run_named(pair.promoted.run_id))["training-progress"].data == 100.0
 
 
@@ -356,13 +335,12 @@ def test_the_stages_are_tasks_and_no_array_is_kept_in_their_states(pair: Pair) -
     assert not list(pair.promoted.work.parent.glob("prefect/storage/*"))
 
 
-def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_written_anywhere(pair: Pair, minio: S3Server) -> None:
     """Neither output, logs, artifacts, parameters, local files nor the store contain the keys."""
-    for name, value in pair.server.environment().items():
-        monkeypatch.setenv(name, value)
     client = boto3.session.Session().client("s3")
-    listed = client.list_objects_v2(Bucket="models")["Contents"]
-    stored = [client.get_object(Bucket="models", Key=o["Key"])["Body"].read() for o in listed]
+    bucket = pair.url.split("/")[2]
+    listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+    stored = [client.get_object(Bucket=bucket, Key=o["Key"])["Body"].read() for o in listed]
     run = flow_run_named(pair.promoted.run_id)
     shown = [str(artifact.data) for artifact in artifacts_of(run).values()]
     said = [pair.promoted.out, pair.promoted.err, pair.rejected.err, str(run.parameters)]
@@ -373,8 +351,8 @@ def test_no_key_is_written_anywhere(pair: Pair, monkeypatch: pytest.MonkeyPatch)
     texts = (text.encode() for text in [*shown, *said, *logged])
     everything = b"\n".join([*stored, *left, *texts])
     assert len(stored) > 2 * len(FILES) and len(logged) > 10 and left
-    assert pair.server.secret_key.encode() not in everything
-    assert pair.server.access_key.encode() not in everything
+    assert minio.secret_key.encode() not in everything
+    assert minio.access_key.encode() not in everything
 
 
 def test_two_runs_at_once_are_both_promoted_one_after_the_other(
@@ -429,35 +407,29 @@ def assert_failed(done: Finished, code: int, kind: str, *words: str) -> None:
     assert not done.work.exists() or list(done.work.iterdir()) == []
 
 
-def test_wrong_settings_end_with_2_and_a_line_for_each(
-    background: dict[str, Future[Finished]], tmp_path: Path
-) -> None:
+def test_wrong_settings_end_with_2_and_a_line_for_each(ended: Ended, tmp_path: Path) -> None:
     """Each has what was given and what is allowed, but no credentials are repeated."""
-    done = background["wrong settings"].result()
+    done = ended("settings")
     assert_failed(
-        done,
-        2,
-        "settings",
-        "training.epochs: 'many' was given; allowed: integer from 1 to 10000",
+        done, 2, "settings", "training.epochs: 'many' was given; allowed: integer from 1 to 10000",
         "gate.min_accuracy: '90' was given; allowed: number from 0 to 1",
-        "split.sed: no such setting; did you mean split.seed?",
-        "must not contain credentials",
-    )
+        "split.sed: no such setting; did you mean split.seed?", "must not contain credentials",
+    )  # fmt: skip
     assert_failed(command(tmp_path, "--epochs", "3"), 2, "settings", "--epochs: no such option")
     assert "hush-hush" not in done.out + done.err
 
 
-def test_data_that_cannot_be_fetched_end_with_4(background: dict[str, Future[Finished]]) -> None:
+def test_data_that_cannot_be_fetched_end_with_4(ended: Ended) -> None:
     """Each mirror is listed with its own reason, and how to supply the files by hand."""
-    done = background["no data"].result()
+    done = ended("no-data")
     assert_failed(done, 4, "data", "cannot connect", "set data.source to a folder")
     assert len(set(re.findall(r"http://127\.0\.0\.1:\d+", done.summary + done.err))) >= 2
     assert flow_run_named(done.run_id).state_name == "Failed"
 
 
-def test_bad_data_end_with_4_before_any_training(background: dict[str, Future[Finished]]) -> None:
+def test_bad_data_end_with_4_before_any_training(ended: Ended) -> None:
     """A file that is not the official one is named, with what to do."""
-    done = background["bad data"].result()
+    done = ended("bad-data")
     assert_failed(done, 4, "data", "train-images-idx3-ubyte.gz is not the official", "SHA256SUMS")
     assert "training:" not in done.err
 
@@ -466,12 +438,8 @@ def test_bad_data_end_with_4_before_any_training(background: dict[str, Future[Fi
     ("url", "change", "words"),
     [
         ("s3://no-such-bucket/x", {}, ["'no-such-bucket'", "does not exist", "ENDPOINT"]),
-        (
-            "s3://no-such-bucket/x",
-            {"AWS_SECRET_ACCESS_KEY": "wrong-secret"},
-            ["check the AWS credentials"],
-        ),
-        ("s3://models/x", {"AWS_ENDPOINT_URL_S3": "DEAD"}, ["cannot reach", "DEAD"]),
+        ("s3://any/x", {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, ["check the AWS credentials"]),
+        ("s3://any/x", {"AWS_ENDPOINT_URL_S3": NOBODY}, ["cannot reach", NOBODY]),
         ("file", {}, ["a file is in its place"]),
     ],
     ids=["missing bucket", "wrong key", "dead server", "a file in its place"],
@@ -486,32 +454,28 @@ def test_an_unusable_store_ends_with_5_before_the_data_are_fetched(
 ) -> None:
     """The line says what is wrong with it, and repeats no key."""
     (tmp_path / "file").write_text("")
-    places = {"ENDPOINT": minio_server.endpoint, "DEAD": f"http://127.0.0.1:{free_port()}"}
-    extra = {
-        **minio_server.environment(),
+    extra = minio_server.environment() | {
         "PREFECT_API_URL": prefect_server,
         # This would end with 4 if it were looked at before the store.
         "FMNIST_DATA__SOURCE": str(tmp_path / "absent"),
         "FMNIST_STORE__URL": url,
-        **{name: places.get(value, value) for name, value in change.items()},
     }
-    done = command(tmp_path, **extra)
-    assert_failed(done, 5, "store", *(places.get(word, word) for word in words))
+    done = command(tmp_path, **extra | change)
+    told = (word.replace("ENDPOINT", minio_server.endpoint) for word in words)
+    assert_failed(done, 5, "store", *told)
     assert "wrong-secret" not in done.out + done.err
 
 
-def test_a_loss_that_is_not_finite_ends_with_6_and_nothing_published(
-    background: dict[str, Future[Finished]],
-) -> None:
+def test_a_loss_that_is_not_finite_ends_with_6_and_nothing_published(ended: Ended) -> None:
     """The line says what to change, and the store has no run."""
-    done = background["loss not finite"].result()
+    done = ended("loss")
     assert_failed(done, 6, "training", "no longer finite", "lower training.learning_rate")
     assert files_in(done.work.parent / "store") <= {".lock"}
 
 
-def test_an_unreachable_prefect_server_ends_with_7(background: dict[str, Future[Finished]]) -> None:
+def test_an_unreachable_prefect_server_ends_with_7(ended: Ended) -> None:
     """The line names the address and what to do."""
-    done = background["no server"].result()
+    done = ended("no-server")
     assert_failed(done, 7, "prefect", "unset that to use a temporary server")
     assert re.search(r"at http://127\.0\.0\.1:\d+/api", done.summary)
     assert len(done.err.splitlines()) <= 1
@@ -558,11 +522,9 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_behind(
         os.killpg(process.pid, 0)
 
 
-def test_a_store_that_fails_while_publishing_ends_with_5_and_the_run_is_kept(
-    background: dict[str, Future[Finished]],
-) -> None:
+def test_a_store_that_fails_while_publishing_ends_with_5_and_the_run_is_kept(ended: Ended) -> None:
     """The message names the folder that contains the finished run with its manifest."""
-    done = background["publication fails"].result()
+    done = ended("full")
     assert done.code == 5, done.err
     assert "Traceback" not in done.err
     kept = kept_run(done.summary)
@@ -577,14 +539,7 @@ def form() -> dict[str, Any]:
         "import json, sys; sys.path.insert(0, sys.argv[1]); import train;"
         "print(json.dumps(train.training_job.parameters.model_dump()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(ROOT / "flows")],
-        env=os.environ | {"FMNIST_TRAINING__EPOCHS": "77"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = run_program("-c", program, str(ROOT / "flows"), FMNIST_TRAINING__EPOCHS="77")
     schema: dict[str, Any] = json.loads(done.stdout)
     return schema
 
@@ -619,29 +574,31 @@ def test_a_deployments_form_refuses_what_is_out_of_bounds(form: dict[str, Any]) 
     assert lower_bound["enum"] == [True, False]
 
 
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of the flow."""
+    monkeypatch.syspath_prepend(str(ROOT / "flows"))
+    return importlib.import_module("train")
+
+
 def test_a_partial_parameter_keeps_the_rest_from_environment_and_defaults(
-    monkeypatch: pytest.MonkeyPatch,
+    train: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a deployment sets takes precedence over the environment of the run."""
-    monkeypatch.syspath_prepend(str(ROOT / "flows"))
-    import train
-
-    from fmnist.orchestration import job
-
     monkeypatch.setenv("FMNIST_TRAINING__SEED", "9")
     given = {"settings": {"training": {"epochs": 3}, "gate": {"lower_bound": True}}}
-    settings = job.complete_settings(train.training_job.validate_parameters(given)["settings"])
+    settings = complete_settings(train.training_job.validate_parameters(given)["settings"])
     assert (settings.training.epochs, settings.training.seed) == (3, 9)
     assert settings.gate.lower_bound and settings.gate.min_accuracy == 0.9
 
 
 def test_a_wrong_setting_of_the_worker_fails_the_run_in_one_line(
-    prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    train: Any,
+    prefect_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """State and log name it as the command line would, without any secret in it."""
-    monkeypatch.syspath_prepend(str(ROOT / "flows"))
-    import train
-
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "many")
     monkeypatch.setenv("FMNIST_STORE__URL", "s3://me:hush-hush@models/x")
     state = train.training_job(return_state=True)
@@ -653,13 +610,9 @@ def test_a_wrong_setting_of_the_worker_fails_the_run_in_one_line(
 
 
 def test_a_server_lost_in_the_middle_ends_with_7(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whether the call raises the error or the run ends with it, the line names Prefect."""
-    monkeypatch.syspath_prepend(str(ROOT / "flows"))
-    import httpx
-    import train
-    from prefect.states import Failed
 
     def raises(*_: object, **__: object) -> None:
         raise httpx.ConnectError("refused")
@@ -681,15 +634,11 @@ def test_a_failed_report_to_prefect_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Training continues, with a warning, if the progress artifact cannot be written."""
-    import httpx
-
-    from fmnist.orchestration.artifacts import training_progress
-    from fmnist.training.records import Epoch
 
     def refuse(*_: object, **__: object) -> None:
         raise httpx.ConnectError("refused")
 
-    monkeypatch.setattr("fmnist.orchestration.artifacts.create_progress_artifact", refuse)
+    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", refuse)
     with caplog.at_level("WARNING", "fmnist"), training_progress(1) as report:
         report(Epoch(1, 1, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
     assert "progress is not shown in Prefect (refused)" in caplog.text

@@ -7,7 +7,6 @@ from tests.unit.test_architecture import HOMES, MODULES, layer_of, name_of
 
 
 def test_importing_the_package_imports_neither_tensorflow_nor_prefect() -> None:
-    """`import fmnist` is light."""
     program = """
 import sys, fmnist
 print([name for name in ("tensorflow", "keras", "prefect") if name in sys.modules])

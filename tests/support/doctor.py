@@ -14,37 +14,34 @@ from fmnist.settings import DataSettings, Settings, StoreSettings
 OF_THE_STORE = ["store", "conditional writes", "clock", "latency", "champion"]
 NAMES = [
     "settings", "data source", "cache folder", "work folder", *OF_THE_STORE,
-    "Prefect API", "fastapi", "sqlalchemy", "keras", "disk space",
+    "Prefect API", "packages", "disk space",
 ]  # fmt: skip
 CONTENTS = {name: name.encode() * 10 for name in FILES}
 SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
 LIST = "".join(f"{digest}  {name}\n" for name, digest in SUMS.items()).encode()
 
 
-def without_prefect_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep a test from asking the server of the person who runs it."""
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+def prepare(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the folder of four small files, with the list of their digests, that `settings` name.
+
+    No test may ask the Prefect server of the person who runs it either.
+    """
+    monkeypatch.setenv("PREFECT_HOME", str(Path("prefect").absolute()))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
-
-
-def write_source(tmp_path: Path) -> Path:
-    """Make the folder of four small files, with the list of their digests, that `settings` name."""
-    folder = tmp_path / "files"
+    folder = Path("files").absolute()
     folder.mkdir()
     for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
         (folder / name).write_bytes(content)
     return folder
 
 
-def settings(tmp_path: Path, store: str = "", **data: Any) -> Settings:
+def settings(store: str = "store", **data: Any) -> Settings:
     """Settings all of whose folders are the test's own."""
-    return Settings(
-        data=DataSettings(
-            **{"source": str(tmp_path / "files"), "cache": tmp_path / "cache"} | data
-        ),
-        store=StoreSettings(url=store or str(tmp_path / "store"), work=tmp_path / "work"),
-    )
+    here = Path.cwd()
+    data = {"source": str(here / "files"), "cache": here / "cache"} | data
+    url = store if "://" in store else str(here / store)
+    return Settings(data=DataSettings(**data), store=StoreSettings(url=url, work=here / "work"))
 
 
 def findings(settings: Settings) -> dict[str, Finding]:

@@ -14,26 +14,38 @@ def half_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist.progress.time.monotonic", lambda: next(clock) * 0.5)
 
 
-def test_without_a_terminal_sparse_lines_are_logged(
-    caplog: pytest.LogCaptureFixture, half_seconds: None
-) -> None:
+def logged(caplog: pytest.LogCaptureFixture, total: float, steps: int) -> list[str]:
+    """What is logged of so many steps."""
+    with caplog.at_level(logging.INFO, "fmnist"), track("work", total) as advance:
+        for step in range(1, steps + 1):
+            advance(step, f"step {step}")
+    return caplog.messages
+
+
+@pytest.mark.usefixtures("half_seconds")
+def test_without_a_terminal_sparse_lines_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A hundred quick steps give few lines, among them the last one."""
-    with caplog.at_level(logging.INFO, "fmnist"), track("work", 100) as advance:
-        for done in range(1, 101):
-            advance(done, f"step {done}")
-    assert 5 <= len(caplog.messages) <= 11
-    assert caplog.messages[-1] == "work: step 100"
-    assert "s left" in caplog.messages[0]
+    lines = logged(caplog, 100, 100)
+    assert 5 <= len(lines) <= 11
+    assert lines[-1] == "work: step 100"
+    assert "s left" in lines[0]
 
 
+@pytest.mark.usefixtures("half_seconds")
 def test_long_work_is_never_silent_for_much_more_than_a_minute(
-    caplog: pytest.LogCaptureFixture, half_seconds: None
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A thousand half-seconds of work that has hardly begun give a line each minute."""
-    with caplog.at_level(logging.INFO, "fmnist"), track("work", 1e6) as advance:
-        for done in range(900):
-            advance(done, f"step {done}")
-    assert 6 <= len(caplog.messages) <= 7
+    assert 6 <= len(logged(caplog, 1e6, 900)) <= 7
+
+
+@pytest.mark.usefixtures("half_seconds")
+def test_work_of_unknown_size_gives_a_line_every_two_seconds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without a total only the time counts: forty half-seconds give ten lines at the most."""
+    assert 5 <= len(logged(caplog, 0, 40)) <= 10
+    assert "left" not in caplog.text
 
 
 def test_on_a_terminal_a_live_bar_is_drawn(
@@ -49,14 +61,3 @@ def test_on_a_terminal_a_live_bar_is_drawn(
     shown = capsys.readouterr().err
     assert "work" in shown
     assert "all of it" in shown
-
-
-def test_work_of_unknown_size_gives_a_line_every_two_seconds(
-    caplog: pytest.LogCaptureFixture, half_seconds: None
-) -> None:
-    """Without a total only the time counts: forty half-seconds give ten lines at the most."""
-    with caplog.at_level(logging.INFO, "fmnist"), track("work", 0) as advance:
-        for done in range(40):
-            advance(done, f"{done} MB")
-    assert 5 <= len(caplog.messages) <= 10
-    assert "left" not in caplog.text

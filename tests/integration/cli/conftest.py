@@ -23,7 +23,7 @@ from fmnist.registry.champion import current_champion, generation_of, promote_ru
 from fmnist.registry.records import FileEntry, StoredRun, to_json
 from fmnist.registry.runs import read_run, seal_run, upload_run
 from fmnist.report.run import Run
-from fmnist.settings import GateSettings, ModelSettings, Settings
+from fmnist.settings import DataSettings, GateSettings, ModelSettings, Settings, StoreSettings
 from fmnist.store.base import Store
 from tests.support import records
 
@@ -83,6 +83,10 @@ class World:
     better: Network
     poor: Network
 
+    def run_of(self, network: Network) -> dict[str, Any]:
+        """What `sealed` needs to know of a run that made this network."""
+        return {"model": network.content, "evaluation": network.evaluation, "origin": self.origin}
+
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
@@ -112,11 +116,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.minio)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder that is not there yet, or a new bucket's prefix on the real MinIO."""
-    if request.param == "folder":
-        return str(tmp_path / "models")
-    return f"s3://{request.getfixturevalue('bucket')}/team"
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The store of the settings: a folder that is not there yet, or a new bucket's prefix."""
+    url = str(tmp_path / "models")
+    if request.param == "s3":
+        url = f"s3://{request.getfixturevalue('bucket')}/team"
+    monkeypatch.setenv("FMNIST_STORE__URL", url)
+    return url
 
 
 def sealed(
@@ -130,7 +136,8 @@ def sealed(
     undecided: bool = False,
 ) -> Run:
     """A finished run's folder, without its figures."""
-    settings = Settings(gate=gate or GateSettings())
+    # Whatever the environment of the commands says.
+    settings = Settings(gate=gate or GateSettings(), data=DataSettings(), store=StoreSettings())
     run = records.run(run_id=name, settings=settings)
     found = evaluation or records.evaluation()
     verdict = decide(found, settings.gate, GateContext(found.images))
@@ -194,6 +201,13 @@ class Output:
         """All of standard output."""
         return "\n".join(self.lines)
 
+    def fails(self, code: ExitCode, *parts: str) -> None:
+        """It ended with this code, and printed one line, of its kind and with these parts."""
+        assert (self.code, len(self.lines)) == (code, 1)
+        assert self.last.startswith(f"failed  -  {code.name.lower()}: ")
+        for part in parts:
+            assert part in self.last
+
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
@@ -207,11 +221,14 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
     return run
 
 
-Run_ = Callable[..., Output]
+Call = Callable[..., Output]
+
+
+Machine = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def machine(call: Run_) -> Callable[..., dict[str, Any]]:
+def machine(call: Call) -> Machine:
     """Runs a command for a machine: standard output must be one JSON document."""
 
     def run(*words: str) -> dict[str, Any]:
@@ -222,6 +239,12 @@ def machine(call: Run_) -> Callable[..., dict[str, Any]]:
         return document
 
     return run
+
+
+def champion_of(store: Store) -> str | None:
+    """The run that is the champion, if there is one."""
+    champion = current_champion(store)
+    return champion and champion.run_id
 
 
 def overwrite(store: Store, key: str, content: bytes) -> None:
@@ -244,7 +267,4 @@ def reseal(store: Store, name: str, contents: dict[str, bytes]) -> None:
 def put_networks(store: Store, put: Put, world: World) -> None:
     """The good network as the champion, then the poor one and the better one."""
     for number, network in ((1, world.good), (2, world.poor), (3, world.better)):
-        put(
-            store, run_id(number), promote=number == 1, model=network.content,
-            evaluation=network.evaluation, origin=world.origin,
-        )  # fmt: skip
+        put(store, run_id(number), promote=number == 1, **world.run_of(network))

@@ -1,6 +1,5 @@
 """The commands that change the champion."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ from fmnist.store.base import Conflict, open_store
 from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import (
     IMAGES,
+    Call,
+    Machine,
     Network,
     Put,
-    Run_,
     World,
+    champion_of,
     images,
     overwrite,
     put_networks,
@@ -34,18 +35,28 @@ from tests.support import records
 from tests.support.processes import files_in
 
 
-def data_of(world: World) -> tuple[str, str]:
-    """The option that names the data."""
-    return ("--data.source", str(world.data))
+@pytest.fixture(autouse=True)
+def places(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings name the data that the runs were made with, and a work folder."""
+    monkeypatch.setenv("FMNIST_DATA__SOURCE", str(world.data))
+    monkeypatch.setenv("FMNIST_STORE__WORK", "work")
+
+
+@pytest.fixture
+def store(world: World, store_run: Put) -> FolderStore:
+    """The store of the settings, with a good champion, then a poor run and a better one."""
+    store = FolderStore("store")
+    put_networks(store, store_run, world)
+    return store
 
 
 def test_a_stored_run_is_promoted_by_the_gate(
-    url: str, world: World, store_run: Put, call: Run_
+    url: str, world: World, store_run: Put, call: Call
 ) -> None:
     """A run that passes becomes the champion, by this command, with the comparison shown."""
     store = open_store(url)
     put_networks(store, store_run, world)
-    output = call("promote", run_id(3), "--store.url", url, *data_of(world))
+    output = call("promote", run_id(3))
     assert output.code == ExitCode.OK
     assert output.last.startswith(f"promoted  {run_id(3)}  generation 2  test accuracy ")
     assert f"against the champion {run_id(1)}:" in output.text
@@ -56,12 +67,12 @@ def test_a_stored_run_is_promoted_by_the_gate(
 
 
 def test_a_run_that_does_not_pass_is_rejected_and_recorded(
-    url: str, world: World, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A rejection has code 3, is kept beside the run, and leaves the champion."""
     store = open_store(url)
     put_networks(store, store_run, world)
-    words = ("promote", run_id(2), "--store.url", url, *data_of(world))
+    words = ("promote", run_id(2))
     output = call(*words)
     assert output.code == ExitCode.REJECTED
     assert output.last.startswith(f"rejected  {run_id(2)}  test accuracy ")
@@ -71,37 +82,29 @@ def test_a_run_that_does_not_pass_is_rejected_and_recorded(
     found = machine(*words)
     assert (found["ok"], found["kind"], found["exit_code"]) == (False, "rejected", 3)
     assert found["message"] == kept.reason
-    assert current_champion(store).run_id == run_id(1)  # type: ignore[union-attr]
+    assert champion_of(store) == run_id(1)
 
 
 def test_the_gate_is_the_one_the_run_was_made_for(
-    world: World, store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, world: World, store_run: Put, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The recorded gate counts, then the command line's; never that of the environment here."""
-    store = FolderStore("store")
-    put_networks(store, store_run, world)
     strict = GateSettings(champion="better")
-    store_run(
-        store, run_id(4), model=world.better.content, evaluation=world.better.evaluation,
-        origin=world.origin, gate=strict,
-    )  # fmt: skip
+    store_run(store, run_id(4), gate=strict, **world.run_of(world.better))
     monkeypatch.setenv("FMNIST_GATE__CHAMPION", "off")
     monkeypatch.setenv("FMNIST_GATE__MIN_ACCURACY", "0")
-    assert call("promote", run_id(2), *data_of(world)).code == ExitCode.REJECTED
-    rejected = call("promote", run_id(4), *data_of(world))
+    assert call("promote", run_id(2)).code == ExitCode.REJECTED
+    rejected = call("promote", run_id(4))
     assert rejected.code == ExitCode.REJECTED and "significantly better" in rejected.last
-    passed = call("promote", run_id(4), *data_of(world), "--gate.champion", "off")
+    passed = call("promote", run_id(4), "--gate.champion", "off")
     assert passed.code == ExitCode.OK
 
 
-def test_force_promotes_with_its_reason(
-    world: World, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
-) -> None:
+@pytest.mark.usefixtures("store")
+def test_force_promotes_with_its_reason(call: Call, machine: Machine) -> None:
     """A forced promotion is one whatever the verdict, and the history keeps both."""
-    store = FolderStore("store")
-    put_networks(store, store_run, world)
     forced = ("--force", "--reason", "the others are gone")
-    output = call("promote", run_id(2), *forced, *data_of(world))
+    output = call("promote", run_id(2), *forced)
     assert output.code == ExitCode.OK
     assert output.last == f"promoted  {run_id(2)}  generation 2  forced: the others are gone"
     move = machine("history", "--limit", "1")["moves"][0]
@@ -109,25 +112,21 @@ def test_force_promotes_with_its_reason(
     assert move["reason"].startswith("the others are gone (verdict: test accuracy")
 
 
-def test_the_champion_is_not_promoted_again(
-    world: World, store_run: Put, machine: Callable[..., dict[str, Any]]
-) -> None:
+@pytest.mark.usefixtures("store")
+def test_the_champion_is_not_promoted_again(machine: Machine) -> None:
     """Promoting the champion changes nothing, asks for no data and is no failure."""
-    store = FolderStore("store")
-    put_networks(store, store_run, world)
     found = machine("promote", run_id(1), "--data.source", "nowhere")
     assert found["champion"]["generation"] == 1
     assert files_in(Path("store/history")) == set()
 
 
-def test_a_run_of_other_data_is_refused(world: World, store_run: Put, call: Run_) -> None:
+@pytest.mark.usefixtures("store")
+def test_a_run_of_other_data_is_refused(world: World, call: Call) -> None:
     """A run that was made with other data is promoted only by force; code 4 and nothing changed."""
-    store = FolderStore("store")
-    put_networks(store, store_run, world)
     before = files_in(Path("store"))
-    output = call("promote", run_id(3), "--data.source", str(world.other_data))
-    assert output.code == ExitCode.DATA
-    assert str(world.other_data) in output.last and str(world.data) in output.last
+    call("promote", run_id(3), "--data.source", str(world.other_data)).fails(
+        ExitCode.DATA, str(world.other_data), str(world.data)
+    )
     assert files_in(Path("store")) == before
     forced = ("--force", "--reason", "moved to new data")
     output = call("promote", run_id(3), "--data.source", str(world.other_data), *forced)
@@ -136,26 +135,22 @@ def test_a_run_of_other_data_is_refused(world: World, store_run: Put, call: Run_
 
 @pytest.mark.parametrize("file", ["model.keras", "report.md", "settings.json"])
 def test_a_damaged_run_is_never_promoted(
-    file: str, world: World, store_run: Put, call: Run_
+    store: FolderStore, file: str, world: World, call: Call
 ) -> None:
     """Whichever file is not what its manifest lists, force or not: code 8, nothing changed."""
-    store = FolderStore("store")
-    put_networks(store, store_run, world)
     overwrite(store, f"runs/{run_id(3)}/{file}", world.poor.content)
     forced = ("--force", "--reason", "why not")
     for words in ((), forced):
-        output = call("promote", run_id(3), *words, *data_of(world))
-        assert output.code == ExitCode.DAMAGED
-        assert f"{run_id(3)}/{file} is not the file" in output.last
-    assert current_champion(store).run_id == run_id(1)  # type: ignore[union-attr]
+        call("promote", run_id(3), *words).fails(
+            ExitCode.DAMAGED, f"{run_id(3)}/{file} is not the file"
+        )
+    assert champion_of(store) == run_id(1)
 
 
 def test_a_run_that_is_removed_meanwhile_is_not_promoted(
-    world: World, store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prune while the model is being scored wins: the promotion is refused."""
-    store = FolderStore("store")
-    put_networks(store, store_run, world)
     scorer = make_test_set
 
     def retire_first(*arguments: Any) -> Any:
@@ -163,23 +158,17 @@ def test_a_run_that_is_removed_meanwhile_is_not_promoted(
         return scorer(*arguments)
 
     monkeypatch.setattr("fmnist.promotion.stored.make_test_set", retire_first)
-    output = call("promote", run_id(3), *data_of(world))
-    assert output.code == ExitCode.STORE
-    assert "was removed by" in output.last
-    assert current_champion(store).run_id == run_id(1)  # type: ignore[union-attr]
+    call("promote", run_id(3)).fails(ExitCode.STORE, "was removed by")
+    assert champion_of(store) == run_id(1)
 
 
 def test_a_promotion_decides_again_when_the_champion_moved(
-    world: World, store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, world: World, store_run: Put, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A champion that came while the model was scored is met too, and named in the verdict."""
-    store = FolderStore("store")
-    put_networks(store, store_run, world)
-    store_run(
-        store, run_id(4), model=world.poor.content, evaluation=world.poor.evaluation,
-        origin=world.origin, gate=GateSettings(min_accuracy=0, champion="not_worse"),
-    )  # fmt: skip
-    assert call("promote", run_id(2), "--force", "--reason", "x", *data_of(world)).code == 0
+    gate = GateSettings(min_accuracy=0, champion="not_worse")
+    store_run(store, run_id(4), gate=gate, **world.run_of(world.poor))
+    assert call("promote", run_id(2), "--force", "--reason", "x").code == 0
     real, moved = promote_run, []
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
@@ -188,69 +177,62 @@ def test_a_promotion_decides_again_when_the_champion_moved(
         return real(*arguments, **options)
 
     monkeypatch.setattr("fmnist.promotion.judge.promote_run", overtaken)
-    output = call("promote", run_id(4), *data_of(world))
+    output = call("promote", run_id(4))
     assert output.code == ExitCode.REJECTED
     assert f"against the champion {run_id(1)}:" in output.text
     (kept,) = later_verdicts(store, run_id(4))
     assert kept.generation == 3
 
 
-def test_promoting_in_a_store_that_is_not_there_makes_none(call: Run_) -> None:
+def test_promoting_in_a_store_that_is_not_there_makes_none(call: Call) -> None:
     """A mistyped store is told, and no folder of that name is made."""
-    output = call("promote", run_id(1), "--store.url", "typo")
-    assert output.code == ExitCode.STORE
+    call("promote", run_id(1), "--store.url", "typo").fails(ExitCode.STORE)
     assert not Path("typo").exists()
 
 
 def test_rollback_goes_back_step_by_step(
-    url: str, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
-    """To the champion before, then to the one before that, then there is none; or to a named one."""
+    """To the champion before, then to the one before that, then to none; or to a named one."""
     store = open_store(url)
     for number in (1, 2, 3):
         store_run(store, run_id(number), promote=True)
     store_run(store, run_id(4))
-    output = call("rollback", "--store.url", url)
+    output = call("rollback")
     where = store.location(f"runs/{run_id(2)}")
     assert output.last == f"ok  {run_id(2)}  generation 4  before {run_id(3)}  {where}"
-    found = machine("rollback", "--reason", "again", "--store.url", url)
+    found = machine("rollback", "--reason", "again")
     assert found["champion"]["run_id"] == run_id(1) and found["champion"]["reason"] == "again"
-    assert "no champion before" in call("rollback", "--store.url", url).last
-    assert call("rollback", run_id(3), "--store.url", url).code == 0
-    never = call("rollback", run_id(4), "--store.url", url)
+    assert "no champion before" in call("rollback").last
+    assert call("rollback", run_id(3)).code == 0
+    never = call("rollback", run_id(4))
     assert never.code == ExitCode.STORE and "was never the champion" in never.last
 
 
-def test_rollback_to_a_damaged_run_is_refused(store_run: Put, call: Run_) -> None:
+def test_rollback_to_a_damaged_run_is_refused(store_run: Put, call: Call) -> None:
     """Every file of the champion to go back to is checked first."""
     store = FolderStore("store")
     for number in (1, 2):
         store_run(store, run_id(number), promote=True)
     overwrite(store, f"runs/{run_id(1)}/model.keras", b"other")
     assert call("rollback").code == ExitCode.DAMAGED
-    assert current_champion(store).run_id == run_id(2)  # type: ignore[union-attr]
+    assert champion_of(store) == run_id(2)
 
 
 def kept(world: World, number: int, network: Network, **how: Any) -> Path:
     """A run as a job keeps it that could not publish it."""
     folder = finished_folder(Path("work").resolve() / run_id(number))
-    sealed(
-        folder, run_id(number), model=network.content, evaluation=network.evaluation,
-        origin=world.origin, **how,
-    )  # fmt: skip
+    sealed(folder, run_id(number), **world.run_of(network), **how)
     return folder
 
 
-WORK = ("--store.work", "work")
-
-
 def test_a_kept_run_is_published_and_promoted(
-    url: str, world: World, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, world: World, call: Call, machine: Machine
 ) -> None:
     """The run is stored whole and promoted, and the folder that the job kept is removed."""
     folder = kept(world, 1, world.good)
     names = files_in(folder)
-    output = call("publish", str(folder), "--store.url", url, *WORK, *data_of(world))
+    output = call("publish", str(folder))
     assert output.code == ExitCode.OK
     assert output.last.startswith(f"promoted  {run_id(1)}  generation 1  test accuracy")
     store = open_store(url)
@@ -258,13 +240,11 @@ def test_a_kept_run_is_published_and_promoted(
     assert (head.run_id, head.by) == (run_id(1), "fmnist publish")
     assert set(files) == names
     assert files_in(Path("work")) == set()
-    found = machine(
-        "publish", str(kept(world, 2, world.better)), "--store.url", url, *WORK, *data_of(world)
-    )
+    found = machine("publish", str(kept(world, 2, world.better)))
     assert found["folder_removed"] is True and found["champion"]["previous"] == run_id(1)
 
 
-def test_a_real_finished_run_is_published(world: World, call: Run_) -> None:
+def test_a_real_finished_run_is_published(world: World, call: Call) -> None:
     """What the job itself puts together goes through, its figures too."""
     folder = finished_folder(Path("work").resolve() / run_id(1))
     folder.mkdir(parents=True)
@@ -273,84 +253,78 @@ def test_a_real_finished_run_is_published(world: World, call: Run_) -> None:
     verdict = decide(world.good.evaluation, GateSettings(), GateContext(IMAGES))
     made = replace(made, evaluation=world.good.evaluation, verdict=verdict, data=world.origin)
     write_run(made, images(0), folder)
-    assert call("publish", str(folder), *WORK, *data_of(world)).code == ExitCode.OK
+    assert call("publish", str(folder)).code == ExitCode.OK
     assert files_in(Path("store/runs") / run_id(1)) == records.FILES | {"manifest.json"}
     assert call("verify").last.startswith("ok  1 run, ")
 
 
 def test_a_kept_run_that_was_rejected_is_stored_as_such(
-    world: World, call: Run_, machine: Callable[..., dict[str, Any]]
+    world: World, call: Call, machine: Machine
 ) -> None:
     """A run that its own verdict rejected is stored, code 3, and nothing is promoted."""
-    output = call("publish", str(kept(world, 1, world.poor)), *WORK)
+    output = call("publish", str(kept(world, 1, world.poor)))
     assert output.code == ExitCode.REJECTED
     assert output.last.startswith(f"rejected  {run_id(1)}  test accuracy")
     store = FolderStore("store")
     assert find_run(store, run_id(1)) and current_champion(store) is None
     assert files_in(Path("work")) == set()
-    assert machine("publish", str(kept(world, 2, world.poor)), *WORK)["kind"] == "rejected"
+    assert machine("publish", str(kept(world, 2, world.poor)))["kind"] == "rejected"
 
 
 @pytest.mark.parametrize("network", ["good", "poor"])
-def test_a_kept_run_without_a_verdict_is_judged_now(network: str, world: World, call: Run_) -> None:
+def test_a_kept_run_without_a_verdict_is_judged_now(network: str, world: World, call: Call) -> None:
     """Where the store could not be asked when the run was trained, the gate decides now."""
     folder = kept(world, 1, getattr(world, network), undecided=True)
-    output = call("publish", str(folder), *WORK, *data_of(world))
+    output = call("publish", str(folder))
     assert output.code == (ExitCode.OK if network == "good" else ExitCode.REJECTED)
 
 
-def test_a_folder_of_somebodys_own_is_left(world: World, call: Run_) -> None:
+def test_a_folder_of_somebodys_own_is_left(world: World, call: Call) -> None:
     """A folder outside the work folder stays as it is, and the last line says so."""
     folder = kept(world, 1, world.good)
     before = files_in(folder)
-    output = call("publish", str(folder), "--store.work", "elsewhere", *data_of(world))
+    output = call("publish", str(folder), "--store.work", "elsewhere")
     assert output.code == ExitCode.OK
     assert output.last.endswith(f"  {folder} is left as it is")
     assert files_in(folder) == before
 
 
-def test_publishing_again_does_not_bring_an_old_champion_back(world: World, call: Run_) -> None:
+def test_publishing_again_does_not_bring_an_old_champion_back(world: World, call: Call) -> None:
     """A run that was promoted and replaced since is not promoted by publishing it once more."""
     folder = kept(world, 1, world.good)
-    words = ("--store.work", "elsewhere", *data_of(world))
+    words = ("--store.work", "elsewhere")
     assert call("publish", str(folder), *words).code == 0
     assert call("publish", str(kept(world, 2, world.better)), *words).code == 0
     output = call("publish", str(folder), *words)
     assert output.code == 0 and "was promoted already" in output.last
-    assert current_champion(FolderStore("store")).run_id == run_id(2)  # type: ignore[union-attr]
+    assert champion_of(FolderStore("store")) == run_id(2)
 
 
-def test_a_promotion_that_fails_keeps_the_folder(world: World, call: Run_) -> None:
+def test_a_promotion_that_fails_keeps_the_folder(world: World, call: Call) -> None:
     """Nothing is removed before the whole publication has succeeded."""
     folder = kept(world, 1, world.good)
     before = files_in(folder)
-    output = call("publish", str(folder), *WORK, "--data.source", str(world.other_data))
-    assert output.code == ExitCode.DATA
+    call("publish", str(folder), "--data.source", str(world.other_data)).fails(ExitCode.DATA)
     assert files_in(folder) == before
 
 
-def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, call: Run_) -> None:
+def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, call: Call) -> None:
     """No manifest is code 2, a damaged file code 8; nothing is stored either time."""
     (tmp_path / "some").mkdir()
     for place in (tmp_path / "some", tmp_path / "nowhere"):
-        output = call("publish", str(place), *WORK)
-        assert output.code == ExitCode.SETTINGS
-        assert f"{place} is not a finished run" in output.last
+        call("publish", str(place)).fails(ExitCode.SETTINGS, f"{place} is not a finished run")
     folder = kept(world, 1, world.good)
     (folder / "model.keras").write_bytes(b"other")
-    output = call("publish", str(folder), *WORK)
-    assert output.code == ExitCode.DAMAGED and "nothing is published" in output.last
+    call("publish", str(folder)).fails(ExitCode.DAMAGED, "nothing is published")
     (folder / "manifest.json").write_bytes(b"{}")
-    assert call("publish", str(folder), *WORK).code == ExitCode.DAMAGED
+    assert call("publish", str(folder)).code == ExitCode.DAMAGED
     assert not [name for name in files_in(Path("store")) if not name.startswith(".")]
 
 
 def test_a_forced_promotion_whose_answer_was_lost_is_told_as_made(
-    world: World, store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though another run is the champion by now, it was promoted, in the generation that is told."""
-    store = FolderStore("store")
-    put_networks(store, store_run, world)
+    """Though another run is the champion by now, it was promoted, in the generation told."""
     swap = FolderStore.compare_and_swap
 
     def lose_the_answer(self: FolderStore, key: str, version: str | None, content: bytes) -> None:
@@ -361,7 +335,7 @@ def test_a_forced_promotion_whose_answer_was_lost_is_told_as_made(
             raise Conflict("the retried request was refused")
 
     monkeypatch.setattr(FolderStore, "compare_and_swap", lose_the_answer)
-    output = call("promote", run_id(2), "--force", "--reason", "I want it", *data_of(world))
+    output = call("promote", run_id(2), "--force", "--reason", "I want it")
     assert output.code == 0
     assert output.last.startswith(f"promoted  {run_id(2)}  generation 2  forced: I want it")
     champion = current_champion(store)

@@ -11,51 +11,35 @@ from fmnist.data.records import TEST_LABELS
 from fmnist.errors import ExitCode
 from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
-from fmnist.registry.champion import current_champion, generation_of, promote_run
+from fmnist.registry.champion import promote_run
 from fmnist.registry.runs import seal_run, upload_run
 from fmnist.store.base import Store, open_store
 from tests.support import records
-from tests.support.doctor import (
-    CONTENTS,
-    LIST,
-    NAMES,
-    bad,
-    findings,
-    settings,
-    without_prefect_of_the_user,
-    write_source,
-)
+from tests.support.doctor import CONTENTS, LIST, NAMES, bad, findings, prepare, settings
 from tests.support.processes import S3Server
 
 
 @pytest.fixture(autouse=True)
-def no_prefect_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test may ask the server of the person who runs it."""
-    without_prefect_of_the_user(monkeypatch, tmp_path)
+def source(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of four small files, with the list of their digests; and no Prefect server."""
+    return prepare(monkeypatch)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """A folder of four small files, and the list of their digests."""
-    return write_source(tmp_path)
-
-
-def promoted(store: Store, tmp_path: Path, run_id: str = records.RUN_ID) -> None:
+def promoted(url: str) -> None:
     """Publish a small run and make it the champion."""
-    folder = tmp_path / f"of-{run_id}"
+    store, folder = open_store(url), Path("finished")
     folder.mkdir()
-    (folder / keys.MODEL).write_bytes(run_id.encode())
+    (folder / keys.MODEL).write_bytes(records.RUN_ID.encode())
     (folder / keys.EVALUATION).write_bytes(b"{}")
-    seal_run(folder, run_id, datetime.now(UTC))
-    verdict = Verdict(True, (), "good", generation_of(current_champion(store)))
+    seal_run(folder, records.RUN_ID, datetime.now(UTC))
+    verdict = Verdict(True, (), "good")
     run = upload_run(store, folder)
     promote_run(store, run, 0.91, verdict, lambda head: verdict, by="tests")
 
 
-@pytest.mark.usefixtures("source")
-def test_where_all_is_well_every_finding_is_good(tmp_path: Path, url: str) -> None:
+def test_where_all_is_well_every_finding_is_good(url: str) -> None:
     """Each thing has its line with its figure, in order, and the probe is all that is left."""
-    found = findings(settings(tmp_path, url))
+    found = findings(settings(url))
     assert list(found) == NAMES
     assert [finding for finding in found.values() if not finding.ok] == []
     assert found["settings"].text.endswith(
@@ -70,74 +54,64 @@ def test_where_all_is_well_every_finding_is_good(tmp_path: Path, url: str) -> No
     assert open_store(url).list_names("") == []
 
 
-@pytest.mark.usefixtures("source")
-def test_the_champion_is_told_with_its_figures(tmp_path: Path, url: str) -> None:
+def test_the_champion_is_told_with_its_figures(url: str) -> None:
     """A whole champion is good, with its generation and accuracy."""
-    promoted(open_store(url), tmp_path)
-    text = findings(settings(tmp_path, url))["champion"].text
+    promoted(url)
+    text = findings(settings(url))["champion"].text
     for part in (records.RUN_ID, "generation 1", "0.9100", "2 files"):
         assert part in text
 
 
 @pytest.mark.minio
-def test_a_source_in_a_bucket_is_listed(tmp_path: Path, bucket: str) -> None:
+def test_a_source_in_a_bucket_is_listed(bucket: str) -> None:
     """A bucket with the four files and their list is good; one that lacks a file is named."""
     client = boto3.session.Session().client("s3")
     for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
         client.put_object(Bucket=bucket, Key=f"data/{name}", Body=content)
-    asked = settings(tmp_path, source=f"s3://{bucket}/data")
+    asked = settings(source=f"s3://{bucket}/data")
     assert findings(asked)["data source"].ok
     client.delete_object(Bucket=bucket, Key=f"data/{TEST_LABELS}")
     bad(asked, "data source", ExitCode.DATA, f"s3://{bucket}/data/{TEST_LABELS}")
-    bad(settings(tmp_path, source="s3://not-there-at-all/data"), "data source", ExitCode.DATA,
+    bad(settings(source="s3://not-there-at-all/data"), "data source", ExitCode.DATA,
         "'not-there-at-all'", "data.source")  # fmt: skip
 
 
 @pytest.mark.minio
-@pytest.mark.usefixtures("source", "minio")
-def test_a_missing_bucket_is_one_finding(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("minio")
+def test_a_missing_bucket_is_one_finding() -> None:
     """A bucket that is not there is told once, and what needs it is left out."""
-    bad(settings(tmp_path, "s3://not-there-at-all/x"), "store", ExitCode.STORE, "create it")
+    bad(settings("s3://not-there-at-all/x"), "store", ExitCode.STORE, "create it")
 
 
 @pytest.mark.minio
-@pytest.mark.usefixtures("source")
 def test_a_wrong_key_is_one_finding_without_the_key(
-    tmp_path: Path, bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch
+    bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A secret that the server does not know is told, and not shown."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-hush")
-    text = bad(settings(tmp_path, f"s3://{bucket}"), "store", ExitCode.STORE, "AWS credentials")
+    text = bad(settings(f"s3://{bucket}"), "store", ExitCode.STORE, "AWS credentials")
     assert "hush-hush-hush" not in text and minio.access_key not in text
 
 
 @pytest.mark.minio
-@pytest.mark.usefixtures("source")
 def test_a_clock_that_the_server_refuses_is_told_as_such(
-    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+    bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a request is refused for its time, the advice is about clocks, not about keys."""
     now = datetime.now(UTC).replace(tzinfo=None)
     monkeypatch.setattr(
         "botocore.auth.get_current_datetime", lambda *_, **__: now + timedelta(hours=1)
     )
-    text = bad(settings(tmp_path, f"s3://{bucket}"), "store", ExitCode.STORE, "clock", "NTP")
+    text = bad(settings(f"s3://{bucket}"), "store", ExitCode.STORE, "clock", "NTP")
     assert "credentials" not in text
 
 
-def damage(url: str, key: str, change: Callable[[bytes], bytes | None]) -> None:
+def damage(store: Store, key: str, change: Callable[[bytes], bytes | None]) -> None:
     """Change an object of a store behind its back, or remove it."""
-    if url.startswith("s3://"):
-        store = open_store(url)
-        content = change(store.read(key) or b"")
-        store.delete(key)
-        if content is not None:
-            store.put_if_absent(key, content)
-        return
-    content = change((Path(url) / key).read_bytes())
-    (Path(url) / key).unlink()
+    content = change(store.read(key) or b"")
+    store.delete(key)
     if content is not None:
-        (Path(url) / key).write_bytes(content)
+        store.put_if_absent(key, content)
 
 
 OF_THE_RUN = f"runs/{records.RUN_ID}"
@@ -150,12 +124,11 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("source")
 @pytest.mark.parametrize(("key", "change", "told"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_champion_that_is_not_whole_is_bad(
-    key: str, change: Callable[[bytes], bytes | None], told: str, tmp_path: Path, url: str
+    key: str, change: Callable[[bytes], bytes | None], told: str, url: str
 ) -> None:
     """Whatever is wrong with the champion is named, with its own exit code."""
-    promoted(open_store(url), tmp_path)
-    damage(url, key, change)
-    bad(settings(tmp_path, url), "champion", ExitCode.DAMAGED, key, told)
+    promoted(url)
+    damage(open_store(url), key, change)
+    bad(settings(url), "champion", ExitCode.DAMAGED, key, told)

@@ -1,7 +1,6 @@
 """The commands that look into a store."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import (
     IMAGES,
     NAMES,
+    Call,
+    Machine,
     Put,
-    Run_,
     World,
     overwrite,
     put_networks,
@@ -32,7 +32,7 @@ from tests.support.processes import files_in
 
 
 def test_runs_are_listed_newest_first(
-    url: str, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A table of the runs with their figures and marks, and the same as a document."""
     store = open_store(url)
@@ -41,7 +41,7 @@ def test_runs_are_listed_newest_first(
     stored = store_run(store, run_id(3))
     record_verdict(store, stored, Verdict(False, (), "worse than the champion"))
     store.put_if_absent(f"runs/{run_id(4)}/model.keras", b"model")
-    output = call("runs", "--store.url", url)
+    output = call("runs")
     assert output.code == 0
     rows = [line.split() for line in output.lines]
     assert rows[1:5] == [
@@ -54,7 +54,7 @@ def test_runs_are_listed_newest_first(
     assert "! rejected later, when it was to be promoted" in output.lines
     assert output.last == f"ok  4 of 4 runs in {store.location('')}  the last page"
     assert "\x1b" not in output.text
-    found = machine("runs", "--store.url", url)
+    found = machine("runs")
     assert [run["run_id"] for run in found["runs"]] == [run_id(n) for n in (4, 3, 2, 1)]
     assert [run["state"] for run in found["runs"]] == ["unfinished", *["whole"] * 3]
     assert [run["champion"] for run in found["runs"]] == [False, False, False, True]
@@ -65,29 +65,31 @@ def test_runs_are_listed_newest_first(
 
 
 def test_a_damaged_run_is_listed_as_such(
-    url: str, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
-    """A run whose files cannot be trusted is shown as damaged, with the reason, beside the others."""
+    """A run whose files cannot be trusted is shown as damaged, with the reason."""
     store = open_store(url)
     for number in (1, 2, 3):
         store_run(store, run_id(number))
     overwrite(store, f"runs/{run_id(1)}/manifest.json", b"{}")
     overwrite(store, f"runs/{run_id(3)}/evaluation.json", b"{}")
-    output = call("runs", "--store.url", url)
+    output = call("runs")
     assert output.code == 0
     assert output.lines[1].split() == [run_id(3), "damaged"]
     assert output.lines[2].split()[0] == run_id(2)
     assert output.lines[3].split() == [run_id(1), "damaged"]
     assert f"{run_id(3)}/evaluation.json is not the file that manifest.json lists" in output.text
-    problems = [run["problem"] for run in machine("runs", "--store.url", url)["runs"]]
+    problems = [run["problem"] for run in machine("runs")["runs"]]
     assert "manifest.json cannot be read" in problems[2] and problems[1] == ""
 
 
-def test_runs_come_in_pages(store_run: Put, machine: Callable[..., dict[str, Any]]) -> None:
+def test_runs_come_in_pages(store_run: Put, call: Call, machine: Machine) -> None:
     """Each page says how to get the next, and together they are all runs once."""
-    store = FolderStore("store")
     for number in range(1, 6):
-        store_run(store, run_id(number))
+        store_run(FolderStore("store"), run_id(number))
+    last = call("runs", "--limit", "2").last
+    assert last == f"ok  2 of 5 runs in store  the next page: --before {run_id(4)}"
+    assert call("runs", "--before", run_id(2)).last.endswith("the last page")
     seen: list[str] = []
     before: list[str] = []
     for _ in range(3):
@@ -98,17 +100,8 @@ def test_runs_come_in_pages(store_run: Put, machine: Callable[..., dict[str, Any
     assert found["next_before"] is None
 
 
-def test_the_next_page_is_told(store_run: Put, call: Run_) -> None:
-    """A person reads from the last line what to type for the next page."""
-    for number in (1, 2, 3):
-        store_run(FolderStore("store"), run_id(number))
-    last = call("runs", "--limit", "2").last
-    assert last == f"ok  2 of 3 runs in store  the next page: --before {run_id(2)}"
-    assert call("runs", "--limit", "2", "--before", run_id(2)).last.endswith("the last page")
-
-
 def test_a_page_of_ten_thousand_runs_reads_only_what_it_shows(
-    store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store_run: Put, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many runs there are, a page costs one listing and three small reads a run."""
     template = MemoryStore()
@@ -132,30 +125,23 @@ def test_a_page_of_ten_thousand_runs_reads_only_what_it_shows(
     assert len(asked) <= 20 * 3 + 3
 
 
-def test_show_tells_all_about_a_run(
-    url: str, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
-) -> None:
+def test_show_tells_all_about_a_run(url: str, store_run: Put, call: Call, machine: Machine) -> None:
     """Figures, rules, changed settings, later verdicts and files, for people and for machines."""
     store = open_store(url)
     stored = store_run(store, run_id(1), gate=GateSettings(min_accuracy=0.85))
     later = Verdict(False, (), "worse than the champion", generation=4, notes=("a note",))
     record_verdict(store, stored, later)
-    output = call("show", run_id(1), "--store.url", url)
+    output = call("show", run_id(1))
     for part in (
-        "0.9142 [0.9086, 0.9195], 10,000 images",
-        "gate.min_accuracy 0.85",
-        "promoted: test accuracy 0.9142",
-        "every test image scored",
+        "0.9142 [0.9086, 0.9195], 10,000 images", "gate.min_accuracy 0.85", "model.keras",
+        "promoted: test accuracy 0.9142", "every test image scored",
         "note: this test set has judged 1 model in this store",
-        "judged again, against generation 4:",
-        "rejected: worse than the champion",
-        "note: a note",
-        "model.keras",
-    ):
+        "judged again, against generation 4:", "rejected: worse than the champion", "note: a note",
+    ):  # fmt: skip
         assert part in output.text
     where = store.location(f"runs/{run_id(1)}")
     assert output.last == f"ok  {run_id(1)}  rejected  {where}"
-    found = machine("show", run_id(1), "--store.url", url)
+    found = machine("show", run_id(1))
     assert found["verdict"]["promoted"] is True
     assert [rule["name"] for rule in found["verdict"]["rules"]][1] == "test accuracy"
     assert found["later_verdicts"][0]["reason"] == "worse than the champion"
@@ -165,9 +151,9 @@ def test_show_tells_all_about_a_run(
 
 
 def test_show_does_not_mix_the_environment_into_a_runs_settings(
-    store_run: Put, machine: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    store_run: Put, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A setting that an old run did not know yet is at its default, whatever is set here and now."""
+    """A setting that an old run did not know yet is at its default, whatever is set here."""
     store = FolderStore("store")
     stored = store_run(store, run_id(1))
     settings = json.loads(read_file(store, stored, keys.SETTINGS))
@@ -178,9 +164,8 @@ def test_show_does_not_mix_the_environment_into_a_runs_settings(
 
 
 def test_show_tells_the_comparison_that_was_made(
-    store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    store_run: Put, call: Call, machine: Machine
 ) -> None:
-    """Where a run met a champion, its comparison is shown."""
     store = FolderStore("store")
     store_run(store, run_id(1))
     comparison = to_json(records.comparison())
@@ -199,93 +184,80 @@ def test_show_tells_the_comparison_that_was_made(
     ],
 )  # fmt: skip
 def test_a_damaged_run_is_not_shown(
-    key: str, content: bytes, part: str, url: str, store_run: Put, call: Run_
+    key: str, content: bytes, part: str, url: str, store_run: Put, call: Call
 ) -> None:
     """A damaged manifest or file ends with code 8 and a line that names it."""
     store = open_store(url)
     store_run(store, run_id(1))
     overwrite(store, f"runs/{run_id(1)}/{key}", content)
-    output = call("show", run_id(1), "--store.url", url)
-    assert output.code == ExitCode.DAMAGED
-    assert output.last.startswith("failed  -  damaged: ") and part in output.last
-    assert len(output.lines) == 1
+    call("show", run_id(1)).fails(ExitCode.DAMAGED, part)
 
 
 @pytest.mark.minio
 @pytest.mark.parametrize("name", ["runs", "champion", "history", "rollback", "verify"])
-def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Run_) -> None:
+def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Call) -> None:
     """A missing bucket ends with code 5 and one line that names it."""
-    output = call(name, "--store.url", f"s3://{bucket}-not/team")
-    assert output.code == ExitCode.STORE
-    assert output.lines == [output.last]
-    assert f"bucket '{bucket}-not'" in output.last and "does not exist" in output.last
+    call(name, "--store.url", f"s3://{bucket}-not/team").fails(
+        ExitCode.STORE, f"bucket '{bucket}-not'", "does not exist"
+    )
 
 
 @pytest.mark.parametrize("name", ["champion", "history", "rollback", "pull"])
-def test_a_store_without_a_champion_is_said_to_be(name: str, url: str, call: Run_) -> None:
+def test_a_store_without_a_champion_is_said_to_be(name: str, url: str, call: Call) -> None:
     """Before the first promotion these end with code 5 and one line, and make nothing."""
-    output = call(name, "--store.url", url)
-    assert output.code == ExitCode.STORE
-    assert output.lines == [output.last]
-    assert "champion.json is not there" in output.last
+    call(name).fails(ExitCode.STORE, "champion.json is not there")
     assert files_in(Path()) == set()
 
 
-def test_the_champion_is_shown(
-    url: str, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
-) -> None:
+def test_the_champion_is_shown(url: str, store_run: Put, call: Call, machine: Machine) -> None:
     """Who it is, since when, by which move and why, and where a rollback leads."""
     store = open_store(url)
     store_run(store, run_id(1), promote=True)
     store_run(store, run_id(2), promote=True)
-    output = call("champion", "--store.url", url)
+    output = call("champion")
     for part in (run_id(2), "0.9142 [0.9086, 0.9195]", "by promotion", "flows/train.py", run_id(1)):
         assert part in output.text
     where = store.location(f"runs/{run_id(2)}")
     assert output.last == f"ok  {run_id(2)}  test accuracy 0.9142  {where}"
-    found = machine("champion", "--store.url", url)
+    found = machine("champion")
     assert found["champion"]["generation"] == 2
     assert found["champion"]["rollback_to"] == run_id(1)
     assert found["location"] == where
 
 
-def test_a_damaged_champion_is_told(store_run: Put, call: Run_) -> None:
+def test_a_damaged_champion_is_told(store_run: Put, call: Call) -> None:
     """A champion whose manifest was swapped ends with code 8 and the way back."""
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
     reseal(store, run_id(1), {"report.md": b"other"})
-    output = call("champion")
-    assert output.code == ExitCode.DAMAGED
-    assert "not the manifest that was promoted" in output.last
+    call("champion").fails(ExitCode.DAMAGED, "not the manifest that was promoted")
 
 
-def test_history_tells_every_move(
-    url: str, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
-) -> None:
+def test_history_tells_every_move(url: str, store_run: Put, call: Call, machine: Machine) -> None:
     """Each move with its time, kind, from, to, reason and program; the newest first."""
     store = open_store(url)
     for number in (1, 2):
         store_run(store, run_id(number), promote=True)
-    assert call("rollback", "--reason", "odd  shirts", "--store.url", url).code == 0
-    output = call("history", "--store.url", url)
+    assert call("rollback", "--reason", "odd  shirts").code == 0
+    output = call("history")
     assert output.lines[0].split()[0] == "3"
     assert output.lines[0].endswith("UTC  rollback  by fmnist rollback")
     assert output.lines[1].strip() == f"{run_id(2)} -> {run_id(1)}"
     assert output.lines[2].strip() == "odd shirts"
     assert output.last == f"ok  3 of 3 moves  champion {run_id(1)}"
     assert f"none -> {run_id(1)}" in output.text
-    found = machine("history", "--limit", "2", "--store.url", url)
+    found = machine("history", "--limit", "2")
     assert [move["generation"] for move in found["moves"]] == [3, 2]
     assert found["total"] == 3
 
 
 def test_two_runs_are_compared_on_the_same_images(
-    url: str, world: World, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """Accuracies, difference, test and classes; a machine gets every image that changed sides."""
     store = open_store(url)
     put_networks(store, store_run, world)
-    words = ("compare", run_id(1), run_id(2), "--store.url", url, "--data.source", str(world.data))
+    words = ("compare", run_id(1), run_id(2), "--data.source", str(world.data))
     output = call(*words)
     before, after = world.good.evaluation, world.poor.evaluation
     assert f"first {before.accuracy:.4f}, second {after.accuracy:.4f}" in output.text
@@ -300,7 +272,7 @@ def test_two_runs_are_compared_on_the_same_images(
 
 
 def test_a_comparison_on_other_images_says_so(
-    world: World, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """Where a run was judged on other data than those given, the comparison has a warning."""
     put_networks(FolderStore("store"), store_run, world)
@@ -309,18 +281,17 @@ def test_a_comparison_on_other_images_says_so(
     assert machine(*words)["judged_on_these_images"] == [False, False]
 
 
-def test_a_model_that_is_none_is_not_compared(world: World, store_run: Put, call: Run_) -> None:
-    """A model file that holds no network ends with code 8."""
+def test_a_model_that_is_none_is_not_compared(world: World, store_run: Put, call: Call) -> None:
     store = FolderStore("store")
     put_networks(store, store_run, world)
     store_run(store, run_id(4), origin=world.origin)
-    output = call("compare", run_id(1), run_id(4), "--data.source", str(world.data))
-    assert output.code == ExitCode.DAMAGED
-    assert "holds no network" in output.last
+    call("compare", run_id(1), run_id(4), "--data.source", str(world.data)).fails(
+        ExitCode.DAMAGED, "holds no network"
+    )
 
 
 def test_a_run_removed_while_it_is_listed_is_no_damage(
-    store_run: Put, call: Run_, monkeypatch: pytest.MonkeyPatch
+    store_run: Put, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its manifest was there, and then its files were not."""
     store = FolderStore("store")
@@ -334,6 +305,6 @@ def test_a_run_removed_while_it_is_listed_is_no_damage(
                 store.delete(key)
         return real(store, run, *what)
 
-    monkeypatch.setattr("fmnist.cli.inspect.read_record", late)
+    monkeypatch.setattr("fmnist.registry.runs.read_record", late)
     output = call("runs")
     assert output.code == 0 and "damaged" not in output.text and "unfinished" in output.text

@@ -2,6 +2,8 @@
 
 import pytest
 
+import fmnist
+from fmnist.errors import DamagedError
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import (
@@ -17,8 +19,6 @@ from tests.integration.cli.conftest import (
 
 def test_the_champion_is_loaded_in_one_line(url: str, world: World, store_run: Put) -> None:
     """`fmnist.load_champion` gives the champion's own network."""
-    import fmnist
-
     put_networks(open_store(url), store_run, world)
     predicted = fmnist.load_champion(url).predict(images(0), verbose=0).argmax(axis=1)
     assert (predicted == LABELS).mean() == world.good.evaluation.accuracy
@@ -35,8 +35,6 @@ def test_the_champion_is_loaded_in_one_line(url: str, world: World, store_run: P
 )
 def test_a_champion_that_is_not_there_is_an_error(place: str, error: str, part: str) -> None:
     """A store without champion, or what is no store, is told in one line without secrets."""
-    import fmnist
-
     with pytest.raises(Exception) as caught:
         fmnist.load_champion(place)
     assert type(caught.value).__name__ == error
@@ -46,9 +44,6 @@ def test_a_champion_that_is_not_there_is_an_error(place: str, error: str, part: 
 
 def test_a_swapped_model_is_never_loaded(world: World, store_run: Put) -> None:
     """A model file that is not the champion's own is an error that names it."""
-    import fmnist
-    from fmnist.errors import DamagedError
-
     store = FolderStore("store")
     put_networks(store, store_run, world)
     overwrite(store, f"runs/{run_id(1)}/model.keras", world.poor.content)

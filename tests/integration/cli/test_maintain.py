@@ -1,8 +1,6 @@
 """The commands that look after a store."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,54 +10,62 @@ from fmnist.registry.runs import list_run_ids
 from fmnist.settings import GateSettings
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from tests.integration.cli.conftest import Put, Run_, World, overwrite, put_networks, run_id
+from tests.integration.cli.conftest import (
+    Call,
+    Machine,
+    Put,
+    World,
+    overwrite,
+    put_networks,
+    run_id,
+)
 from tests.support.processes import files_in
 
 
 def test_a_good_store_is_verified(
-    url: str, world: World, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A store where all is well ends with code 0, and says how much was read."""
     put_networks(open_store(url), store_run, world)
-    output = call("verify", "--store.url", url)
+    output = call("verify")
     assert output.code == 0
     assert output.lines[-1].startswith("ok  3 runs, ")
     assert output.last.endswith("  0 leftovers, 0 of them safe to delete")
-    found = machine("verify", "--store.url", url)
+    found = machine("verify")
     assert [run["problems"] for run in found["runs"]] == [[], [], []]
-    assert machine("verify", run_id(2), "--store.url", url)["runs"][0]["run_id"] == run_id(2)
+    assert machine("verify", run_id(2))["runs"][0]["run_id"] == run_id(2)
 
 
 def test_damage_is_found_and_named(
-    url: str, world: World, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """A changed file and a model that is none end with code 8, each with a line."""
     store = open_store(url)
     put_networks(store, store_run, world)
     store_run(store, run_id(4))
     overwrite(store, f"runs/{run_id(2)}/report.md", b"other")
-    output = call("verify", "--store.url", url)
+    output = call("verify")
     assert output.code == ExitCode.DAMAGED
     assert output.last.startswith("failed  -  damaged: 2 faults, listed above  4 runs, ")
     assert any("report.md is not the file" in line for line in output.lines)
     assert any(
         f"{run_id(4)}/model.keras: " in line and "no network" in line for line in output.lines
     )
-    found = machine("verify", "--store.url", url)
+    found = machine("verify")
     assert found["kind"] == "damaged"
     assert [len(run["problems"]) for run in found["runs"]] == [0, 1, 0, 1]
-    assert call("verify", run_id(1), "--store.url", url).code == 0
-    assert call("verify", run_id(2), "--store.url", url).code == ExitCode.DAMAGED
-    assert call("verify", run_id(9), "--store.url", url).code == ExitCode.STORE
+    assert call("verify", run_id(1)).code == 0
+    assert call("verify", run_id(2)).code == ExitCode.DAMAGED
+    assert call("verify", run_id(9)).code == ExitCode.STORE
 
 
-def test_leftovers_are_no_damage(url: str, world: World, store_run: Put, call: Run_) -> None:
+def test_leftovers_are_no_damage(url: str, world: World, store_run: Put, call: Call) -> None:
     """What no manifest lists is told with its place, and ends with code 0."""
     store = open_store(url)
     put_networks(store, store_run, world)
     store.put_if_absent(f"runs/{run_id(8)}/model.keras", b"model")
     store.put_if_absent(f"runs/{run_id(1)}/notes.txt", b"notes")
-    output = call("verify", "--store.url", url)
+    output = call("verify")
     assert output.code == 0
     assert output.last.endswith("  2 leftovers, 0 of them safe to delete")
     (orphan,) = [line for line in output.lines if run_id(8) in line]
@@ -70,7 +76,7 @@ def test_leftovers_are_no_damage(url: str, world: World, store_run: Put, call: R
 
 
 def test_prune_first_only_says_what_it_would_remove(
-    url: str, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """Without --delete nothing changes; with it exactly what was told is gone."""
     store = open_store(url)
@@ -79,64 +85,58 @@ def test_prune_first_only_says_what_it_would_remove(
         gate = GateSettings(min_accuracy=0.9 if number == 2 else 0.99)
         store_run(store, run_id(number), promote=number == 2, gate=gate)
     before = dict(store.list_entries("runs/"))
-    output = call("prune", "--keep", "2", "--store.url", url)
+    output = call("prune", "--keep", "2")
     assert output.code == 0
     assert output.lines[:3] == [f"run       {run_id(number)}" for number in (1, 3, 4)]
     assert output.last.startswith("ok  3 runs, 0 leftovers (0.0 MB) would be removed; --delete")
     assert dict(store.list_entries("runs/")) == before
-    found = machine("prune", "--keep", "2", "--delete", "--store.url", url)
+    found = machine("prune", "--keep", "2", "--delete")
     assert (found["runs"], found["deleted"]) == ([run_id(1), run_id(3), run_id(4)], True)
     assert list_run_ids(store) == [run_id(6), run_id(5), run_id(2)]
-    assert call("prune", "--keep", "2", "--delete", "--store.url", url).last.startswith(
-        "ok  0 runs"
-    )
+    assert call("prune", "--keep", "2", "--delete").last.startswith("ok  0 runs")
 
 
 @pytest.mark.parametrize("arguments", [["pull"], ["publish"]])
 def test_a_folder_in_the_home_of_nobody_is_told(
-    arguments: list[str], store_run: Put, call: Run_
+    arguments: list[str], store_run: Put, call: Call
 ) -> None:
     """A wrong name after a tilde is a wrong argument."""
     store_run(FolderStore("store"), run_id(1), promote=True)
-    output = call(*arguments, "~nobody-of-this-name/x")
-    assert output.code == ExitCode.SETTINGS
-    assert "home of an unknown user" in output.last
+    call(*arguments, "~nobody-of-this-name/x").fails(ExitCode.SETTINGS, "home of an unknown user")
 
 
-def test_nothing_is_pruned_before_the_first_promotion(url: str, store_run: Put, call: Run_) -> None:
+def test_nothing_is_pruned_before_the_first_promotion(url: str, store_run: Put, call: Call) -> None:
     """Without a champion nobody knows yet which run will be one."""
     store = open_store(url)
     for number in (1, 2, 3):
         store_run(store, run_id(number))
-    output = call("prune", "--keep", "1", "--delete", "--store.url", url)
+    output = call("prune", "--keep", "1", "--delete")
     assert output.code == 0 and "there is no champion yet" in output.last
     assert len(list_run_ids(store)) == 3
 
 
 def test_the_champion_is_pulled_whole(
-    url: str, store_run: Put, call: Run_, machine: Callable[..., dict[str, Any]]
+    url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
     """All its files come into a new folder; once more changes nothing and is no failure."""
     stored = store_run(open_store(url), run_id(1), promote=True)
-    output = call("pull", "--store.url", url)
+    output = call("pull")
     assert output.last == f"ok  {run_id(1)}  7 files  champion"
     assert files_in(Path("champion")) == {*stored.manifest.files, "manifest.json"}
-    assert call("pull", "--store.url", url).last.endswith("was there already, complete  champion")
-    found = machine("pull", "deep/down", "--store.url", url)
+    assert call("pull").last.endswith("was there already, complete  champion")
+    found = machine("pull", "deep/down")
     assert (found["new"], found["folder"]) == (True, "deep/down")
     assert files_in(Path("deep/down")) == files_in(Path("champion"))
 
 
-def test_pull_overwrites_nothing(store_run: Put, call: Run_) -> None:
+def test_pull_overwrites_nothing(store_run: Put, call: Call) -> None:
     """Another run, somebody's files or a damaged copy in the folder's place are left: code 2."""
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
     assert call("pull").code == 0
     store_run(store, run_id(2), promote=True)
     before = files_in(Path("champion"))
-    output = call("pull")
-    assert output.code == ExitCode.SETTINGS
-    assert "champion exists already" in output.last and run_id(2) in output.last
+    call("pull").fails(ExitCode.SETTINGS, "champion exists already", run_id(2))
     assert files_in(Path("champion")) == before
     Path("file").write_text("mine")
     assert call("pull", "file").code == ExitCode.SETTINGS
@@ -145,18 +145,17 @@ def test_pull_overwrites_nothing(store_run: Put, call: Run_) -> None:
     assert call("pull", "fresh").code == ExitCode.SETTINGS
 
 
-def test_a_damaged_champion_is_not_pulled(store_run: Put, call: Run_) -> None:
+def test_a_damaged_champion_is_not_pulled(store_run: Put, call: Call) -> None:
     """Where a file is not the champion's own, no folder comes into being."""
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
     overwrite(store, f"runs/{run_id(1)}/model.keras", b"other")
-    output = call("pull")
-    assert output.code == ExitCode.DAMAGED and "model.keras" in output.last
+    call("pull").fails(ExitCode.DAMAGED, "model.keras")
     assert {path.name for path in Path().iterdir()} <= {"store", "sealed"}
 
 
 def test_doctor_prints_a_line_for_each_finding(
-    call: Run_, machine: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    call: Call, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each finding is a line, good or bad; the first bad one gives the code."""
     good = Finding("settings", True, "all valid", ExitCode.OK)

@@ -226,7 +226,7 @@ def test_a_run_is_put_together_whole(
         *([(keys.COMPARISON, against, type(against))] if against else []),
     ):
         assert from_json(kind, (folder / name).read_bytes(), name) == record
-    for figure in {figure.file for figure in FIGURES} - {COMPARED} | more - {keys.COMPARISON}:
+    for figure in {*FIGURES.values()} - {COMPARED} | more - {keys.COMPARISON}:
         assert (folder / figure).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     manifest = from_json(Manifest, (folder / keys.MANIFEST).read_bytes(), keys.MANIFEST)
     assert manifest.run_id == run.run_id
@@ -243,10 +243,10 @@ def test_the_report_shows_the_figures_beside_it(against: Comparison | None, work
     run = records.run(folder=work, champion_before=records.champion(), against=against)
     write_run(run, records.drawn_images(), folder)
     report = (folder / "report.md").read_text()
-    for figure in FIGURES:
-        drawn = figure.file != COMPARED or against is not None
-        assert (f"![{figure.title}]({figure.file})" in report) is drawn
-        assert (folder / figure.file).is_file() is drawn
+    for title, name in FIGURES.items():
+        drawn = name != COMPARED or against is not None
+        assert (f"![{title}]({name})" in report) is drawn
+        assert (folder / name).is_file() is drawn
 
 
 def test_no_local_path_or_secret_is_published(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fmnist.cli.command import Context, failure_line, parse
-from fmnist.cli.train import run_training_command, training_app
+from fmnist.cli.command import Context, failure_line, parse, run
+from fmnist.cli.train import training_app
 from fmnist.configure import Setting, all_settings, load_named_settings, load_settings
 from fmnist.errors import DataError, ExitCode, SettingsError
 from fmnist.settings import Settings
@@ -279,7 +279,7 @@ def test_credentials_in_a_location_are_never_repeated(arguments: list[str]) -> N
 
 def output_of(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What a command line that trains nothing prints."""
-    assert run_training_command(no_job, words) == ExitCode.OK
+    assert run(training_app(no_job), words, json=False) == ExitCode.OK
     return capsys.readouterr().out
 
 
