@@ -143,11 +143,10 @@ class Operator:
 
     def fmnist(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a console command with the environment of the worker, and so with the job's rights."""
-        environment = stack_command.program_environment(self.services()["worker"], self.state)
         return subprocess.run(
             [sys.executable, "-m", "fmnist", *arguments],
             cwd=ROOT,
-            env=environment,
+            env=self.services()["worker"].environment,
             capture_output=True,
             text=True,
             timeout=300,
@@ -164,7 +163,7 @@ class Operator:
         supervisor = self.supervisor()
         if supervisor.getProcessInfo(service)["statename"] not in ("RUNNING", "STARTING"):
             supervisor.startProcess(service)
-        until(lambda: self._stack().is_healthy(services[service]), 60, f"{service} is healthy")
+        until(lambda: stack_command.is_healthy(services[service]), 60, f"{service} is healthy")
 
     def stop(self, service: str) -> None:
         """Stop one service, as `docker compose stop` does."""

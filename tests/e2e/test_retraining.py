@@ -333,7 +333,7 @@ def test_a_store_that_stays_away_fails_the_run_and_keeps_it(operator: Operator) 
 def test_a_store_that_stays_away_is_told_by_the_commands_exit_code(operator: Operator) -> None:
     """An ad hoc run with the worker's environment ends with 5, and names the kept run."""
     home = operator.state / "home"
-    environment = stack_command.program_environment(operator.services()["worker"], operator.state)
+    environment = operator.services()["worker"].environment
     output = home / "output"
     with output.open("w") as stream:
         process = subprocess.Popen(
