@@ -54,9 +54,8 @@ def _layer_of_logits(network: keras.Model) -> keras.layers.Dense | None:
     activation = getattr(last, "activation", None)
     if isinstance(last, keras.layers.Dense):
         return last if activation is keras.activations.softmax and uses[last] == [None] else None
-    if not isinstance(last, keras.layers.Softmax) and not (
-        isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
-    ):
+    softmax = isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
+    if not softmax and not isinstance(last, keras.layers.Softmax):
         return None
     (*_, maker) = (operation for operation, users in uses.items() if last in users)
     if not isinstance(maker, keras.layers.Dense) or uses[maker] != [last]:
