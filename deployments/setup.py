@@ -27,7 +27,6 @@ from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
 HERE = Path(__file__).resolve().parent
-WEBHOOK = "training-alerts"
 POOLS = {"training": "process", "docker": "docker", "kubernetes": "kubernetes"}
 
 
@@ -61,7 +60,7 @@ def declared_automations(hours: float) -> list[dict[str, Any]]:
 
 def set_up_automations(client: SyncPrefectClient, url: str, hours: float) -> None:
     """Create or update every automation; those that post to a webhook only if `url` is given."""
-    block = str(Webhook(url=url).save(WEBHOOK, overwrite=True)) if url else None
+    block = str(Webhook(url=url).save("training-alerts", overwrite=True)) if url else None
     for declared in declared_automations(hours):
         name = declared["name"]
         posts = [action for action in declared["actions"] if action["type"] == "call-webhook"]

@@ -288,26 +288,22 @@ class Stack:
         supervisor, all_good = self.supervisor(), True
         for name, service in self.services.items():
             info = supervisor.getProcessInfo(name) if supervisor else {"statename": "STOPPED"}
-            good = _is_good(service, info)
+            good = is_good(service, info)
             all_good = all_good and good
             print(f"{name:14} {info['statename'].lower():9} {'healthy' if good else 'NOT HEALTHY'}")
         return all_good
 
 
-def is_healthy(service: Service) -> bool:
-    """Whether the service's health check succeeds."""
-    if not service.health:
-        return True
+def is_good(service: Service, info: Mapping[str, Any]) -> bool:
+    """Whether a service is running and healthy, or has done its work, by supervisord's `info`."""
+    if not service.lasting:
+        return bool(info["statename"] == "EXITED" and info["exitstatus"] == 0)
+    running = bool(info["statename"] == "RUNNING")
+    if not running or not service.health:
+        return running
     environment = service.environment
     check = subprocess.run(service.health, env=environment, capture_output=True, timeout=60)  # noqa: S603
     return check.returncode == 0
-
-
-def _is_good(service: Service, info: Mapping[str, Any]) -> bool:
-    """Whether a service is running and healthy, or has done its work."""
-    if service.lasting:
-        return bool(info["statename"] == "RUNNING" and is_healthy(service))
-    return bool(info["statename"] == "EXITED" and info["exitstatus"] == 0)
 
 
 def _bring_up(service: Service, supervisor: Any) -> None:
@@ -321,7 +317,7 @@ def _bring_up(service: Service, supervisor: Any) -> None:
 
     def is_up() -> bool:
         info = supervisor.getProcessInfo(service.name)
-        good = _is_good(service, info)
+        good = is_good(service, info)
         if not good and info["statename"] in ("FATAL", "EXITED", "BACKOFF"):
             written = log.read_text(errors="replace").strip() if log.exists() else ""
             reason = written.splitlines()[-1] if written else "it wrote no log"

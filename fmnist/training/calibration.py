@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from fmnist.training.graph import consumers
 
@@ -22,10 +23,8 @@ def fit_temperature(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[
     rows = np.arange(len(labels))
 
     def cross_entropy(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        log_sums = np.log(np.exp(scaled).sum(axis=1))
-        return float(np.mean(log_sums - scaled[rows, labels]))
+        scaled = log_softmax(logits / math.exp(log_temperature), axis=1)
+        return float(-np.mean(scaled[rows, labels]))
 
     found = minimize_scalar(cross_entropy, bounds=(math.log(0.1), math.log(10)), method="bounded")
     return float(math.exp(found.x))

@@ -10,8 +10,6 @@ import secrets
 import shutil
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 
 from fmnist.data.cache import sha256_of
@@ -137,11 +136,12 @@ class Container:
 
 @contextmanager
 def new_volume() -> Iterator[tuple[str, Path]]:
-    """An empty volume, as an engine makes it: its name, and where its files are."""
+    """An empty volume, as an engine makes it: the option that mounts it, and where its files are."""
     name = f"fmnist-test-{secrets.token_hex(6)}"
     podman("volume", "create", name)
     try:
-        yield name, Path(podman("volume", "inspect", "--format", "{{.Mountpoint}}", name).strip())
+        folder = podman("volume", "inspect", "--format", "{{.Mountpoint}}", name).strip()
+        yield f"--volume={name}:{VOLUME}", Path(folder)
     finally:
         podman("volume", "rm", "--force", name)
 
@@ -161,9 +161,8 @@ def image() -> Iterator[Image]:
         for copy, folder in ((packages, "fmnist"), (built.root / "app" / "flows", "flows")):
             for source in (ROOT / folder).rglob("*.py"):
                 name = source.relative_to(ROOT / folder)
-                if not (copy / name).exists() or (
-                    (copy / name).read_bytes() != source.read_bytes()
-                ):
+                found = (copy / name).read_bytes() if (copy / name).exists() else None
+                if found != source.read_bytes():
                     unavailable(f"the image has another {folder}/{name}: run .ci/image")
         yield built
     finally:
@@ -196,9 +195,9 @@ def default_run(
     image: Image, data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DefaultRun]:
     """The container's default command, once, with two epochs and a low bar."""
-    with new_volume() as (name, folder):
-        options = (*data, "--volume", f"{name}:{VOLUME}")
-        with Container(tmp_path_factory.mktemp("default"), options=options, **SHORT) as container:
+    with new_volume() as (volume, folder):
+        here = tmp_path_factory.mktemp("default")
+        with Container(here, options=(*data, volume), **SHORT) as container:
             yield DefaultRun(container.finish(), folder)
 
 
@@ -253,22 +252,20 @@ def prefect_server(image: Image, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def _answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(address, timeout=5) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+        return httpx.get(address, timeout=5).status_code == 200
+    except httpx.HTTPError:
         return False
 
 
 def test_prefect_serves_its_ui(prefect_server: str) -> None:
     """The page and the program that it loads are there, though the image cannot be written to."""
-    with urllib.request.urlopen(prefect_server, timeout=20) as response:
-        page = response.read().decode()
+    page = httpx.get(prefect_server, timeout=20).text
     script = re.search(r'<script[^>]* src="([^"]+\.js)"', page)
     assert script, page
     assert _answers(prefect_server + script[1])
 
 
-def test_prefect_says_its_version(image: Image, tmp_path: Path) -> None:
+def test_the_image_has_the_locked_version_of_prefect(image: Image, tmp_path: Path) -> None:
     """Prefect's own command is on the path, in the version that requirements.txt has."""
     with Container(tmp_path, "prefect", "version") as container:
         done = container.finish()
@@ -288,11 +285,11 @@ def test_a_worker_runs_a_deployment(
         f"prefect deployment run fashion-mnist/process --param 'settings={json.dumps(part)}'",
         "exec prefect worker start --pool training --run-once",
     ]
-    with new_volume() as (name, folder):
+    with new_volume() as (volume, folder):
         with Container(
             tmp_path,
             *("sh", "-ec", "\n".join(steps)),
-            options=(*data, "--volume", f"{name}:{VOLUME}"),
+            options=(*data, volume),
             PREFECT_API_URL=f"{prefect_server}/api",
         ) as container:
             done = container.finish()
@@ -302,21 +299,12 @@ def test_a_worker_runs_a_deployment(
 
 
 def test_a_run_reaches_a_bucket_and_writes_nothing_but_the_volume(
-    prefect_server: str,
-    minio_server: S3Server,
-    data: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    prefect_server: str, minio: S3Server, bucket: str, data: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Where the whole file system could be written, the run changes nothing but the volume."""
-    for variable, value in minio_server.environment().items():
-        monkeypatch.setenv(variable, value)
-    bucket = f"image-{secrets.token_hex(6)}"
-    client = boto3.session.Session().client("s3")
-    client.create_bucket(Bucket=bucket)
     variables = {
         **SHORT,
-        **minio_server.environment(),
+        **minio.environment(),
         "PREFECT_API_URL": f"{prefect_server}/api",
         "FMNIST_STORE__URL": f"s3://{bucket}/fashion/mnist",
     }
@@ -330,21 +318,24 @@ def test_a_run_reaches_a_bucket_and_writes_nothing_but_the_volume(
         assert sorted(changed) == sorted(podman("diff", idle.name).splitlines())
     assert done.summary.startswith("promoted  ")
     assert f"s3://{bucket}/fashion/mnist/runs/" in done.summary
-    keys = {entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"]}
+    stored = boto3.session.Session().client("s3").list_objects_v2(Bucket=bucket)["Contents"]
+    keys = {entry["Key"] for entry in stored}
     assert "fashion/mnist/champion.json" in keys
     runs = {key.split("/", 4)[4] for key in keys if key.startswith("fashion/mnist/runs/")}
     assert runs == {*FILES, "manifest.json"}
 
 
-@pytest.mark.parametrize(("how", "state"), [("stop", "Crashed"), ("interrupt", "Cancelled")])
-def test_a_signal_to_the_container_ends_the_run_in_order(
+@pytest.mark.parametrize(
+    ("how", "state"), [("stop --time 60", "Crashed"), ("kill --signal INT", "Cancelled")]
+)
+def test_a_signal_to_the_container_ends_the_run_cleanly(
     prefect_server: str, data: tuple[str, ...], tmp_path: Path, how: str, state: str
 ) -> None:
     """`docker stop` or Ctrl-C in the middle of training: 130, recorded, cleaned up, soon."""
-    with new_volume() as (name, folder):
+    with new_volume() as (volume, folder):
         with Container(
             tmp_path,
-            options=(*data, "--volume", f"{name}:{VOLUME}"),
+            options=(*data, volume),
             PREFECT_API_URL=f"{prefect_server}/api",
             # So many that after the first line of progress, at a tenth, enough are left.
             FMNIST_TRAINING__EPOCHS="100",
@@ -354,10 +345,7 @@ def test_a_signal_to_the_container_ends_the_run_in_order(
             work = folder / "cache" / "fmnist" / "work"
             assert list(work.iterdir())
             signalled_at = time.monotonic()
-            if how == "stop":
-                podman("stop", "--time", "60", container.name)
-            else:
-                podman("kill", "--signal", "INT", container.name)
+            podman(*how.split(), container.name)
             done = container.finish(60)
         assert time.monotonic() - signalled_at < 30
         assert done.code == 130, done.err
@@ -368,7 +356,7 @@ def test_a_signal_to_the_container_ends_the_run_in_order(
         assert files_in(folder / "store") <= {".lock"}
 
 
-def test_the_image_gives_its_user_nothing_to_change(image: Image) -> None:
+def test_the_user_of_the_image_can_change_no_code(image: Image) -> None:
     """The user is a number that is not root's, and all code is root's, writable by nobody else."""
     assert image.config["User"] == f"{USER}:{USER}"
     for folder in ("app", "opt/venv"):
@@ -416,21 +404,17 @@ def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Pat
             "requirements.txt",
             "pyproject.toml",
             "README.md",
-            "fmnist/settings.py",
-            "fmnist/registry/records.py",
             "flows/train.py",
+            "fmnist/settings.py",
         ),
         *("deployments/setup.py", "deployments/prefect.yaml", "deployments/pools/docker.json"),
+        "fmnist/registry/records.py",
     }
     unwanted = {
         *(".env", "deployments/.env", "deployments/job.env", "flows/.env", "fmnist/.env"),
         *(".git/config", ".venv/bin/python", "tests/conftest.py", "store/champion.json"),
-        *(
-            "fmnist/store/.env",
-            "fmnist/cli/__pycache__/app.cpython-311.pyc",
-            "requirements-dev.txt",
-            "model.keras",
-        ),
+        *("fmnist/store/.env", "fmnist/cli/__pycache__/app.cpython-311.pyc", "model.keras"),
+        "requirements-dev.txt",
     }
     for name in wanted | unwanted:
         path = tmp_path / "context" / name
@@ -451,7 +435,7 @@ def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Pat
     assert files == wanted
 
 
-def test_every_module_is_compiled_and_cannot_go_stale(image: Image) -> None:
+def test_every_module_has_bytecode_that_cannot_go_stale(image: Image) -> None:
     """Each has bytecode that Python takes without a look at the source's time stamp."""
     trees = [image.path("opt/venv/lib/python3.*/site-packages"), image.root / "app"]
     sources = [path for tree in trees for path in tree.rglob("*.py")]
@@ -464,30 +448,24 @@ def test_every_module_is_compiled_and_cannot_go_stale(image: Image) -> None:
             assert file.read(8)[4:] == b"\x01\x00\x00\x00", source
 
 
-def test_tracebacks_name_the_modules_where_they_are(image: Image) -> None:
+def test_tracebacks_name_the_paths_that_modules_have_in_the_image(image: Image) -> None:
     """The bytecode of the project's own modules has their paths in the image."""
     packages = image.path("opt/venv/lib/python3.*/site-packages")
-    for source in (
-        packages / "fmnist" / "cli" / "app.py",
-        image.root / "app" / "flows" / "train.py",
-    ):
+    for source in (packages / "fmnist/cli/app.py", image.root / "app/flows/train.py"):
         compiled = next((source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"))
         assert f"/{source.relative_to(image.root)}".encode() in compiled.read_bytes()
 
 
-def test_the_labels_name_what_it_is_and_its_commit(image: Image) -> None:
+def test_the_labels_give_title_description_and_commit(image: Image) -> None:
     """Title, description and revision stand where registries look for them."""
-    labels = {
-        name.removeprefix("org.opencontainers.image."): value
-        for name, value in image.config["Labels"].items()
-    }
-    assert labels["title"] == "fmnist-training"
-    assert "Fashion-MNIST" in labels["description"]
-    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", labels["revision"])
-    assert labels["revision"] == image.environment["SOURCE_COMMIT"]
+    labels, prefix = image.config["Labels"], "org.opencontainers.image"
+    assert labels[f"{prefix}.title"] == "fmnist-training"
+    assert "Fashion-MNIST" in labels[f"{prefix}.description"]
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", labels[f"{prefix}.revision"])
+    assert labels[f"{prefix}.revision"] == image.environment["SOURCE_COMMIT"]
 
 
-def test_the_command_is_the_job_without_a_shell(image: Image) -> None:
+def test_the_default_command_is_the_job_without_a_shell(image: Image) -> None:
     """Signals reach the job, and Prefect's workers can give a command of their own."""
     assert image.config["Cmd"] == ["python", "flows/train.py"]
     assert image.config.get("Entrypoint") is None
