@@ -26,7 +26,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
-    ArtifactFilterFlowRunId,
     DeploymentFilter,
     FlowRunFilter,
     LogFilter,
@@ -291,7 +290,7 @@ class Operator:
 
     def artifacts(self, run_id: UUID) -> dict[str, Any]:
         """A run's artifacts by key."""
-        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+        of_run = ArtifactFilter(flow_run_id={"any_": [run_id]})
         found = self.client.read_artifacts(artifact_filter=of_run)
         return {artifact.key: artifact.data for artifact in found if artifact.key}
 

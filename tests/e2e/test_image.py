@@ -64,11 +64,11 @@ class Image:
     def environment(self) -> dict[str, str]:
         return dict(entry.split("=", 1) for entry in self.config["Env"])
 
-    def path(self, pattern: str) -> Path:
-        """The one file or folder of that pattern; a link to elsewhere is not followed."""
-        found = list(self.root.glob(pattern))
-        assert len(found) == 1, f"{pattern}: {found}"
-        return found[0]
+    @property
+    def packages(self) -> Path:
+        """Where Python's packages are."""
+        (found,) = self.root.glob("opt/venv/lib/python3.*/site-packages")
+        return found
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,10 @@ def image() -> Iterator[Image]:
     config = json.loads(podman("image", "inspect", "--format", "{{json .Config}}", IMAGE))
     built = Image(config, Path(podman("image", "mount", IMAGE).strip()))
     try:
-        packages = built.path("opt/venv/lib/python3.*/site-packages/fmnist")
-        for copy, folder in ((packages, "fmnist"), (built.root / "app" / "flows", "flows")):
+        for copy, folder in (
+            (built.packages / "fmnist", "fmnist"),
+            (built.root / "app/flows", "flows"),
+        ):
             for source in (ROOT / folder).rglob("*.py"):
                 name = source.relative_to(ROOT / folder)
                 found = (copy / name).read_bytes() if (copy / name).exists() else None
@@ -182,44 +184,38 @@ def data(real_data: FetchedData, tmp_path_factory: pytest.TempPathFactory) -> tu
     return ("--volume", f"{folder}:/data:ro", "--env", "FMNIST_DATA__SOURCE=/data")
 
 
-@dataclass(frozen=True)
-class DefaultRun:
-    """What the image's own command did, and the volume as it was left."""
-
-    done: Finished
-    volume: Path
-
-
 @pytest.fixture(scope="module")
 def default_run(
     image: Image, data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[DefaultRun]:
-    """The container's default command, once, with two epochs and a low bar."""
+) -> Iterator[tuple[Finished, Path]]:
+    """What the image's own command did with two epochs and a low bar, and its volume."""
     with new_volume() as (volume, folder):
         here = tmp_path_factory.mktemp("default")
         with Container(here, options=(*data, volume), **SHORT) as container:
-            yield DefaultRun(container.finish(), folder)
+            yield container.finish(), folder
 
 
-def test_the_default_command_trains_and_promotes(default_run: DefaultRun) -> None:
+def test_the_default_command_trains_and_promotes(default_run: tuple[Finished, Path]) -> None:
     """With a new volume and nothing else writable, it ends with 0 and the line that sums it up."""
-    assert default_run.done.code == 0, default_run.done.err
+    done, _ = default_run
+    assert done.code == 0, done.err
     assert re.fullmatch(
         rf"promoted  {ANY_RUN_ID}  test accuracy 0\.\d{{4}} \[0\.\d{{4}}, 0\.\d{{4}}\], needs 0\.1000"
         rf"  \d+ s  {VOLUME}/store/runs/{ANY_RUN_ID}/report\.md",
-        default_run.done.summary,
+        done.summary,
     )
     for noise in ("Traceback", "ERROR", "WARNING", "Read-only", "Permission"):
-        assert noise not in default_run.done.err
+        assert noise not in done.err
 
 
 def test_the_default_command_publishes_into_the_volume(
-    default_run: DefaultRun, image: Image
+    default_run: tuple[Finished, Path], image: Image
 ) -> None:
     """The champion there is whole, and names the commit that the image was built from."""
-    champion = current_champion(FolderStore(str(default_run.volume / "store")))
+    _, volume = default_run
+    champion = current_champion(FolderStore(str(volume / "store")))
     assert champion
-    run = default_run.volume / "store" / "runs" / champion.run_id
+    run = volume / "store" / "runs" / champion.run_id
     assert champion.manifest_sha256 == sha256_of(run / "manifest.json")
     manifest = from_json(Manifest, (run / "manifest.json").read_bytes(), "manifest")
     assert set(manifest.files) == FILES
@@ -230,11 +226,12 @@ def test_the_default_command_publishes_into_the_volume(
     assert "not installed" not in described["packages"].values()
 
 
-def test_the_volume_belongs_to_the_job_alone(default_run: DefaultRun) -> None:
+def test_the_volume_belongs_to_the_job_alone(default_run: tuple[Finished, Path]) -> None:
     """A new volume is the job's without anybody's help, and the run left no working files in it."""
-    files = [default_run.volume, *default_run.volume.rglob("*")]
+    _, volume = default_run
+    files = [volume, *volume.rglob("*")]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(USER, USER)}
-    assert list((default_run.volume / "cache" / "fmnist" / "work").iterdir()) == []
+    assert list((volume / "cache" / "fmnist" / "work").iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +378,7 @@ def test_the_image_declares_its_volume_and_keeps_everything_in_it(image: Image) 
 
 def test_the_image_keeps_nothing_of_how_it_was_built(image: Image) -> None:
     """No pip and no configuration of it, no certificate of the builder's, no git, no tests."""
-    packages = image.path("opt/venv/lib/python3.*/site-packages")
+    packages = image.packages
     for trace in ("etc/pip.conf", "opt/venv/pip.conf", "opt/pip", "build", "project"):
         assert not (image.root / trace).exists(), trace
     for trace in ("run/secrets", "var/lib/apt/lists", "var/cache/apt"):
@@ -437,8 +434,7 @@ def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Pat
 
 def test_every_module_has_bytecode_that_cannot_go_stale(image: Image) -> None:
     """Each has bytecode that Python takes without a look at the source's time stamp."""
-    trees = [image.path("opt/venv/lib/python3.*/site-packages"), image.root / "app"]
-    sources = [path for tree in trees for path in tree.rglob("*.py")]
+    sources = [*image.packages.rglob("*.py"), *(image.root / "app").rglob("*.py")]
     assert {"train.py", "loop.py"} <= {path.name for path in sources}
     for source in sources:
         compiled = list((source.parent / "__pycache__").glob(f"{source.stem}.cpython-3??.pyc"))
@@ -450,8 +446,7 @@ def test_every_module_has_bytecode_that_cannot_go_stale(image: Image) -> None:
 
 def test_tracebacks_name_the_paths_that_modules_have_in_the_image(image: Image) -> None:
     """The bytecode of the project's own modules has their paths in the image."""
-    packages = image.path("opt/venv/lib/python3.*/site-packages")
-    for source in (packages / "fmnist/cli/app.py", image.root / "app/flows/train.py"):
+    for source in (image.packages / "fmnist/cli/app.py", image.root / "app/flows/train.py"):
         compiled = next((source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"))
         assert f"/{source.relative_to(image.root)}".encode() in compiled.read_bytes()
 
