@@ -21,13 +21,12 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
 HERE = Path(__file__).resolve().parent
-WEBHOOK = "training-alerts"
 POOLS = {"training": "process", "docker": "docker", "kubernetes": "kubernetes"}
 
 
@@ -35,22 +34,18 @@ def base_job_template(kind: str) -> dict[str, Any]:
     """The job template of a work pool: ours for containers, Prefect's for processes."""
     if kind == "process":
         return ProcessWorker.get_default_base_job_template()
-    template: dict[str, Any] = json.loads((HERE / "pools" / f"{kind}.json").read_text())
-    return template
+    return dict(json.loads((HERE / "pools" / f"{kind}.json").read_text()))
 
 
 def set_up_pools(client: SyncPrefectClient) -> None:
     """Create the work pools, or update their job templates; a paused pool stays paused."""
     for name, kind in POOLS.items():
         template = base_job_template(kind)
+        pool = WorkPoolCreate(name=name, type=kind, base_job_template=template)
         try:
-            client.read_work_pool(name)
-        except ObjectNotFound:
-            client.create_work_pool(
-                WorkPoolCreate(name=name, type=kind, base_job_template=template)
-            )
+            client.create_work_pool(pool)
             print(f"work pool {name}: created")
-        else:
+        except ObjectAlreadyExists:
             client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
             print(f"work pool {name}: updated")
 
@@ -60,13 +55,12 @@ def declared_automations(hours: float) -> list[dict[str, Any]]:
     values = {"ALERT_SILENCE_HOURS": f"{hours:g}", "ALERT_SILENCE_SECONDS": f"{hours * 3600:g}"}
     text = (HERE / "automations.yaml").read_text()
     text = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text)
-    declared: list[dict[str, Any]] = yaml.safe_load(text)["automations"]
-    return declared
+    return list(yaml.safe_load(text)["automations"])
 
 
 def set_up_automations(client: SyncPrefectClient, url: str, hours: float) -> None:
     """Create or update every automation; those that post to a webhook only if `url` is given."""
-    block = str(Webhook(url=url).save(WEBHOOK, overwrite=True)) if url else None
+    block = str(Webhook(url=url).save("training-alerts", overwrite=True)) if url else None
     for declared in declared_automations(hours):
         name = declared["name"]
         posts = [action for action in declared["actions"] if action["type"] == "call-webhook"]
@@ -88,6 +82,7 @@ def set_up_automations(client: SyncPrefectClient, url: str, hours: float) -> Non
 
 def main(environment: Mapping[str, str]) -> int:
     """Set the server up; returns the exit code, 1 after a line that says why it failed."""
+    server = PREFECT_API_URL.value() or "(no PREFECT_API_URL)"
     try:
         hours = float(environment.get("ALERT_SILENCE_HOURS") or 26)
         with get_client(sync_client=True) as client:
@@ -95,11 +90,7 @@ def main(environment: Mapping[str, str]) -> int:
             set_up_automations(client, environment.get("ALERT_WEBHOOK_URL", ""), hours)
     except (httpx.HTTPError, PrefectException, ValidationError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        print(
-            f"setup: the Prefect server at {PREFECT_API_URL.value() or '(no PREFECT_API_URL)'} was "
-            f"not set up: {reason}",
-            file=sys.stderr,
-        )
+        print(f"setup: the Prefect server at {server} was not set up: {reason}", file=sys.stderr)
         return 1
     return 0
 

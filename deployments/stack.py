@@ -43,12 +43,6 @@ SECRETS = {
     "JOB_ACCESS_KEY": "job-{:.16}",
     "JOB_SECRET_KEY": "{}",
 }
-HOW_TO_GET = {
-    "postgres": "Debian, Ubuntu: apt install postgresql",
-    "minio": "go install github.com/minio/minio@{minio}",
-    "mc": "go install github.com/minio/mc@{mc}",
-    "prefect": "make setup",
-}
 _LONGEST_START = 180.0
 _SUPERVISORD = """\
 [unix_http_server]
@@ -72,14 +66,14 @@ stopsignal={service.stop_signal}
 stopwaitsecs={service.grace}
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={log}
+stdout_logfile={state}/log/{service.name}.log
 stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=1
 """
 
 
 class StackError(Exception):
-    """Why the stack cannot be started, with what to do about it."""
+    """Why the stack cannot be started, and what to do about it. Everything here may raise it."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +83,8 @@ class Service:
     Attributes:
         name: its name in compose.yaml.
         command: program and arguments.
-        environment: its own variables.
-        health: a command that succeeds when the service is healthy; `None` if it has no check.
+        environment: all of its variables; as in a container, it inherits nothing from the caller.
+        health: a command that succeeds when the service is healthy; empty if it has no check.
         lasting: whether it keeps running; otherwise it does its work and ends.
         stop_signal: the signal that stops it, without "SIG".
         grace: seconds it has to stop before it is killed.
@@ -100,47 +94,35 @@ class Service:
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    health: tuple[str, ...] | None
+    health: tuple[str, ...]
     lasting: bool
     stop_signal: str
     grace: int
     folders: tuple[Path, ...]
 
 
-# ---- compose.yaml -------------------------------------------------------------------------------
-
-
 def read_env_file(path: Path) -> dict[str, str]:
-    """The variables of an env file, taken literally."""
-    with path.open() as stream:
-        return {n: v or "" for n, v in dotenv_values(stream=stream, interpolate=False).items()}
+    """The variables of an env file, taken literally; none if there is no file."""
+    return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
-    """Replace `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$`, as compose does.
-
-    Raises:
-        StackError: a variable with a message is unset or empty.
-    """
+    """Replace `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$`, as compose does."""
 
     def value(found: re.Match[str]) -> str:
-        name, kind, rest = found.groups()
-        if name is None:
+        name, kind, rest = found.groups(default="")
+        if not name:
             return "$"
         given = variables.get(name, "")
         if kind == "?" and not given:
             raise StackError(f"{name} is not set: {rest}")
-        return given or (rest or "")
+        return given or rest
 
     return re.sub(r"\$\$|\$\{(\w+)(?::([-?])([^}]*))?\}", value, text)
 
 
 def read_services(variables: Mapping[str, str], state: Path) -> dict[str, Service]:
-    """The services of compose.yaml by name, each after those it depends on.
-
-    Raises:
-        StackError: a required variable is not set.
-    """
+    """The services of compose.yaml by name, each after those it depends on."""
     specs = yaml.safe_load(COMPOSE.read_text())["services"]
     needs = {name: spec.get("depends_on", {}) for name, spec in specs.items()}
     host = re.compile(rf"(?<=//|.@)({'|'.join(specs)})(?=:\d+(?![\w@]))")
@@ -158,28 +140,25 @@ def read_services(variables: Mapping[str, str], state: Path) -> dict[str, Servic
                 text = text.replace(target, str(folder))
             return text.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - what is replaced
 
-        environment: dict[str, str] = {}
+        own = tuple(folder for folder in folders.values() if folder.is_relative_to(state))
+        home = own[0] if own else state / "volumes" / name
+        environment = {n: os.environ[n] for n in ("LANG", "TZ", "SSL_CERT_FILE") if n in os.environ}
+        environment |= {"PATH": search_path(), "HOME": str(home)}
         for file in spec.get("env_file", []):
-            path = HERE / interpolate(file["path"], variables)
-            if path.exists() or file["required"]:
-                environment |= read_env_file(path)
+            environment |= read_env_file(HERE / interpolate(file["path"], variables))
         environment |= {key: native(value) for key, value in spec.get("environment", {}).items()}
-        test = spec.get("healthcheck", {}).get("test")
         return Service(
             name=name,
             command=tuple(map(native, spec["command"])),
             environment=environment,
-            health=tuple(map(native, test[1:])) if test else None,
+            health=tuple(map(native, spec.get("healthcheck", {}).get("test", [])[1:])),
             lasting=spec["restart"] != "no",
             stop_signal=spec.get("stop_signal", "SIGTERM").removeprefix("SIG"),
             grace=int(spec.get("stop_grace_period", "10s").removesuffix("s")),
-            folders=tuple(f for f in folders.values() if f.is_relative_to(state)),
+            folders=own,
         )
 
     return {name: service(name, specs[name]) for name in TopologicalSorter(needs).static_order()}
-
-
-# ---- programs of this machine -------------------------------------------------------------------
 
 
 def search_path() -> str:
@@ -190,49 +169,35 @@ def search_path() -> str:
     )
 
 
-def program_file(name: str) -> str:
-    """The path of a program, or just its name if it is not installed."""
-    return shutil.which(name, path=search_path()) or name
-
-
 def missing_programs(services: Mapping[str, Service]) -> list[str]:
     """A line for each program that the stack needs and this machine lacks, with how to get it."""
-    versions = dict(re.findall(r"github.com/minio/(minio|mc)@(\S+)", COMPOSE.read_text()))
+    how = {"postgres": "Debian, Ubuntu: apt install postgresql", "prefect": "make setup"}
+    for command, program in re.findall(r"(go install \S+/(\w+)@\S+)", COMPOSE.read_text()):
+        how[program] = command
     needed = {service.command[0] for service in services.values()} | {"mc"}
     return [
-        f"{program} is not installed ({HOW_TO_GET.get(program, '').format(**versions)})"
+        f"{program} is not installed ({how.get(program, '')})"
         for program in sorted(needed)
         if not shutil.which(program, path=search_path())
     ]
 
 
-def program_environment(service: Service, state: Path) -> dict[str, str]:
-    """The complete environment of a service: its own, plus where programs and its files are.
-
-    As in a container, it inherits nothing else from the caller.
-    """
-    home = next(iter(service.folders), state / "volumes" / service.name)
-    kept = {n: os.environ[n] for n in ("LANG", "TZ", "SSL_CERT_FILE") if n in os.environ}
-    return kept | {"PATH": search_path(), "HOME": str(home), **service.environment}
-
-
-def execute(service: Service, state: Path) -> None:
+def execute(service: Service) -> None:
     """Replace this process by the service's program. Does not return."""
-    environment = program_environment(service, state)
     for folder in service.folders:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = list(service.command)
     if command[0] == "postgres":
-        _become_postgres(service, environment)
+        _become_postgres(service)
         # Its socket's default folder belongs to the system, and nobody here connects through it.
         command += ["-D", str(service.folders[0]), "-c", "unix_socket_directories="]
     os.chdir(HERE.parent)
-    os.execve(program_file(command[0]), command, environment)  # noqa: S606 - the commands of compose.yaml
+    os.execvpe(command[0], command, service.environment)  # noqa: S606 - the commands of compose.yaml
 
 
-def _become_postgres(service: Service, environment: Mapping[str, str]) -> None:
+def _become_postgres(service: Service) -> None:
     """Do what PostgreSQL's image does first: switch user, create the cluster and the database."""
-    data = service.folders[0]
+    data, own = service.folders[0], service.environment
     if os.geteuid() == 0:
         # PostgreSQL refuses to run as root.
         user = pwd.getpwnam("postgres")
@@ -243,23 +208,13 @@ def _become_postgres(service: Service, environment: Mapping[str, str]) -> None:
     data.chmod(0o700)
     if (data / "PG_VERSION").exists():
         return
-    own = service.environment
-
-    def run(*command: str, send: str) -> None:
+    initdb = ["initdb", "--username", own["POSTGRES_USER"], "--encoding=UTF8", "--locale=C.UTF-8"]
+    for command, send in (
+        ([*initdb, "--auth=scram-sha-256", "--pwfile=/dev/stdin"], own["POSTGRES_PASSWORD"]),
+        (["postgres", "--single", "postgres"], f"CREATE DATABASE {own['POSTGRES_DB']};\n"),
+    ):
+        environment = {**own, "PGDATA": str(data)}
         subprocess.run(command, env=environment, input=send, text=True, check=True, cwd="/")  # noqa: S603
-
-    run(
-        *("initdb", "--pgdata", str(data), "--username", own["POSTGRES_USER"], "--encoding=UTF8"),
-        *("--locale=C.UTF-8", "--auth=scram-sha-256", "--pwfile=/dev/stdin"),
-        send=own["POSTGRES_PASSWORD"],
-    )
-    run(
-        *("postgres", "--single", "-D", str(data), "postgres"),
-        send=f"CREATE DATABASE {own['POSTGRES_DB']};\n",
-    )
-
-
-# ---- supervisord --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -276,10 +231,6 @@ class Stack:
     state: Path
     env_file: Path
 
-    def log(self, name: str) -> Path:
-        """Where a service's output goes."""
-        return self.state / "log" / f"{name}.log"
-
     def configure(self) -> None:
         """Write the configuration of supervisord. It contains no secret: `execute` reads them."""
         for folder in (self.state, self.state / "volumes", self.state / "log"):
@@ -287,17 +238,11 @@ class Stack:
             # PostgreSQL's own user must be able to pass through, and no more.
             folder.chmod(0o711)
         parts = [_SUPERVISORD.format(state=self.state)]
+        options = ["--state", str(self.state), "--env-file", str(self.env_file)]
         for service in self.services.values():
-            options = ["--state", str(self.state), "--env-file", str(self.env_file)]
             command = shlex.join([sys.executable, __file__, *options, "exec", service.name])
-            parts.append(
-                _PROGRAM.format(
-                    service=service,
-                    command=command.replace("%", "%%"),
-                    startsecs=3 if service.lasting else 0,
-                    log=self.log(service.name),
-                )
-            )
+            values = {"command": command.replace("%", "%%"), "startsecs": 3 * service.lasting}
+            parts.append(_PROGRAM.format(service=service, state=self.state, **values))
         (self.state / "supervisord.conf").write_text("".join(parts))
 
     def supervisor(self) -> Any:
@@ -311,70 +256,20 @@ class Stack:
         return server.supervisor
 
     def start(self) -> None:
-        """Start what is not running, each service when those it depends on are healthy.
-
-        Raises:
-            StackError: a program is missing, or a service does not become healthy.
-        """
+        """Start what is not running, each service when those it depends on are healthy."""
         if missing := missing_programs(self.services):
             raise StackError("\n".join(missing))
-        running = self.supervisor()
+        # A supervisord that is already running only has to take over what has changed.
+        program, *rest = ["supervisorctl", "update"] if self.supervisor() else ["supervisord"]
         self.configure()
-        # An already running supervisord only has to take over what has changed.
-        program, *rest = ["supervisorctl", "update"] if running else ["supervisord"]
-        done = subprocess.run(  # noqa: S603 - its own program and file
-            [program_file(program), "-c", "supervisord.conf", *rest],
-            cwd=self.state,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, "-m", f"supervisor.{program}", "-c", "supervisord.conf", *rest]
+        done = subprocess.run(command, cwd=self.state, capture_output=True, text=True)  # noqa: S603
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[0]
             raise StackError(f"{program} failed: {reason}")
         supervisor = _wait_for(self.supervisor, 30, "supervisord does not answer")
         for service in self.services.values():
-            self._bring_up(service, supervisor)
-
-    def _bring_up(self, service: Service, supervisor: Any) -> None:
-        started = time.monotonic()
-        state = supervisor.getProcessInfo(service.name)["statename"]
-        if state == "BACKOFF":
-            supervisor.stopProcess(service.name)
-        if state not in ("RUNNING", "STARTING"):
-            supervisor.startProcess(service.name, False)
-
-        def is_up() -> bool:
-            info = supervisor.getProcessInfo(service.name)
-            good = self._is_good(service, info)
-            if not good and info["statename"] in ("FATAL", "EXITED", "BACKOFF"):
-                log = self.log(service.name)
-                raise StackError(f"{service.name} failed: {_last_line(log)}; its log: {log}")
-            return good
-
-        late = f"{service.name} does not become healthy; its log: {self.log(service.name)}"
-        _wait_for(is_up, _LONGEST_START, late)
-        done = "running" if service.lasting else "done"
-        print(f"{service.name:14} {done:8} {time.monotonic() - started:5.1f} s", flush=True)
-
-    def _is_good(self, service: Service, info: Mapping[str, Any]) -> bool:
-        """Whether a service is running and healthy, or has done its work."""
-        if service.lasting:
-            return bool(info["statename"] == "RUNNING" and self.is_healthy(service))
-        return bool(info["statename"] == "EXITED" and info["exitstatus"] == 0)
-
-    def is_healthy(self, service: Service) -> bool:
-        """Whether the service's health check succeeds."""
-        if not service.health:
-            return True
-        check = subprocess.run(  # noqa: S603 - the health checks of compose.yaml
-            [program_file(service.health[0]), *service.health[1:]],
-            env=program_environment(service, self.state),
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        return check.returncode == 0
+            _bring_up(service, supervisor)
 
     def stop(self) -> None:
         """Stop everything in reverse order, because a worker without its server stops slowly."""
@@ -393,19 +288,50 @@ class Stack:
         supervisor, all_good = self.supervisor(), True
         for name, service in self.services.items():
             info = supervisor.getProcessInfo(name) if supervisor else {"statename": "STOPPED"}
-            good = self._is_good(service, info)
+            good = is_good(service, info)
             all_good = all_good and good
-            state = info["statename"].lower()
-            print(f"{name:14} {state:9} {'healthy' if good else 'NOT HEALTHY'}")
+            print(f"{name:14} {info['statename'].lower():9} {'healthy' if good else 'NOT HEALTHY'}")
         return all_good
 
 
-def _wait_for(condition: Callable[[], Any], seconds: float, late: str) -> Any:
-    """Repeat a question until its answer is true, and return that answer.
+def is_good(service: Service, info: Mapping[str, Any]) -> bool:
+    """Whether a service is running and healthy, or has done its work, by supervisord's `info`."""
+    if not service.lasting:
+        return bool(info["statename"] == "EXITED" and info["exitstatus"] == 0)
+    running = bool(info["statename"] == "RUNNING")
+    if not running or not service.health:
+        return running
+    environment = service.environment
+    check = subprocess.run(service.health, env=environment, capture_output=True, timeout=60)  # noqa: S603
+    return check.returncode == 0
 
-    Raises:
-        StackError: it was not true within that many seconds; `late` is the message.
-    """
+
+def _bring_up(service: Service, supervisor: Any) -> None:
+    started = time.monotonic()
+    before = supervisor.getProcessInfo(service.name)
+    log = Path(before["logfile"])
+    if before["statename"] == "BACKOFF":
+        supervisor.stopProcess(service.name)
+    if before["statename"] not in ("RUNNING", "STARTING"):
+        supervisor.startProcess(service.name, False)
+
+    def is_up() -> bool:
+        info = supervisor.getProcessInfo(service.name)
+        good = is_good(service, info)
+        if not good and info["statename"] in ("FATAL", "EXITED", "BACKOFF"):
+            written = log.read_text(errors="replace").strip() if log.exists() else ""
+            reason = written.splitlines()[-1] if written else "it wrote no log"
+            raise StackError(f"{service.name} failed: {reason}; its log: {log}")
+        return good
+
+    late = f"{service.name} does not become healthy; its log: {log}"
+    _wait_for(is_up, _LONGEST_START, late)
+    done = "running" if service.lasting else "done"
+    print(f"{service.name:14} {done:8} {time.monotonic() - started:5.1f} s", flush=True)
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float, late: str) -> Any:
+    """Repeat a question until its answer is true, and return it; after `seconds`, fail as `late`."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         if time.monotonic() > deadline:
@@ -414,51 +340,31 @@ def _wait_for(condition: Callable[[], Any], seconds: float, late: str) -> Any:
     return answer
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote no log")
-
-
-# ---- commands -----------------------------------------------------------------------------------
-
-
 def make_secrets(path: Path) -> None:
-    """Write an env file with a random value for each secret, readable by its owner only.
-
-    Raises:
-        StackError: the file already exists; nothing is overwritten.
-    """
-    lines = [f"{name}={form.format(secrets.token_hex(24))}" for name, form in SECRETS.items()]
+    """Write a new env file with a random value for each secret, readable by its owner only."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        path.touch(0o600, exist_ok=False)
     except FileExistsError:
         raise StackError(f"{path} already exists, and was not changed") from None
-    with os.fdopen(descriptor, "w") as file:
-        file.write(
-            "# The stack's passwords: only for this machine, never for git.\n"
-            "# `set -a; . deployments/.env; set +a` sets them for the prefect command too.\n"
-            "PREFECT_API_URL=http://127.0.0.1:4200/api\n" + "\n".join(lines) + "\n"
-        )
+    lines = [
+        "# The stack's passwords: only for this machine, never for git.",
+        "# `set -a; . deployments/.env; set +a` sets them for the prefect command too.",
+        "PREFECT_API_URL=http://127.0.0.1:4200/api",
+        *(f"{name}={form.format(secrets.token_hex(24))}" for name, form in SECRETS.items()),
+    ]
+    path.write_text("\n".join(lines) + "\n")
     print(f"created {path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 1 after a line that says what is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--state",
-        type=Path,
-        default=platformdirs.user_state_path("fmnist") / "stack",
-        help="folder for the services' data and logs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        default=HERE / ".env",
-        help="the stack's variables (default: %(default)s); the environment takes precedence",
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    folder = platformdirs.user_state_path("fmnist") / "stack"
+    said = "folder for the services' data and logs (default: %(default)s)"
+    parser.add_argument("--state", type=Path, default=folder, help=said)
+    said = "the stack's variables (default: %(default)s); the environment takes precedence"
+    parser.add_argument("--env-file", type=Path, default=HERE / ".env", help=said)
     parser.add_argument("command", choices=["secrets", "start", "status", "stop", "exec"])
     parser.add_argument("service", nargs="?", help="for exec, which becomes a service's program")
     options = parser.parse_args(arguments)
@@ -469,16 +375,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "secrets":
             make_secrets(env_file)
             return 0
-        variables = {**(read_env_file(env_file) if env_file.exists() else {}), **os.environ}
-        stack = Stack(read_services(variables, state), state, env_file)
-        if options.command == "status":
-            return 0 if stack.status() else 1
-        if options.command == "start":
-            stack.start()
-        elif options.command == "stop":
-            stack.stop()
-        else:
-            execute(stack.services[options.service], state)
+        services = read_services({**read_env_file(env_file), **os.environ}, state)
+        stack = Stack(services, state, env_file)
+        match options.command:
+            case "status":
+                return 0 if stack.status() else 1
+            case "start":
+                stack.start()
+            case "stop":
+                stack.stop()
+            case _:
+                execute(services[options.service])
     except StackError as error:
         print(f"stack: {error}", file=sys.stderr)
         return 1

@@ -12,21 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
 
 import psutil
 
 # Seconds; together less than the stop_grace_period of 60 s, after which everything is killed.
 _LONGEST_JOB_END = 40
 _LONGEST_WORKER_END = 15
-
-
-class _Stopped(BaseException):
-    """This process was asked to end."""
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise _Stopped
 
 
 def _running(job: psutil.Process) -> bool:
@@ -50,11 +41,11 @@ def end_jobs(worker: psutil.Process) -> None:
 def main(command: Sequence[str]) -> int:
     """Run the worker's command; returns its exit code, or 0 if it was asked to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+        signal.signal(number, signal.default_int_handler)  # raises KeyboardInterrupt
     worker = psutil.Popen(command)
     try:
         return int(worker.wait())
-    except _Stopped:
+    except KeyboardInterrupt:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         worker.suspend()

@@ -1,18 +1,17 @@
 """What several test modules need: data, real S3 servers, and a clean environment."""
 
-import gzip
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fmnist.data.cache import sha256_of
 from fmnist.data.fetch import fetch_files
 from fmnist.data.idx import read_idx
-from fmnist.data.records import FetchedData
+from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, FetchedData
 from fmnist.errors import DataError
 from fmnist.settings import MIRRORS, DataSettings, Settings
+from tests.support.mirrors import idx, with_sums, write
 from tests.support.processes import S3Server, free_port, new_bucket, program, s3_server, unavailable
 
 # Read before any test changes the environment or the folder: where the user has the data.
@@ -55,21 +54,16 @@ def data_source(real_data: FetchedData) -> str:
 @pytest.fixture(scope="session")
 def small_data(real_data: FetchedData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the first 5,000 training and 1,000 test images, where few are enough."""
-    folder, sums = tmp_path_factory.mktemp("small-data"), ""
-    for name, path, count, dimensions in (
-        ("train-images-idx3", real_data.train_images, 5_000, 3),
-        ("train-labels-idx1", real_data.train_labels, 5_000, 1),
-        ("t10k-images-idx3", real_data.test_images, 1_000, 3),
-        ("t10k-labels-idx1", real_data.test_labels, 1_000, 1),
-    ):
-        elements = read_idx(path, dimensions)[:count]
-        sizes = b"".join(size.to_bytes(4, "big") for size in elements.shape)
-        content = gzip.compress(bytes([0, 0, 8, dimensions]) + sizes + elements.tobytes(), 1)
-        file = folder / f"{name}-ubyte.gz"
-        file.write_bytes(content)
-        sums += f"{sha256_of(file)}  {file.name}\n"
-    (folder / "SHA256SUMS").write_text(sums)
-    return folder
+    files = {
+        name: idx(read_idx(getattr(real_data, field), dimensions)[:count])
+        for name, field, count, dimensions in (
+            (TRAIN_IMAGES, "train_images", 5_000, 3),
+            (TRAIN_LABELS, "train_labels", 5_000, 1),
+            (TEST_IMAGES, "test_images", 1_000, 3),
+            (TEST_LABELS, "test_labels", 1_000, 1),
+        )
+    }
+    return write(with_sums(files), tmp_path_factory.mktemp("small-data"))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from fmnist.training.graph import consumers
 
@@ -22,10 +23,8 @@ def fit_temperature(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[
     rows = np.arange(len(labels))
 
     def cross_entropy(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        log_sums = np.log(np.exp(scaled).sum(axis=1))
-        return float(np.mean(log_sums - scaled[rows, labels]))
+        scaled = log_softmax(logits / math.exp(log_temperature), axis=1)
+        return float(-np.mean(scaled[rows, labels]))
 
     found = minimize_scalar(cross_entropy, bounds=(math.log(0.1), math.log(10)), method="bounded")
     return float(math.exp(found.x))
@@ -54,9 +53,8 @@ def _layer_of_logits(network: keras.Model) -> keras.layers.Dense | None:
     activation = getattr(last, "activation", None)
     if isinstance(last, keras.layers.Dense):
         return last if activation is keras.activations.softmax and uses[last] == [None] else None
-    if not isinstance(last, keras.layers.Softmax) and not (
-        isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
-    ):
+    softmax = isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
+    if not softmax and not isinstance(last, keras.layers.Softmax):
         return None
     (*_, maker) = (operation for operation, users in uses.items() if last in users)
     if not isinstance(maker, keras.layers.Dense) or uses[maker] != [last]:

@@ -18,10 +18,7 @@ _MOST_POOLED_UNITS = 1024
 def with_pooled_dropout(
     network: keras.Model, batch: int, generator: np.random.Generator
 ) -> keras.Model:
-    """The same graph of the same layers and weights, with faster dropout where that is possible.
-
-    It is for training alone: the network itself keeps Keras's own dropout layers.
-    """
+    """The same layers and weights, for training alone, with faster dropout where possible."""
 
     def replacement(layer: keras.layers.Layer) -> keras.layers.Layer:
         # Subclasses, such as SpatialDropout2D, drop something else.
@@ -59,8 +56,7 @@ def consumers(network: keras.Model) -> Mapping[keras.Operation, list[keras.Opera
 def learning_variables(network: keras.Model) -> list[keras.Variable]:
     """The trainable variables, without the biases that only a BatchNormalization sees.
 
-    It subtracts the mean, and any such bias with it: the gradient is 0 by the formula, so it is
-    not computed, and the bias keeps its initial value.
+    It subtracts the mean, and any such bias with it: by the formula, their gradient is 0.
     """
     idle = {
         id(layer.bias)
@@ -71,10 +67,9 @@ def learning_variables(network: keras.Model) -> list[keras.Variable]:
 
 
 def _has_channel_bias(layer: keras.Operation) -> bool:
-    kinds = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
-    if not isinstance(layer, kinds) or not layer.use_bias:
+    if not isinstance(layer, keras.layers.Dense | keras.layers.Conv1D | keras.layers.Conv2D):
         return False
-    return layer.activation is keras.activations.linear
+    return bool(layer.use_bias and layer.activation is keras.activations.linear)
 
 
 def _normalizes_channels(operation: keras.Operation | None, layer: keras.layers.Layer) -> bool:

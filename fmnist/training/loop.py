@@ -28,10 +28,6 @@ from fmnist.training.network import build
 from fmnist.training.records import Epoch, TrainingResult
 
 
-def _ignore(_: Epoch) -> None:
-    """Report an epoch to nobody."""
-
-
 def train_network(
     train_set: LabelledImages,
     validation_set: LabelledImages,
@@ -39,7 +35,7 @@ def train_network(
     model_settings: ModelSettings,
     settings: TrainingSettings,
     path: Path,
-    report: Callable[[Epoch], None] = _ignore,
+    report: Callable[[Epoch], None] = lambda epoch: None,
 ) -> TrainingResult:
     """Train a network for images of that many classes, calibrate it, save it at `path` (`.keras`).
 
@@ -80,10 +76,8 @@ def train_network(
         calibrated.save(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "free some space, or set store.work to another folder"
-        ) from error
+        remedy = "free some space, or set store.work to another folder"
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
     return TrainingResult(
         model_sha256=digest,
         parameters=network.count_params(),
@@ -135,12 +129,11 @@ def full_epoch(train_set: LabelledImages, validation_set: LabelledImages) -> tf.
 class EpochTrainer(keras.Model):
     """Wraps the network so that one of Keras's training steps is an entire epoch.
 
-    It is fitted on the one element of `full_epoch`. The network's own layers and weights are
-    trained; nothing of this class ends up in the saved file.
+    The network's own layers and weights are trained, in batches of `batch` images; nothing of this
+    class ends up in the saved file.
     """
 
     def __init__(self, network: keras.Model, settings: TrainingSettings, batch: int) -> None:
-        """Wrap `network`, to be trained in batches of `batch` images by the recipe's settings."""
         super().__init__()
         self.network = network
         self._seed = settings.seed
@@ -154,21 +147,11 @@ class EpochTrainer(keras.Model):
             erasing_masks(masks, image_shape, settings.max_erase_size, generator), batch, generator
         )
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The network's probabilities."""
-        return self.network(images, training=training)
-
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Train on every image once, then validate; returns the mean loss and accuracy of each."""
         training, validation = data
-        loss, accuracy = self._run_epoch(*training)
-        val_loss, val_accuracy = self._validate(*validation)
-        return {
-            "loss": loss,
-            "accuracy": accuracy,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-        }
+        figures = (*self._run_epoch(*training), *self._validate(*validation))
+        return dict(zip(("loss", "accuracy", "val_loss", "val_accuracy"), figures, strict=True))
 
     @tf.function
     def _run_epoch(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -186,9 +169,8 @@ class EpochTrainer(keras.Model):
             batch_labels = tf.gather(labels, rows)
             shifted = shift(tf.gather(images, rows), self._shift_fraction)
             with tf.GradientTape() as tape:
-                probabilities = self._training_network(
-                    shifted * self._erasures.draw(), training=True
-                )
+                erased = shifted * self._erasures.draw()
+                probabilities = self._training_network(erased, training=True)
                 loss, accuracy = _loss_and_accuracy(batch_labels, probabilities)
                 total = tf.add_n([loss, *self._training_network.losses])
             self.optimizer.apply(tape.gradient(total, variables), variables)
@@ -227,26 +209,23 @@ class _Recorder(keras.callbacks.Callback):
         super().__init__()
         self.epochs: list[Epoch] = []
         self._total, self._schedule, self._steps, self._report = total, schedule, steps, report
-        self._start = 0.0
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         self._start = time.monotonic()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        figures = {name: float(value) for name, value in (logs or {}).items()}
-        if not all(math.isfinite(value) for value in figures.values()):
-            raise TrainingError(
-                f"the loss was no longer finite in epoch {epoch + 1} of {self._total}; lower "
-                "training.learning_rate or training.weight_decay"
-            )
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        figures = {name: float(value) for name, value in logs.items()}
+        if not all(map(math.isfinite, figures.values())):
+            where = f"in epoch {epoch + 1} of {self._total}"
+            remedy = "lower training.learning_rate or training.weight_decay"
+            raise TrainingError(f"the loss was no longer finite {where}; {remedy}")
         last_step = (epoch + 1) * self._steps - 1
-        self.epochs.append(
-            Epoch(
-                number=epoch + 1,
-                total=self._total,
-                **figures,
-                learning_rate=float(self._schedule(last_step)),
-                seconds=time.monotonic() - self._start,
-            )
+        ended = Epoch(
+            number=epoch + 1,
+            total=self._total,
+            **figures,
+            learning_rate=float(self._schedule(last_step)),
+            seconds=time.monotonic() - self._start,
         )
-        self._report(self.epochs[-1])
+        self.epochs.append(ended)
+        self._report(ended)

@@ -31,19 +31,19 @@ class MaskPool:
 
     def draw(self) -> tf.Tensor:
         """The masks for one batch."""
-        start = tf.random.stateless_uniform(
-            (), self._seeds.next(), maxval=self._starts, dtype=tf.int32
-        )
-        return tf.ensure_shape(
-            self._masks[start : start + self._batch], (self._batch, *self._masks.shape[1:])
-        )
+        seed, most = self._seeds.next(), self._starts
+        start = tf.random.stateless_uniform((), seed, maxval=most, dtype=tf.int32)
+        drawn = self._masks[start : start + self._batch]
+        return tf.ensure_shape(drawn, (self._batch, *self._masks.shape[1:]))
 
 
 class PooledDropout(keras.layers.Layer):
-    """Dropout for training in batches of one size, with masks from a pool."""
+    """Dropout of the fraction `rate` of `units` activations, with masks from a pool.
+
+    It is for training in batches of one size. What is kept is scaled up to match.
+    """
 
     def __init__(self, rate: float, units: int, batch: int, generator: np.random.Generator) -> None:
-        """Drop the fraction `rate` of `units` activations, and scale up the others to match."""
         super().__init__()
         kept = generator.random((pool_size(units, batch), units), np.float32) >= rate
         self._masks = MaskPool((kept / (1 - rate)).astype(np.float32), batch, generator)

@@ -32,26 +32,20 @@ def load_model(path: Path) -> keras.Model:
         network: keras.Model = keras.models.load_model(path, compile=False, safe_mode=True)
         match network.input_shape, network.output_shape:
             case (None, int(), int()), (None, int()):
-                pass
+                return network
             case taken, given:
                 raise ValueError(f"it maps {taken} to {given}")
-    # Whatever goes wrong in Keras while it reads the file is the file's fault.
-    except Exception as error:
+    except Exception as error:  # whatever goes wrong in Keras is the file's fault
         # Keras wraps the reason in long configurations; the first exception has it.
         first: BaseException = error
         while earlier := first.__cause__ or first.__context__:
             first = earlier
         reason = " ".join(str(first).split())[:200] or type(first).__name__
         raise DamagedError(f"{path.name} holds no network of this project: {reason}") from error
-    return network
 
 
 def load_model_bytes(content: bytes) -> keras.Model:
-    """Read a published network from the bytes of its file.
-
-    Raises:
-        DamagedError: as `load_model`.
-    """
+    """What `load_model` reads, from the bytes of its file."""
     with tempfile.TemporaryDirectory(prefix="fmnist-") as folder:
         path = Path(folder) / "model.keras"
         path.write_bytes(content)
@@ -59,17 +53,16 @@ def load_model_bytes(content: bytes) -> keras.Model:
 
 
 def scorer(images: Bytes, classes: int) -> Callable[[bytes], npt.NDArray[np.float32]]:
-    """A function that scores a network, given as the bytes of its file, on images `(n, h, w)`.
+    """A function from the bytes of a network's file to probabilities `(n, classes)` of the images.
 
-    It returns probabilities `(n, classes)`, and raises a `DamagedError` if the network cannot be
-    loaded, takes images of another shape, or has another number of classes.
+    It raises a `DamagedError` too if the network takes other images or has other classes.
     """
+    asked = " x ".join(map(str, images.shape[1:]))
 
     def score(content: bytes) -> npt.NDArray[np.float32]:
         network = load_model_bytes(content)
         (_, height, width), (_, known) = network.input_shape, network.output_shape
         if (height, width) != images.shape[1:]:
-            asked = " x ".join(map(str, images.shape[1:]))
             raise DamagedError(f"its model takes {height} x {width} images, not {asked}")
         if known != classes:
             raise DamagedError(f"its model has {known} classes, not {classes}")
@@ -80,5 +73,4 @@ def scorer(images: Bytes, classes: int) -> Callable[[bytes], npt.NDArray[np.floa
 
 def predict(network: keras.Model, images: Bytes) -> npt.NDArray[np.float32]:
     """Class probabilities `(n, classes)` for raw images `(n, h, w)` of 0..255."""
-    probabilities: npt.NDArray[np.float32] = network.predict(images, batch_size=_BATCH, verbose=0)
-    return probabilities
+    return np.asarray(network.predict(images, batch_size=_BATCH, verbose=0))

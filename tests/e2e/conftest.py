@@ -9,9 +9,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
-    ArtifactFilterFlowRunId,
     DeploymentFilter,
     FlowRunFilter,
     LogFilter,
 )
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import LogSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
@@ -41,12 +42,8 @@ from tests.support.processes import ROOT, free_port, unavailable
 
 DEPLOYMENT = "fashion-mnist/process"
 # What a team has written down; the tests follow whatever it has changed there.
-DEPLOYMENTS: dict[str, dict[str, Any]] = {
-    deployment["name"]: deployment
-    for deployment in yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())[
-        "deployments"
-    ]
-}
+DECLARED = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
+DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in DECLARED["deployments"]}
 # Short, with a bar that even a short training passes whatever the champion, or that none passes.
 LOW_BAR = {"min_accuracy": 0.5, "champion": "off"}
 PROMOTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": LOW_BAR}
@@ -117,42 +114,28 @@ class Operator:
     variables: Mapping[str, str]
     webhook: Webhook
 
-    def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command from the project's root, in a shell that has the stack's variables."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **self.variables, "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return _run(command, {**os.environ, **self.variables, "PATH": path, **environment})
 
-    def succeed(self, *command: str) -> str:
+    def succeed(self, *command: str | Path, **environment: str) -> str:
         """Run a command that must succeed; its output."""
-        done = self.run(*command)
+        done = self.run(*command, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def stack(self, *arguments: str) -> str:
+    def stack(self, command: str) -> str:
         """Run `stack.py` on this stack."""
-        options = ["--state", str(self.state), "--env-file", str(self.env_file)]
-        return self.succeed("python", "deployments/stack.py", *options, *arguments)
+        options = ["--state", self.state, "--env-file", self.env_file]
+        return self.succeed("python", "deployments/stack.py", *options, command)
 
-    def fmnist(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a console command with the environment of the worker, and so with the job's rights."""
-        environment = stack_command.program_environment(self.services()["worker"], self.state)
-        return subprocess.run(
-            [sys.executable, "-m", "fmnist", *arguments],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+    def fmnist(self, *arguments: str) -> str:
+        """What a console command prints with the worker's environment, and so the job's rights."""
+        command = [sys.executable, "-m", "fmnist", *arguments]
+        done = _run(command, self.services()["worker"].environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def deploy(self) -> None:
         """Deploy everything, as the README says."""
@@ -160,11 +143,14 @@ class Operator:
 
     def start(self, service: str) -> None:
         """Start one service that was stopped or killed, and wait until it is healthy."""
-        services = self.services()
-        supervisor = self.supervisor()
+        known, supervisor = self.services()[service], self.supervisor()
+
+        def is_good() -> bool:
+            return stack_command.is_good(known, supervisor.getProcessInfo(service))
+
         if supervisor.getProcessInfo(service)["statename"] not in ("RUNNING", "STARTING"):
             supervisor.startProcess(service)
-        until(lambda: self._stack().is_healthy(services[service]), 60, f"{service} is healthy")
+        until(is_good, 60, f"{service} is healthy")
 
     def stop(self, service: str) -> None:
         """Stop one service, as `docker compose stop` does."""
@@ -176,10 +162,7 @@ class Operator:
 
     def supervisor(self) -> Any:
         """What keeps the services running."""
-        return self._stack().supervisor()
-
-    def _stack(self) -> stack_command.Stack:
-        return stack_command.Stack(self.services(), self.state, self.env_file)
+        return stack_command.Stack(self.services(), self.state, self.env_file).supervisor()
 
     def processes(self, service: str) -> list[psutil.Process]:
         """A service's process and all of its descendants."""
@@ -193,14 +176,14 @@ class Operator:
             process.kill()
         psutil.wait_procs(processes, timeout=20)
 
+    @cached_property
     def client(self) -> Any:
         """A client of the Prefect server."""
         return get_client(sync_client=True)
 
-    def deployment_id(self) -> UUID:
-        """The id of the process deployment."""
-        with self.client() as client:
-            return UUID(str(client.read_deployment_by_name(DEPLOYMENT).id))
+    def deployment(self, name: str = DEPLOYMENT) -> DeploymentResponse:
+        """A deployment as the server has it."""
+        return self.client.read_deployment_by_name(name)
 
     def start_run(self, settings: Mapping[str, Any]) -> UUID:
         """Start a run by hand with a part of the settings, by Prefect's command; its id."""
@@ -210,64 +193,68 @@ class Operator:
         )
         return UUID(said.split("UUID: ")[1].split()[0])
 
+    def start_training(self, settings: Mapping[str, Any]) -> UUID:
+        """Start a run by hand, and wait until it has trained an epoch; its id."""
+        run_id = self.start_run(settings)
+
+        def trains() -> bool:
+            return float(self.artifacts(run_id).get("training-progress") or 0) > 0
+
+        until(trains, 90, "the run trains")
+        return run_id
+
     def schedule(self, settings: Mapping[str, Any]) -> tuple[UUID, datetime]:
         """Add a schedule that is due once, soon; the run that it creates, and when it is due."""
         # Prefect creates the runs of a deployment that was just changed within seconds, but only
         # if its scheduler's turn comes in time; within a minute at the latest.
         for seconds in (12, 24, 90):
             due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
-            with self.client() as client:
-                deployment = client.read_deployment_by_name(DEPLOYMENT)
-                (schedule,) = client.create_deployment_schedules(
-                    deployment.id,
-                    [(IntervalSchedule(interval=timedelta(days=300), anchor_date=due), True)],
-                    max_scheduled_runs=1,
-                    parameters={"settings": dict(settings)},
-                    slug=f"soon-{secrets.token_hex(3)}",
-                )
-                client.update_deployment(
-                    deployment.id, DeploymentUpdate(description=deployment.description)
-                )
+            deployment = self.deployment()
+            (schedule,) = self.client.create_deployment_schedules(
+                deployment.id,
+                [(IntervalSchedule(interval=timedelta(days=300), anchor_date=due), True)],
+                max_scheduled_runs=1,
+                parameters={"settings": dict(settings)},
+                slug=f"soon-{secrets.token_hex(3)}",
+            )
+            changed = DeploymentUpdate(description=deployment.description)
+            self.client.update_deployment(deployment.id, changed)
             while datetime.now(UTC) < due + timedelta(seconds=2):
                 if run := self._scheduled_run(due):
                     return run, due
                 time.sleep(0.5)
             # Else its run might come late, as one more than was asked for.
-            with self.client() as client:
-                client.delete_deployment_schedule(deployment.id, schedule.id)
+            self.client.delete_deployment_schedule(deployment.id, schedule.id)
             if run := self._scheduled_run(due):
                 return run, due
         pytest.fail("no schedule created a run in time")
 
     def _scheduled_run(self, due: datetime) -> UUID | None:
         """The run that a schedule created for this moment."""
-        with self.client() as client:
-            for run in client.read_flow_runs(
-                deployment_filter=DeploymentFilter(name={"any_": ["process"]})
-            ):
-                if run.auto_scheduled and run.next_scheduled_start_time == due:
-                    return UUID(str(run.id))
+        of_process = DeploymentFilter(name={"any_": ["process"]})
+        for run in self.client.read_flow_runs(deployment_filter=of_process):
+            if run.auto_scheduled and run.next_scheduled_start_time == due:
+                return UUID(str(run.id))
         return None
 
     def runs_by_hand(self) -> set[UUID]:
         """Every run on the server that no schedule created; schedules create theirs at any moment."""
-        with self.client() as client:
-            return {UUID(str(run.id)) for run in client.read_flow_runs() if not run.auto_scheduled}
+        runs = self.client.read_flow_runs()
+        return {UUID(str(run.id)) for run in runs if not run.auto_scheduled}
 
     def read(self, run_id: UUID) -> FlowRun:
         """A run as the server has it."""
-        with self.client() as client:
-            return client.read_flow_run(run_id)
-
-    def state_of(self, run_id: UUID) -> str:
-        """The name of a run's state."""
-        return str(self.read(run_id).state_name)
+        return self.client.read_flow_run(run_id)
 
     def wait(self, run_id: UUID, *states: str, seconds: float = 120) -> FlowRun:
         """Wait until a run is in one of these states; in its last one, unless they are given."""
         wanted = set(states) or FINAL
-        until(lambda: self.state_of(run_id) in wanted, seconds, f"the run is in {sorted(wanted)}")
-        return self.read(run_id)
+
+        def there() -> FlowRun | None:
+            run = self.read(run_id)
+            return run if run.state_name in wanted else None
+
+        return until(there, seconds, f"the run is in {sorted(wanted)}")
 
     def wait_until_idle(self) -> None:
         """Wait until the worker has no job's process left."""
@@ -275,29 +262,18 @@ class Operator:
 
     def log(self, run_id: UUID) -> str:
         """What a run logged, as its page shows it."""
-        with self.client() as client:
-            lines = client.read_logs(
-                LogFilter(flow_run_id={"any_": [run_id]}), sort=LogSort.TIMESTAMP_ASC, limit=200
-            )
+        of_run = LogFilter(flow_run_id={"any_": [run_id]})
+        lines = self.client.read_logs(of_run, sort=LogSort.TIMESTAMP_ASC, limit=200)
         return "\n".join(line.message for line in lines)
-
-    def wait_until_training(self, run_id: UUID, seconds: float = 90) -> None:
-        """Wait until a run has trained an epoch."""
-
-        def trains() -> bool:
-            return float(self.artifacts(run_id).get("training-progress") or 0) > 0
-
-        until(trains, seconds, "the run trains")
 
     def wait_for_task(self, run_id: UUID, name: str, state: str, seconds: float = 120) -> None:
         """Wait until one of a run's tasks is in this state."""
 
         def there() -> bool:
-            with self.client() as client:
-                tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run_id]}))
-            return any(
-                task.name.startswith(f"{name}-") and task.state_name == state for task in tasks
-            )
+            of_run = FlowRunFilter(id={"any_": [run_id]})
+            tasks = self.client.read_task_runs(flow_run_filter=of_run)
+            states = [task.state_name for task in tasks if task.name.startswith(f"{name}-")]
+            return state in states
 
         until(there, seconds, f"{name} is in {state}")
 
@@ -305,12 +281,8 @@ class Operator:
         """The one event of that name about a run, once it is recorded."""
 
         def found() -> list[dict[str, Any]]:
-            with self.client() as client:
-                answer = client._client.post(
-                    "/events/filter",
-                    json={"filter": {"event": {"name": [name]}, "order": "DESC"}, "limit": 50},
-                )
-            events: list[dict[str, Any]] = answer.json()["events"]
+            wanted = {"filter": {"event": {"name": [name]}, "order": "DESC"}, "limit": 50}
+            events = self.client._client.post("/events/filter", json=wanted).json()["events"]
             return [event for event in events if event["payload"].get("run_id") == run]
 
         (event,) = until(found, 30, f"{name} is recorded")
@@ -318,10 +290,8 @@ class Operator:
 
     def artifacts(self, run_id: UUID) -> dict[str, Any]:
         """A run's artifacts by key."""
-        with self.client() as client:
-            found = client.read_artifacts(
-                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
-            )
+        of_run = ArtifactFilter(flow_run_id={"any_": [run_id]})
+        found = self.client.read_artifacts(artifact_filter=of_run)
         return {artifact.key: artifact.data for artifact in found if artifact.key}
 
     def s3(self, access: str = "JOB_ACCESS_KEY", secret: str = "JOB_SECRET_KEY") -> Any:
@@ -343,10 +313,8 @@ class Operator:
 
     def read_object(self, key: str) -> bytes:
         """One object of the store."""
-        content: bytes = (
-            self.s3().get_object(Bucket="models", Key=f"fashion-mnist/{key}")["Body"].read()
-        )
-        return content
+        found = self.s3().get_object(Bucket="models", Key=f"fashion-mnist/{key}")
+        return bytes(found["Body"].read())
 
     def champion(self) -> ChampionRecord:
         """The champion that the store names."""
@@ -374,10 +342,8 @@ def operator(
         "FMNIST_STORE__RETRY_PAUSES=2,5,10\n"
     )
     stack_command.make_secrets(env_file)
-    ports = {
-        name: str(free_port())
-        for name in ("PREFECT_PORT", "POSTGRES_PORT", "MINIO_PORT", "WORKER_PORT")
-    }
+    services = ("PREFECT", "POSTGRES", "MINIO", "WORKER")
+    ports = {f"{name}_PORT": str(free_port()) for name in services}
     variables = {
         **stack_command.read_env_file(env_file),
         **ports,
@@ -413,6 +379,14 @@ def operator(
             process.kill()
         shutil.rmtree(state, ignore_errors=True)
         assert not alive, f"left running: {alive}"
+
+
+def _run(
+    command: Sequence[str | Path], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def _started_from(state: Path) -> list[psutil.Process]:

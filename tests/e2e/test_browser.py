@@ -13,19 +13,20 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from prefect.client.schemas.objects import FlowRun
 
 from fmnist.settings import sections
-from tests.e2e.conftest import DEPLOYMENT, DEPLOYMENTS, Operator
+from tests.e2e.conftest import DEPLOYMENTS, Operator
 from tests.support.processes import ROOT, unavailable
 from tests.support.records import COMPARISON_FILES, FILES
 
 pytestmark = pytest.mark.timeout(600)
 
 CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--no-sandbox", "--disable-gpu", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
 ]
+Visit = Callable[[str], Page]
+Picture = Callable[..., None]
+Judged = tuple[str, FlowRun]
+
 WINDOW = {"width": 1400, "height": 1000}
 # On a busy machine a page takes its time.
 PATIENCE = 30_000
@@ -108,7 +109,7 @@ def stranger(browser: Browser, server: str) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def visit(browser: Browser, server: str, operator: Operator) -> Iterator[Callable[[str], Page]]:
+def visit(browser: Browser, server: str, operator: Operator) -> Iterator[Visit]:
     """Opens a page of the UI, in a tab of somebody who has logged in."""
     context = browser.new_context(base_url=server, viewport=WINDOW, timezone_id="UTC")
     page = context.new_page()
@@ -125,7 +126,7 @@ def visit(browser: Browser, server: str, operator: Operator) -> Iterator[Callabl
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Picture:
     """Keeps a picture of a page, in the folder that SCREENSHOTS names if it does."""
     folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,16 +135,15 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
         if whole:
             # What scrolls is not the page, but a part of it.
             heights = "[...document.querySelectorAll('*')].map(part => part.scrollHeight)"
-            page.set_viewport_size(
-                {"width": WINDOW["width"], "height": page.evaluate(f"Math.max(...{heights})")}
-            )
+            height = page.evaluate(f"Math.max(...{heights})")
+            page.set_viewport_size({"width": WINDOW["width"], "height": height})
         page.screenshot(path=folder / f"{name}.png", animations="disabled")
 
     return take
 
 
 @pytest.fixture(params=["promoted", "rejected"])
-def judged(request: pytest.FixtureRequest) -> tuple[str, FlowRun]:
+def judged(request: pytest.FixtureRequest) -> Judged:
     """Each verdict, and the run that it was given to."""
     return request.param, request.getfixturevalue(request.param)
 
@@ -155,9 +155,14 @@ def log_in(page: Page, password: str) -> None:
     page.keyboard.press("Enter")
 
 
+def open_tab(page: Page, name: str) -> None:
+    """Change to a tab of the page."""
+    page.locator(".p-tab").get_by_text(name, exact=True).click()
+
+
 def open_artifact(page: Page, key: str) -> Locator:
     """Go from a run's page to one of its artifacts, and return what it shows."""
-    page.locator(".p-tab").get_by_text("Artifacts", exact=True).click()
+    open_tab(page, "Artifacts")
     page.locator(".artifact-card__title").get_by_text(key, exact=True).click()
     page.wait_for_url("**/artifacts/artifact/**")
     shown = page.locator(".artifact-data-view")
@@ -190,9 +195,7 @@ def test_nobody_sees_anything_without_the_password(
     assert answer.status == 401
 
 
-def test_the_deployments_are_listed_with_their_schedule(
-    visit: Callable[[str], Page], picture: Callable[..., None]
-) -> None:
+def test_the_deployments_are_listed_with_their_schedule(visit: Visit, picture: Picture) -> None:
     """Each has a row that says in words when it runs."""
     page = visit("/deployments")
     for name, deployment in DEPLOYMENTS.items():
@@ -207,32 +210,30 @@ def test_the_deployments_are_listed_with_their_schedule(
 
 
 def test_a_deployments_page_shows_which_schedules_are_on(
-    operator: Operator, visit: Callable[[str], Page], picture: Callable[..., None]
+    operator: Operator, visit: Visit, picture: Picture
 ) -> None:
     """And the commit that was deployed, and what the deployment is for."""
     for name, deployment in DEPLOYMENTS.items():
-        with operator.client() as client:
-            deployed = client.read_deployment_by_name(f"fashion-mnist/{name}")
+        deployed = operator.deployment(f"fashion-mnist/{name}")
         page = visit(f"/deployments/deployment/{deployed.id}")
         for schedule in deployment["schedules"]:
             card = page.locator(".deployment-schedule-card").filter(has_text=schedule["slug"])
             switch = card.get_by_role("switch")
             expect(switch).to_be_checked(checked=schedule.get("active", True))
-    page = visit(f"/deployments/deployment/{operator.deployment_id()}")
-    with operator.client() as client:
-        version = client.read_deployment_by_name(DEPLOYMENT).version
+    deployed = operator.deployment()
+    page, version = visit(f"/deployments/deployment/{deployed.id}"), deployed.version
     commit = version.removesuffix("-dirty")
     git = ["git", "-C", str(ROOT), "cat-file", "-t", commit]
     assert subprocess.check_output(git, text=True).strip() == "commit"
     expect(page.get_by_text(version, exact=True)).to_be_visible()
     picture(page, "deployment")
-    page.locator(".p-tab").get_by_text("Description", exact=True).click()
+    open_tab(page, "Description")
     words = DEPLOYMENTS["process"]["description"].split(".")[0]
     expect(page.get_by_text(words).first).to_be_visible()
 
 
 def test_the_list_of_runs_shows_each_verdict(
-    visit: Callable[[str], Page], promoted: FlowRun, rejected: FlowRun, picture: Callable[..., None]
+    visit: Visit, promoted: FlowRun, rejected: FlowRun, picture: Picture
 ) -> None:
     """Who looks for last night's run finds it by its verdict, and that of the one before."""
     page = visit("/runs")
@@ -243,7 +244,7 @@ def test_the_list_of_runs_shows_each_verdict(
 
 
 def test_a_runs_page_shows_its_verdict_and_the_reason(
-    judged: tuple[str, FlowRun], visit: Callable[[str], Page], picture: Callable[..., None]
+    judged: Judged, visit: Visit, picture: Picture
 ) -> None:
     """The verdict is the state and a tag, the reason is in the log and the details, in words."""
     word, run = judged
@@ -257,24 +258,24 @@ def test_a_runs_page_shows_its_verdict_and_the_reason(
     expect(log.get_by_text(f"{word}: {run.state.message}")).to_be_visible()
     expect(log.get_by_text("training: epoch 4/4")).to_be_visible()
     picture(page, word)
-    page.locator(".p-tab").get_by_text("Details", exact=True).click()
+    open_tab(page, "Details")
     details = page.locator(".flow-run-details")
     details.get_by_text("See More").click()
     expect(details).to_contain_text(run.state.message)
     picture(page, f"{word}-details")
 
 
-def test_a_runs_page_shows_every_stage(visit: Callable[[str], Page], rejected: FlowRun) -> None:
+def test_a_runs_page_shows_every_stage(visit: Visit, rejected: FlowRun) -> None:
     """Each of the five ended well, of a rejected run too."""
     page = visit(f"/runs/flow-run/{rejected.id}")
-    page.locator(".p-tab").get_by_text("Task Runs", exact=True).click()
+    open_tab(page, "Task Runs")
     for stage in STAGES:
         expect(page.get_by_text(re.compile(rf"^{stage}-\w{{3}}$"))).to_be_visible()
     expect(page.get_by_text("(5 Completed)")).to_be_visible()
 
 
-def test_the_report_is_drawn_with_words_tables_and_pictures(
-    judged: tuple[str, FlowRun], visit: Callable[[str], Page], picture: Callable[..., None]
+def test_the_report_is_rendered_with_tables_and_figures(
+    judged: Judged, visit: Visit, picture: Picture
 ) -> None:
     """A reader sees tables, not their source, and each picture; a challenger's has one more."""
     word, run = judged
@@ -303,9 +304,7 @@ def test_the_report_is_drawn_with_words_tables_and_pictures(
     picture(page, f"{word}-report", whole=True)
 
 
-def test_nothing_in_the_report_is_cut_off(
-    judged: tuple[str, FlowRun], visit: Callable[[str], Page]
-) -> None:
+def test_nothing_in_the_report_is_cut_off(judged: Judged, visit: Visit) -> None:
     """Every table and every line of code fits, so that no figure loses its last digits."""
     page = visit(f"/runs/flow-run/{judged[1].id}")
     report = open_artifact(page, "report")
@@ -320,7 +319,7 @@ def test_nothing_in_the_report_is_cut_off(
 
 
 def test_the_classification_report_is_a_table_of_its_own(
-    visit: Callable[[str], Page], promoted: FlowRun, picture: Callable[..., None]
+    visit: Visit, promoted: FlowRun, picture: Picture
 ) -> None:
     """It has a row for each class, and two for the averages."""
     page = visit(f"/runs/flow-run/{promoted.id}")
@@ -332,7 +331,7 @@ def test_the_classification_report_is_a_table_of_its_own(
 
 
 def test_the_progress_ends_at_100_percent(
-    visit: Callable[[str], Page], promoted: FlowRun, rejected: FlowRun
+    visit: Visit, promoted: FlowRun, rejected: FlowRun
 ) -> None:
     """Of a promoted and of a rejected run."""
     for run in (promoted, rejected):
@@ -341,7 +340,7 @@ def test_the_progress_ends_at_100_percent(
 
 
 @pytest.fixture(scope="module")
-def report_of_rejected(browser: Browser, visit: Callable[[str], Page], rejected: FlowRun) -> str:
+def report_of_rejected(browser: Browser, visit: Visit, rejected: FlowRun) -> str:
     """Where the rejected run's report is."""
     page = visit(f"/runs/flow-run/{rejected.id}")
     open_artifact(page, "report")
@@ -350,11 +349,7 @@ def report_of_rejected(browser: Browser, visit: Callable[[str], Page], rejected:
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_report_answers(
-    question: str,
-    report_of_rejected: str,
-    visit: Callable[[str], Page],
-    promoted: FlowRun,
-    rejected: FlowRun,
+    question: str, report_of_rejected: str, visit: Visit, promoted: FlowRun, rejected: FlowRun
 ) -> None:
     """What a reviewer asks next is answered right there, without a terminal."""
     page = visit(report_of_rejected)
@@ -371,26 +366,22 @@ def meaning(section: str, name: str) -> str:
 
 def deployed(section: str, name: str) -> str:
     """The value that the deployment gives a setting, as the form shows it."""
-    value = DEPLOYMENTS["process"]["parameters"]["settings"].get(section, {}).get(name, "")
-    return str(value)
+    return str(DEPLOYMENTS["process"]["parameters"]["settings"].get(section, {}).get(name, ""))
 
 
 @pytest.fixture
-def form(operator: Operator, visit: Callable[[str], Page]) -> Page:
+def form(operator: Operator, visit: Visit) -> Page:
     """The form of a custom run, reached as a person does."""
-    page = visit(f"/deployments/deployment/{operator.deployment_id()}")
+    page = visit(f"/deployments/deployment/{operator.deployment().id}")
     page.locator("header").get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run", exact=True).click()
     expect(page.get_by_role("button", name="Submit")).to_be_visible()
-    expect(setting(page, meaning("training", "epochs")).locator("input")).to_have_value(
-        deployed("training", "epochs")
-    )
+    epochs = setting(page, meaning("training", "epochs")).locator("input")
+    expect(epochs).to_have_value(deployed("training", "epochs"))
     return page
 
 
-def test_the_form_of_a_run_describes_every_setting(
-    form: Page, picture: Callable[..., None]
-) -> None:
+def test_the_form_of_a_run_describes_every_setting(form: Page, picture: Picture) -> None:
     """Meaning, bounds and default stand beside each; the deployment's values are filled in."""
     for section in sections().values():
         for field in section.model_fields.values():
@@ -404,10 +395,9 @@ def test_the_form_of_a_run_describes_every_setting(
     picture(form, "form", whole=True)
 
 
-def test_the_form_sends_what_was_given_and_no_more(operator: Operator, form: Page) -> None:
+def test_the_form_sends_only_what_was_filled_in(operator: Operator, form: Page) -> None:
     """What nobody touched stays with the deployment, the worker's environment and the defaults."""
-    with operator.client() as client:
-        expected = client.read_deployment_by_name(DEPLOYMENT).parameters
+    expected = operator.deployment().parameters
     expected["settings"].setdefault("training", {}).update(epochs=7, deterministic=False)
     # The request is looked at, and goes nowhere.
     form.route("**/create_flow_run", lambda route: route.abort())
@@ -429,12 +419,7 @@ def test_the_form_sends_what_was_given_and_no_more(operator: Operator, form: Pag
     ],
 )
 def test_a_value_out_of_range_is_refused_before_there_is_a_run(
-    name: str,
-    value: str,
-    refusal: str,
-    operator: Operator,
-    form: Page,
-    picture: Callable[..., None],
+    name: str, value: str, refusal: str, operator: Operator, form: Page, picture: Picture
 ) -> None:
     """The form names the setting and what is wrong, and no run is created."""
     before = operator.runs_by_hand()
@@ -451,9 +436,7 @@ def test_a_value_out_of_range_is_refused_before_there_is_a_run(
     assert operator.runs_by_hand() == before
 
 
-def test_the_automations_are_there_and_on(
-    visit: Callable[[str], Page], picture: Callable[..., None]
-) -> None:
+def test_every_automation_is_listed_and_switched_on(visit: Visit, picture: Picture) -> None:
     """Those of automations.yaml, and no other."""
     declared = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())
     page = visit("/automations")

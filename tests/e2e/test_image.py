@@ -10,8 +10,6 @@ import secrets
 import shutil
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 
 from fmnist.data.cache import sha256_of
@@ -65,11 +64,11 @@ class Image:
     def environment(self) -> dict[str, str]:
         return dict(entry.split("=", 1) for entry in self.config["Env"])
 
-    def path(self, pattern: str) -> Path:
-        """The one file or folder of that pattern; a link to elsewhere is not followed."""
-        found = list(self.root.glob(pattern))
-        assert len(found) == 1, f"{pattern}: {found}"
-        return found[0]
+    @property
+    def packages(self) -> Path:
+        """Where Python's packages are."""
+        (found,) = self.root.glob("opt/venv/lib/python3.*/site-packages")
+        return found
 
 
 @dataclass(frozen=True)
@@ -137,11 +136,12 @@ class Container:
 
 @contextmanager
 def new_volume() -> Iterator[tuple[str, Path]]:
-    """An empty volume, as an engine makes it: its name, and where its files are."""
+    """An empty volume, as an engine makes it: the option that mounts it, and where its files are."""
     name = f"fmnist-test-{secrets.token_hex(6)}"
     podman("volume", "create", name)
     try:
-        yield name, Path(podman("volume", "inspect", "--format", "{{.Mountpoint}}", name).strip())
+        folder = podman("volume", "inspect", "--format", "{{.Mountpoint}}", name).strip()
+        yield f"--volume={name}:{VOLUME}", Path(folder)
     finally:
         podman("volume", "rm", "--force", name)
 
@@ -157,13 +157,14 @@ def image() -> Iterator[Image]:
     config = json.loads(podman("image", "inspect", "--format", "{{json .Config}}", IMAGE))
     built = Image(config, Path(podman("image", "mount", IMAGE).strip()))
     try:
-        packages = built.path("opt/venv/lib/python3.*/site-packages/fmnist")
-        for copy, folder in ((packages, "fmnist"), (built.root / "app" / "flows", "flows")):
+        for copy, folder in (
+            (built.packages / "fmnist", "fmnist"),
+            (built.root / "app/flows", "flows"),
+        ):
             for source in (ROOT / folder).rglob("*.py"):
                 name = source.relative_to(ROOT / folder)
-                if not (copy / name).exists() or (
-                    (copy / name).read_bytes() != source.read_bytes()
-                ):
+                found = (copy / name).read_bytes() if (copy / name).exists() else None
+                if found != source.read_bytes():
                     unavailable(f"the image has another {folder}/{name}: run .ci/image")
         yield built
     finally:
@@ -183,44 +184,38 @@ def data(real_data: FetchedData, tmp_path_factory: pytest.TempPathFactory) -> tu
     return ("--volume", f"{folder}:/data:ro", "--env", "FMNIST_DATA__SOURCE=/data")
 
 
-@dataclass(frozen=True)
-class DefaultRun:
-    """What the image's own command did, and the volume as it was left."""
-
-    done: Finished
-    volume: Path
-
-
 @pytest.fixture(scope="module")
 def default_run(
     image: Image, data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[DefaultRun]:
-    """The container's default command, once, with two epochs and a low bar."""
-    with new_volume() as (name, folder):
-        options = (*data, "--volume", f"{name}:{VOLUME}")
-        with Container(tmp_path_factory.mktemp("default"), options=options, **SHORT) as container:
-            yield DefaultRun(container.finish(), folder)
+) -> Iterator[tuple[Finished, Path]]:
+    """What the image's own command did with two epochs and a low bar, and its volume."""
+    with new_volume() as (volume, folder):
+        here = tmp_path_factory.mktemp("default")
+        with Container(here, options=(*data, volume), **SHORT) as container:
+            yield container.finish(), folder
 
 
-def test_the_default_command_trains_and_promotes(default_run: DefaultRun) -> None:
+def test_the_default_command_trains_and_promotes(default_run: tuple[Finished, Path]) -> None:
     """With a new volume and nothing else writable, it ends with 0 and the line that sums it up."""
-    assert default_run.done.code == 0, default_run.done.err
+    done, _ = default_run
+    assert done.code == 0, done.err
     assert re.fullmatch(
         rf"promoted  {ANY_RUN_ID}  test accuracy 0\.\d{{4}} \[0\.\d{{4}}, 0\.\d{{4}}\], needs 0\.1000"
         rf"  \d+ s  {VOLUME}/store/runs/{ANY_RUN_ID}/report\.md",
-        default_run.done.summary,
+        done.summary,
     )
     for noise in ("Traceback", "ERROR", "WARNING", "Read-only", "Permission"):
-        assert noise not in default_run.done.err
+        assert noise not in done.err
 
 
 def test_the_default_command_publishes_into_the_volume(
-    default_run: DefaultRun, image: Image
+    default_run: tuple[Finished, Path], image: Image
 ) -> None:
     """The champion there is whole, and names the commit that the image was built from."""
-    champion = current_champion(FolderStore(str(default_run.volume / "store")))
+    _, volume = default_run
+    champion = current_champion(FolderStore(str(volume / "store")))
     assert champion
-    run = default_run.volume / "store" / "runs" / champion.run_id
+    run = volume / "store" / "runs" / champion.run_id
     assert champion.manifest_sha256 == sha256_of(run / "manifest.json")
     manifest = from_json(Manifest, (run / "manifest.json").read_bytes(), "manifest")
     assert set(manifest.files) == FILES
@@ -231,11 +226,12 @@ def test_the_default_command_publishes_into_the_volume(
     assert "not installed" not in described["packages"].values()
 
 
-def test_the_volume_belongs_to_the_job_alone(default_run: DefaultRun) -> None:
+def test_the_volume_belongs_to_the_job_alone(default_run: tuple[Finished, Path]) -> None:
     """A new volume is the job's without anybody's help, and the run left no working files in it."""
-    files = [default_run.volume, *default_run.volume.rglob("*")]
+    _, volume = default_run
+    files = [volume, *volume.rglob("*")]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(USER, USER)}
-    assert list((default_run.volume / "cache" / "fmnist" / "work").iterdir()) == []
+    assert list((volume / "cache" / "fmnist" / "work").iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -253,22 +249,20 @@ def prefect_server(image: Image, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def _answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(address, timeout=5) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+        return httpx.get(address, timeout=5).status_code == 200
+    except httpx.HTTPError:
         return False
 
 
 def test_prefect_serves_its_ui(prefect_server: str) -> None:
     """The page and the program that it loads are there, though the image cannot be written to."""
-    with urllib.request.urlopen(prefect_server, timeout=20) as response:
-        page = response.read().decode()
+    page = httpx.get(prefect_server, timeout=20).text
     script = re.search(r'<script[^>]* src="([^"]+\.js)"', page)
     assert script, page
     assert _answers(prefect_server + script[1])
 
 
-def test_prefect_says_its_version(image: Image, tmp_path: Path) -> None:
+def test_the_image_has_the_locked_version_of_prefect(image: Image, tmp_path: Path) -> None:
     """Prefect's own command is on the path, in the version that requirements.txt has."""
     with Container(tmp_path, "prefect", "version") as container:
         done = container.finish()
@@ -288,11 +282,11 @@ def test_a_worker_runs_a_deployment(
         f"prefect deployment run fashion-mnist/process --param 'settings={json.dumps(part)}'",
         "exec prefect worker start --pool training --run-once",
     ]
-    with new_volume() as (name, folder):
+    with new_volume() as (volume, folder):
         with Container(
             tmp_path,
             *("sh", "-ec", "\n".join(steps)),
-            options=(*data, "--volume", f"{name}:{VOLUME}"),
+            options=(*data, volume),
             PREFECT_API_URL=f"{prefect_server}/api",
         ) as container:
             done = container.finish()
@@ -302,21 +296,12 @@ def test_a_worker_runs_a_deployment(
 
 
 def test_a_run_reaches_a_bucket_and_writes_nothing_but_the_volume(
-    prefect_server: str,
-    minio_server: S3Server,
-    data: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    prefect_server: str, minio: S3Server, bucket: str, data: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Where the whole file system could be written, the run changes nothing but the volume."""
-    for variable, value in minio_server.environment().items():
-        monkeypatch.setenv(variable, value)
-    bucket = f"image-{secrets.token_hex(6)}"
-    client = boto3.session.Session().client("s3")
-    client.create_bucket(Bucket=bucket)
     variables = {
         **SHORT,
-        **minio_server.environment(),
+        **minio.environment(),
         "PREFECT_API_URL": f"{prefect_server}/api",
         "FMNIST_STORE__URL": f"s3://{bucket}/fashion/mnist",
     }
@@ -330,21 +315,24 @@ def test_a_run_reaches_a_bucket_and_writes_nothing_but_the_volume(
         assert sorted(changed) == sorted(podman("diff", idle.name).splitlines())
     assert done.summary.startswith("promoted  ")
     assert f"s3://{bucket}/fashion/mnist/runs/" in done.summary
-    keys = {entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"]}
+    stored = boto3.session.Session().client("s3").list_objects_v2(Bucket=bucket)["Contents"]
+    keys = {entry["Key"] for entry in stored}
     assert "fashion/mnist/champion.json" in keys
     runs = {key.split("/", 4)[4] for key in keys if key.startswith("fashion/mnist/runs/")}
     assert runs == {*FILES, "manifest.json"}
 
 
-@pytest.mark.parametrize(("how", "state"), [("stop", "Crashed"), ("interrupt", "Cancelled")])
-def test_a_signal_to_the_container_ends_the_run_in_order(
+@pytest.mark.parametrize(
+    ("how", "state"), [("stop --time 60", "Crashed"), ("kill --signal INT", "Cancelled")]
+)
+def test_a_signal_to_the_container_ends_the_run_cleanly(
     prefect_server: str, data: tuple[str, ...], tmp_path: Path, how: str, state: str
 ) -> None:
     """`docker stop` or Ctrl-C in the middle of training: 130, recorded, cleaned up, soon."""
-    with new_volume() as (name, folder):
+    with new_volume() as (volume, folder):
         with Container(
             tmp_path,
-            options=(*data, "--volume", f"{name}:{VOLUME}"),
+            options=(*data, volume),
             PREFECT_API_URL=f"{prefect_server}/api",
             # So many that after the first line of progress, at a tenth, enough are left.
             FMNIST_TRAINING__EPOCHS="100",
@@ -354,10 +342,7 @@ def test_a_signal_to_the_container_ends_the_run_in_order(
             work = folder / "cache" / "fmnist" / "work"
             assert list(work.iterdir())
             signalled_at = time.monotonic()
-            if how == "stop":
-                podman("stop", "--time", "60", container.name)
-            else:
-                podman("kill", "--signal", "INT", container.name)
+            podman(*how.split(), container.name)
             done = container.finish(60)
         assert time.monotonic() - signalled_at < 30
         assert done.code == 130, done.err
@@ -368,7 +353,7 @@ def test_a_signal_to_the_container_ends_the_run_in_order(
         assert files_in(folder / "store") <= {".lock"}
 
 
-def test_the_image_gives_its_user_nothing_to_change(image: Image) -> None:
+def test_the_user_of_the_image_can_change_no_code(image: Image) -> None:
     """The user is a number that is not root's, and all code is root's, writable by nobody else."""
     assert image.config["User"] == f"{USER}:{USER}"
     for folder in ("app", "opt/venv"):
@@ -393,7 +378,7 @@ def test_the_image_declares_its_volume_and_keeps_everything_in_it(image: Image) 
 
 def test_the_image_keeps_nothing_of_how_it_was_built(image: Image) -> None:
     """No pip and no configuration of it, no certificate of the builder's, no git, no tests."""
-    packages = image.path("opt/venv/lib/python3.*/site-packages")
+    packages = image.packages
     for trace in ("etc/pip.conf", "opt/venv/pip.conf", "opt/pip", "build", "project"):
         assert not (image.root / trace).exists(), trace
     for trace in ("run/secrets", "var/lib/apt/lists", "var/cache/apt"):
@@ -416,21 +401,17 @@ def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Pat
             "requirements.txt",
             "pyproject.toml",
             "README.md",
-            "fmnist/settings.py",
-            "fmnist/registry/records.py",
             "flows/train.py",
+            "fmnist/settings.py",
         ),
         *("deployments/setup.py", "deployments/prefect.yaml", "deployments/pools/docker.json"),
+        "fmnist/registry/records.py",
     }
     unwanted = {
         *(".env", "deployments/.env", "deployments/job.env", "flows/.env", "fmnist/.env"),
         *(".git/config", ".venv/bin/python", "tests/conftest.py", "store/champion.json"),
-        *(
-            "fmnist/store/.env",
-            "fmnist/cli/__pycache__/app.cpython-311.pyc",
-            "requirements-dev.txt",
-            "model.keras",
-        ),
+        *("fmnist/store/.env", "fmnist/cli/__pycache__/app.cpython-311.pyc", "model.keras"),
+        "requirements-dev.txt",
     }
     for name in wanted | unwanted:
         path = tmp_path / "context" / name
@@ -451,10 +432,9 @@ def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Pat
     assert files == wanted
 
 
-def test_every_module_is_compiled_and_cannot_go_stale(image: Image) -> None:
+def test_every_module_has_bytecode_that_cannot_go_stale(image: Image) -> None:
     """Each has bytecode that Python takes without a look at the source's time stamp."""
-    trees = [image.path("opt/venv/lib/python3.*/site-packages"), image.root / "app"]
-    sources = [path for tree in trees for path in tree.rglob("*.py")]
+    sources = [*image.packages.rglob("*.py"), *(image.root / "app").rglob("*.py")]
     assert {"train.py", "loop.py"} <= {path.name for path in sources}
     for source in sources:
         compiled = list((source.parent / "__pycache__").glob(f"{source.stem}.cpython-3??.pyc"))
@@ -464,30 +444,23 @@ def test_every_module_is_compiled_and_cannot_go_stale(image: Image) -> None:
             assert file.read(8)[4:] == b"\x01\x00\x00\x00", source
 
 
-def test_tracebacks_name_the_modules_where_they_are(image: Image) -> None:
+def test_tracebacks_name_the_paths_that_modules_have_in_the_image(image: Image) -> None:
     """The bytecode of the project's own modules has their paths in the image."""
-    packages = image.path("opt/venv/lib/python3.*/site-packages")
-    for source in (
-        packages / "fmnist" / "cli" / "app.py",
-        image.root / "app" / "flows" / "train.py",
-    ):
+    for source in (image.packages / "fmnist/cli/app.py", image.root / "app/flows/train.py"):
         compiled = next((source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"))
         assert f"/{source.relative_to(image.root)}".encode() in compiled.read_bytes()
 
 
-def test_the_labels_name_what_it_is_and_its_commit(image: Image) -> None:
+def test_the_labels_give_title_description_and_commit(image: Image) -> None:
     """Title, description and revision stand where registries look for them."""
-    labels = {
-        name.removeprefix("org.opencontainers.image."): value
-        for name, value in image.config["Labels"].items()
-    }
-    assert labels["title"] == "fmnist-training"
-    assert "Fashion-MNIST" in labels["description"]
-    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", labels["revision"])
-    assert labels["revision"] == image.environment["SOURCE_COMMIT"]
+    labels, prefix = image.config["Labels"], "org.opencontainers.image"
+    assert labels[f"{prefix}.title"] == "fmnist-training"
+    assert "Fashion-MNIST" in labels[f"{prefix}.description"]
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", labels[f"{prefix}.revision"])
+    assert labels[f"{prefix}.revision"] == image.environment["SOURCE_COMMIT"]
 
 
-def test_the_command_is_the_job_without_a_shell(image: Image) -> None:
+def test_the_default_command_is_the_job_without_a_shell(image: Image) -> None:
     """Signals reach the job, and Prefect's workers can give a command of their own."""
     assert image.config["Cmd"] == ["python", "flows/train.py"]
     assert image.config.get("Entrypoint") is None

@@ -43,10 +43,10 @@ HEADER = (
 
 def start_of(operator: Operator, run_id: UUID, due: datetime) -> Start:
     """The parts of a run's start, from its states, tasks and log."""
-    with operator.client() as client:
-        states = {state.name: state.timestamp for state in client.read_flow_run_states(run_id)}
-        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run_id]}))
-        log = client.read_logs(LogFilter(flow_run_id={"any_": [run_id]}), limit=200)
+    client = operator.client
+    states = {state.name: state.timestamp for state in client.read_flow_run_states(run_id)}
+    tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run_id]}))
+    log = client.read_logs(LogFilter(flow_run_id={"any_": [run_id]}), limit=200)
     prepared = next(task.end_time for task in tasks if task.name.startswith("preprocess-"))
     epoch = min(line.timestamp for line in log if "training: epoch" in line.message)
     moments = [states["Pending"], states["Running"], prepared, epoch]
@@ -68,7 +68,7 @@ def table(starts: list[Start]) -> str:
     return "\n".join([head, "| --- | ---: | ---: | ---: |", *rows]) + "\n"
 
 
-def test_soak_of_scheduled_runs(operator: Operator, promoted: FlowRun) -> None:
+def test_scheduled_runs_leave_nothing_behind(operator: Operator, promoted: FlowRun) -> None:
     """Each ends in its proper state; no process, temporary file or half a run is left by any."""
 
     def left() -> tuple[int, set[str]]:

@@ -15,8 +15,8 @@ from fmnist.registry.champion import read_champion
 from fmnist.registry.records import FORMAT, ChampionRecord, Manifest, to_json
 from fmnist.registry.runs import seal_run
 from fmnist.settings import GateSettings
-from tests.faults.enumeration import Laboratory, proxy_of
-from tests.faults.proxy import Point
+from tests.faults.enumeration import Laboratory
+from tests.faults.proxy import Point, Proxy
 from tests.faults.scenarios import ORIGIN, Place, environment_of, test_set_in
 from tests.support import records
 from tests.support.processes import S3Server, new_bucket
@@ -42,15 +42,11 @@ def requests_of_publication(
     test = test_set_in(laboratory.material)
     evaluation = evaluate(test.score(model), test.labels, test.class_names)
     context = GateContext(len(test.labels), generation=past)
-    run = replace(
-        records.run(),
-        data=ORIGIN,
-        evaluation=evaluation,
-        verdict=decide(evaluation, _GATE, context),
-    )
+    verdict = decide(evaluation, _GATE, context)
+    run = replace(records.run(), data=ORIGIN, evaluation=evaluation, verdict=verdict)
     _seal(sealed, model)
     point = Point()
-    with proxy_of(server) as proxy:
+    with Proxy(server.endpoint) as proxy:
         proxy.points["p0"] = point
         through = replace(server, endpoint=proxy.endpoint)
         store = Place(direct.url, environment_of(through)).open()
@@ -71,10 +67,8 @@ def _seal(folder: Path, model: bytes) -> None:
 
 def _fill(laboratory: Laboratory, place: Place, past: int) -> None:
     """Runs that were promoted one after the other, but for the history, which nobody may need."""
-    history = [
-        replace(records.champion(f"past-{number}"), generation=number)
-        for number in range(1, past + 1)
-    ]
+    generations = range(1, past + 1)
+    history = [replace(records.champion(f"past-{n}"), generation=n) for n in generations]
     parts = [history[first::_AT_ONCE] for first in range(_AT_ONCE)]
     filled = [laboratory.helpers.submit(_store_runs, place, part) for part in parts]
     for part in wait(filled).done:

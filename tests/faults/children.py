@@ -58,7 +58,7 @@ def hasten(read_timeout: float = 30.0) -> None:
 
 
 def attempt(
-    name: str, place: Place, folder: Path, outcome: Path, read_timeout: float, *, stopped: bool
+    name: str, place: Place, folder: Path, outcome: Path, read_timeout: float, stopped: bool
 ) -> None:
     """Act a scenario, and write to a file how that ended; `stopped` until somebody looks on."""
     random.seed(0)

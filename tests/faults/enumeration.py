@@ -10,14 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Self, TypeVar
 
-from fmnist.registry import keys
 from tests.faults.children import DONE, attempt, forkserver
 from tests.faults.proxy import LONGEST_WAIT, Fault, Point, Proxy
 from tests.faults.scenarios import Place, environment_of, examine, make, prepare
@@ -49,16 +47,15 @@ class Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, with their total."""
+    steps, points = sum(row.steps for row in rows), sum(row.points for row in rows)
+    total = Row("all", "all", steps, points, tuple(itertools.chain(*(row.broken for row in rows))))
     lines = [
         "| store | scenario | requests or calls | points | broken |",
         "|---|---|---:|---:|---:|",
-        *(
-            f"| {row.store} | {row.scenario} | {row.steps} | {row.points} | {len(row.broken)} |"
-            for row in rows
-        ),
-        f"| all | all | {sum(row.steps for row in rows):,} | "
-        f"{sum(row.points for row in rows):,} | {sum(len(row.broken) for row in rows)} |",
     ]
+    for row in (*rows, total):
+        figures = f"{row.steps:,} | {row.points:,} | {len(row.broken)}"
+        lines.append(f"| {row.store} | {row.scenario} | {figures} |")
     return "\n".join(lines)
 
 
@@ -81,10 +78,10 @@ class Laboratory:
         """End the processes."""
         self.helpers.shutdown()
 
-    def on_server(self, server: S3Server, kind: str, scenario: str, each: int = 1) -> Row:
-        """Try each fault at each request of a scenario; or those at the head, and each nth other."""
+    def on_server(self, server: S3Server, kind: str, scenario: str) -> Row:
+        """Try each fault at each request of a scenario."""
         bucket = new_bucket(server)
-        with proxy_of(server) as proxy:
+        with Proxy(server.endpoint) as proxy:
 
             def run(point: Point) -> tuple[str, str]:
                 return self._try_on_server(scenario, server, bucket, proxy, point)
@@ -92,13 +89,8 @@ class Laboratory:
             dry = Point()
             _expect_success(run(dry))
             requests = list(dry.requests)
-            points = [
-                Point(number, fault)
-                for place, (number, fault) in enumerate(
-                    itertools.product(range(1, len(requests) + 1), Fault)
-                )
-                if place % each == 0 or _writes_head(requests[number - 1])
-            ]
+            numbers = range(1, len(requests) + 1)
+            points = list(itertools.starmap(Point, itertools.product(numbers, Fault)))
 
             def judged(point: Point) -> str:
                 assert point.fault
@@ -108,10 +100,8 @@ class Laboratory:
                     wrong = wrong or "the request did not come"
                 if not wrong and ended != DONE and not point.fault.outlasts_retries:
                     wrong = f"not got over: {ended}"
-                request = requests[point.number - 1]
-                return wrong and (
-                    f"{kind}, {scenario}, request {point.number} ({request}), {point.fault}: {wrong}"
-                )
+                request = f"request {point.number} ({requests[point.number - 1]})"
+                return wrong and f"{kind}, {scenario}, {request}, {point.fault}: {wrong}"
 
             return self._row(kind, scenario, len(requests), points, judged)
 
@@ -134,16 +124,12 @@ class Laboratory:
         wrong = self.helpers.submit(examine, scenario, direct, self.material).result()
         return _ended(outcome), wrong
 
-    def in_folder(self, scenario: str, each: int = 1) -> Row:
-        """Try a kill and each error at each system call that changes a file; or as `on_server`."""
+    def in_folder(self, scenario: str) -> Row:
+        """Try a kill and each error at each system call that changes a file."""
         ended, wrong, trace = self._try_in_folder(scenario, None)
         _expect_success((ended, wrong))
         calls = list(_changing_calls(trace))
-        points = [
-            (call, fault)
-            for place, (call, fault) in enumerate(itertools.product(calls, (_KILL, *_ERRORS)))
-            if place % each == 0 or keys.CHAMPION in call.line
-        ]
+        points = list(itertools.product(calls, (_KILL, *_ERRORS)))
 
         def judged(point: tuple["_Call", str]) -> str:
             call, fault = point
@@ -183,11 +169,8 @@ class Laboratory:
     def _start(
         self, scenario: str, place: Place, outcome: Path, timeout: float, *, stopped: bool
     ) -> BaseProcess:
-        victim = self.context.Process(
-            target=attempt,
-            args=(scenario, place, self.material, outcome, timeout),
-            kwargs={"stopped": stopped},
-        )
+        arguments = (scenario, place, self.material, outcome, timeout, stopped)
+        victim = self.context.Process(target=attempt, args=arguments)
         victim.start()
         return victim
 
@@ -202,21 +185,6 @@ class Laboratory:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             broken = tuple(filter(None, pool.map(judged, points)))
         return Row(kind, scenario, steps, len(points), broken)
-
-
-@contextmanager
-def proxy_of(server: S3Server) -> Iterator[Proxy]:
-    """A proxy that serves, in front of a server."""
-    proxy = Proxy(server.endpoint)
-    proxy.start()
-    try:
-        yield proxy
-    finally:
-        proxy.stop()
-
-
-def _writes_head(request: str) -> bool:
-    return request.startswith("PUT") and keys.CHAMPION in request
 
 
 def _expect_success(found: tuple[str, str]) -> None:

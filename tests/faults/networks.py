@@ -24,7 +24,7 @@ _SLOPE = 0.1  # of our LeakyReLU
 
 
 def scorer(images: Bytes) -> Callable[[bytes], npt.NDArray[np.float32]]:
-    """What scores the bytes of a network's file on these images, as `fmnist.training.model_file.scorer` does."""
+    """What `scorer` of `fmnist.training.model_file` gives, for files of this module's networks."""
     pixels = images.reshape(len(images), -1).astype(np.float32) / 255
 
     def score(content: bytes) -> npt.NDArray[np.float32]:

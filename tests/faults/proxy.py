@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 from urllib.parse import unquote, urlsplit
 
 LONGEST_WAIT = 60
@@ -69,23 +70,22 @@ class Point:
 
 
 class Proxy:
-    """A proxy in front of one server; `endpoint` is where its clients find it."""
+    """A proxy in front of one server; `endpoint` is where its clients find it, in a `with`."""
 
     def __init__(self, upstream: str) -> None:
         self.points: dict[str, Point] = {}
-        self._upstream = urlsplit(upstream).netloc
+        self.upstream = urlsplit(upstream).netloc
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def start(self) -> None:
-        """Serve, until `stop`."""
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
-        """End."""
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -102,9 +102,7 @@ class Proxy:
     @contextmanager
     def request(self, line: str) -> Iterator[tuple[Point, Fault | None]]:
         """Number a request by its method and target; gives its point, and what happens to it."""
-        point = next((self.points[name] for name in re.findall(r"p\d+", line)), None)
-        if point is None:
-            raise KeyError(line)
+        point = self.points[re.findall(r"p\d+", line)[0]]
         with self._lock:
             point.requests.append(line)
             number = len(point.requests)
@@ -118,10 +116,6 @@ class Proxy:
         finally:
             with self._lock:
                 point.under_way -= 1
-
-    def forward(self) -> http.client.HTTPConnection:
-        """A connection to the server itself."""
-        return http.client.HTTPConnection(self._upstream, timeout=LONGEST_WAIT)
 
 
 class _Server(ThreadingHTTPServer):
@@ -183,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ask_server(self, body: bytes) -> tuple[int, str, list[tuple[str, str]], bytes]:
         if self._upstream is None:
-            self._upstream = self.server.proxy.forward()
+            upstream = self.server.proxy.upstream
+            self._upstream = http.client.HTTPConnection(upstream, timeout=LONGEST_WAIT)
         server = self._upstream
         server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():

@@ -47,9 +47,8 @@ def race(
         ends = []
         for number in range(publishers):
             end, other = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_publisher, args=(number, place, rounds, attempts, barrier, other)
-            )
+            arguments = (number, place, rounds, attempts, barrier, other)
+            process = context.Process(target=_publisher, args=arguments)
             process.start()
             other.close()
             processes.callback(process.join)

@@ -13,7 +13,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ from fmnist.store.folder import FolderStore
 from tests.faults.networks import scorer
 from tests.support import records
 from tests.support.memory import MemoryStore
-from tests.support.processes import ROOT, S3Server
+from tests.support.processes import ROOT, S3Server, files_in
 
 FIRST = "20260101T000000Z-00000001"
 SECOND = "20260102T000000Z-00000002"
@@ -55,8 +55,8 @@ _SETTINGS = Settings(gate=GateSettings(champion="not_worse"))
 ORIGIN = DataOrigin("mirrors", official=True, sha256=OFFICIAL_SHA256)
 _BY = "tests/faults"
 
-
 Objects = Mapping[str, bytes]
+Act = Callable[[Store, Path], None]
 
 
 class Broken(AssertionError):
@@ -98,11 +98,11 @@ class Scenario:
     """
 
     start: str
-    act: Callable[[Store, Path], None]
+    act: Act
     old: str | None
     new: str | None
     moves: int
-    complete: frozenset[str]
+    complete: Set[str]
     judged: int
 
 
@@ -121,11 +121,14 @@ def _sealed(folder: Path, run_id: str) -> Path:
     return folder / run_id / "run"
 
 
-def _publish(run_id: str, store: Store, folder: Path) -> None:
-    run: Run = pickle.loads((folder / run_id / "run.pickle").read_bytes())
-    judge = _judge(run_id, store, folder)
-    record_use(store, judge.test_set.digest, run_id)
-    publish_run(run, _sealed(folder, run_id), judge)
+def _publish(run_id: str) -> Act:
+    def publish(store: Store, folder: Path) -> None:
+        run: Run = pickle.loads((folder / run_id / "run.pickle").read_bytes())
+        judge = _judge(run_id, store, folder)
+        record_use(store, judge.test_set.digest, run_id)
+        publish_run(run, _sealed(folder, run_id), judge)
+
+    return publish
 
 
 def _judge(run_id: str, store: Store, folder: Path) -> Judge:
@@ -147,46 +150,38 @@ def _count(store: Store, folder: Path) -> None:
 
 SCENARIOS = {
     "first promotion": Scenario(
-        "empty",
-        functools.partial(_publish, FIRST),
-        old=None, new=FIRST, moves=1, complete=frozenset({FIRST}), judged=1,
+        "empty", _publish(FIRST), None, FIRST, moves=1, complete={FIRST}, judged=1
     ),
     "replacement": Scenario(
-        "first",
-        functools.partial(_publish, SECOND),
-        old=FIRST, new=SECOND, moves=1, complete=frozenset({FIRST, SECOND}), judged=2,
+        "first", _publish(SECOND), FIRST, SECOND, moves=1, complete={FIRST, SECOND}, judged=2
     ),
     "replacement, decided again": Scenario(
         "first",
-        functools.partial(_publish, OVERTAKEN),
-        old=FIRST, new=OVERTAKEN, moves=1, complete=frozenset({FIRST, OVERTAKEN}), judged=2,
+        _publish(OVERTAKEN),
+        FIRST,
+        OVERTAKEN,
+        moves=1,
+        complete={FIRST, OVERTAKEN},
+        judged=2,
     ),
     "rejected run": Scenario(
-        "first",
-        functools.partial(_publish, POOR),
-        old=FIRST, new=FIRST, moves=0, complete=frozenset({FIRST, POOR}), judged=2,
+        "first", _publish(POOR), FIRST, FIRST, moves=0, complete={FIRST, POOR}, judged=2
     ),
     "publication after a failure": Scenario(
         "half of the second",
-        functools.partial(_publish, SECOND),
-        old=FIRST, new=SECOND, moves=1, complete=frozenset({FIRST, SECOND}), judged=2,
+        _publish(SECOND),
+        FIRST,
+        SECOND,
+        moves=1,
+        complete={FIRST, SECOND},
+        judged=2,
     ),
     "rollback": Scenario(
-        "second",
-        _roll_back,
-        old=SECOND, new=FIRST, moves=1, complete=frozenset({FIRST, SECOND}), judged=2,
+        "second", _roll_back, SECOND, FIRST, moves=1, complete={FIRST, SECOND}, judged=2
     ),
-    "prune": Scenario(
-        "third",
-        _prune,
-        old=THIRD, new=THIRD, moves=1, complete=frozenset({SECOND, THIRD}), judged=3,
-    ),
-    "count of uses": Scenario(
-        "first",
-        _count,
-        old=FIRST, new=FIRST, moves=0, complete=frozenset({FIRST}), judged=2,
-    ),
-}  # fmt: skip
+    "prune": Scenario("third", _prune, THIRD, THIRD, moves=1, complete={SECOND, THIRD}, judged=3),
+    "count of uses": Scenario("first", _count, FIRST, FIRST, moves=0, complete={FIRST}, judged=2),
+}
 
 
 # ---- making -------------------------------------------------------------------------------------
@@ -206,18 +201,17 @@ def make(folder: Path) -> None:
     contents = {"empty": dict(store.objects)}
     _finish(OVERTAKEN, store, folder)
     _finish(FIRST, store, folder)
-    _publish(FIRST, store, folder)
+    _publish(FIRST)(store, folder)
     contents["first"] = dict(store.objects)
     _finish(POOR, store, folder)
     _finish(SECOND, store, folder)
-    _publish(SECOND, store, folder)
+    _publish(SECOND)(store, folder)
     contents["second"] = dict(store.objects)
-    half = sorted(key for key in store.objects if SECOND in key and not key.endswith(keys.MANIFEST))
-    contents["half of the second"] = contents["first"] | {
-        key: store.objects[key] for key in half[: len(half) // 2]
-    }
+    files = sorted(key for key in store.objects if SECOND in key and keys.MANIFEST not in key)
+    half = {key: store.objects[key] for key in files[: len(files) // 2]}
+    contents["half of the second"] = contents["first"] | half
     _finish(THIRD, store, folder)
-    _publish(THIRD, store, folder)
+    _publish(THIRD)(store, folder)
     contents["third"] = dict(store.objects)
     (folder / "contents.pickle").write_bytes(pickle.dumps(contents))
 
@@ -270,12 +264,9 @@ def _contents(folder: Path) -> Mapping[str, Objects]:
 def _files(folder: Path) -> Objects:
     """Every file that any run may have in a store, by its key."""
     return {
-        f"{keys.of_run(run_id)}/{path.relative_to(_sealed(folder, run_id)).as_posix()}": (
-            path.read_bytes()
-        )
+        f"{keys.of_run(run_id)}/{name}": (_sealed(folder, run_id) / name).read_bytes()
         for run_id in _NETWORKS
-        for path in _sealed(folder, run_id).rglob("*")
-        if path.is_file()
+        for name in files_in(_sealed(folder, run_id))
     }
 
 
@@ -348,7 +339,9 @@ def _check_readable(
     gone = {run for run in _NETWORKS if any(f"/{run}/" in key for key in found)} - scenario.complete
     if finished and gone:
         raise Broken(f"there is something left of {sorted(gone)}")
-    _check_count(found, before, scenario, finished=finished)
+    judged = _judged(found)
+    if judged not in ({scenario.judged} if finished else {_judged(before), scenario.judged}):
+        raise Broken(f"the test set has judged {judged} models")
 
 
 def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes]) -> Objects:
@@ -380,13 +373,9 @@ def _check_champion(store: Store, current: ChampionRecord, folder: Path) -> None
     champion, files = read_champion(store)
     if champion != current:
         raise Broken(f"the champion read is {champion}, the record is {current}")
-    key = keys.of_run(current.run_id)
-    published = {
-        name.removeprefix(f"{key}/"): content
-        for name, content in _files(folder).items()
-        if name.startswith(f"{key}/")
-    }
-    if files != published:
+    prefix, everything = f"{keys.of_run(current.run_id)}/", _files(folder)
+    published = {key: content for key, content in everything.items() if key.startswith(prefix)}
+    if {f"{prefix}{name}": content for name, content in files.items()} != published:
         raise Broken(f"the champion {current.run_id} is not the one that was published")
 
 
@@ -411,7 +400,7 @@ def _check_history(store: Store, current: ChampionRecord | None, found: Objects)
         raise Broken(f"{copy} is not the champion record: the history has a branch")
 
 
-def _complete_runs(store: Store, found: Objects) -> Collection[str]:
+def _complete_runs(store: Store, found: Objects) -> Set[str]:
     """The runs that have a manifest, each of which must be complete."""
     complete = set()
     for run_id in list_run_ids(store):
@@ -428,14 +417,7 @@ def _complete_runs(store: Store, found: Objects) -> Collection[str]:
     return complete
 
 
-def _check_count(found: Objects, before: Objects, scenario: Scenario, *, finished: bool) -> None:
-    counts = {
-        objects.get(key): from_json(TestSetUsage, objects[key], key).models
-        for objects in (before, found)
-        for key in objects
-        if key.startswith("test-sets/")
-    }
-    earlier = next((counts[content] for key, content in before.items() if content in counts), 0)
-    now = next((counts[content] for key, content in found.items() if content in counts), 0)
-    if now not in ({scenario.judged} if finished else {earlier, scenario.judged}):
-        raise Broken(f"the test set has judged {now} models")
+def _judged(objects: Objects) -> int:
+    """How many models the test set has judged; there is only one."""
+    usages = [(key, content) for key, content in objects.items() if key.startswith("test-sets/")]
+    return sum(from_json(TestSetUsage, content, key).models for key, content in usages)

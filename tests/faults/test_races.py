@@ -9,7 +9,7 @@ from tests.faults.scenarios import Place
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_of_32_publishers_exactly_one_wins_each_of_100_rounds(
+def test_exactly_one_of_32_publishers_wins_each_of_100_rounds(
     place: Place, laboratory: Laboratory
 ) -> None:
     """One winner for each generation, clean errors for the rest, a history without gap or branch."""

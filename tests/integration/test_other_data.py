@@ -1,9 +1,7 @@
 """Other images and other classes, by settings alone: the real flow trains, judges and publishes."""
 
-import gzip
 import json
 import shutil
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +12,11 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.train import main
 from fmnist import load_champion
-from fmnist.data.cache import sha256_of
-from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Bytes
+from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
 from fmnist.errors import ExitCode
 from fmnist.registry.champion import current_champion
 from fmnist.store.folder import FolderStore
+from tests.support.mirrors import idx, with_sums, write
 from tests.support.records import learnable_images
 
 FIVE = ("square", "circle", "cross", "star", "moon")
@@ -50,22 +48,15 @@ class Published:
         return (self.folder / "report.md").read_text()
 
 
-def write_idx(array: Bytes, path: Path) -> None:
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes()))
-
-
 def data_set(folder: Path, shape: tuple[int, int], names: tuple[str, ...]) -> DataSet:
-    folder.mkdir()
+    contents = {}
     for count, seed, images, labels in (
         (3000, 1, TRAIN_IMAGES, TRAIN_LABELS),
         (800, 2, TEST_IMAGES, TEST_LABELS),
     ):
         made = learnable_images(count, shape, len(names), seed)
-        write_idx(made.images, folder / images)
-        write_idx(made.labels, folder / labels)
-    sums = [f"{sha256_of(path)}  {path.name}\n" for path in folder.iterdir()]
-    (folder / "SHA256SUMS").write_text("".join(sums))
+        contents |= {images: idx(made.images), labels: idx(made.labels)}
+    write(with_sums(contents), folder)
     return DataSet(folder, shape, names)
 
 
@@ -79,13 +70,13 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     """Images of 32 x 32 pixels in five classes."""
-    return data_set(tmp_path_factory.mktemp("five") / "data", (32, 32), FIVE)
+    return data_set(tmp_path_factory.mktemp("five"), (32, 32), FIVE)
 
 
 @pytest.fixture(scope="module")
 def twenty(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     """Images of 28 x 28 pixels in twenty classes."""
-    return data_set(tmp_path_factory.mktemp("twenty") / "data", (28, 28), TWENTY)
+    return data_set(tmp_path_factory.mktemp("twenty"), (28, 28), TWENTY)
 
 
 def publish(data: DataSet, store: Path, *options: str, names: tuple[str, ...] = ()) -> Published:
@@ -142,7 +133,7 @@ def test_other_data_are_learned_published_and_compared(
 @pytest.mark.parametrize(
     ("policy", "code"), [("not_worse", ExitCode.REJECTED), ("off", ExitCode.OK)]
 )
-def test_a_champion_for_other_images_is_not_comparable(
+def test_a_champion_for_other_images_cannot_be_compared(
     policy: str, code: ExitCode, champion: Published, twenty: DataSet, store: Path
 ) -> None:
     """The report says what it takes; the run is rejected only where a comparison is required."""
@@ -156,9 +147,7 @@ def test_a_champion_for_other_images_is_not_comparable(
     assert current.run_id == (run if code is ExitCode.OK else champion).folder.name
 
 
-def test_a_champion_of_other_class_names_is_shown_and_does_not_decide(
-    five: DataSet, store: Path
-) -> None:
+def test_a_champion_with_other_class_names_does_not_decide(five: DataSet, store: Path) -> None:
     """Under new names the same images are no proof, so the strictest policy is not applied."""
     renamed = tuple(name.upper() for name in five.names)
     run = publish(five, store, "--gate.champion", "better", names=renamed)

@@ -46,7 +46,7 @@ def start(folder: Path, program: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_jobs_end_before_the_worker_which_takes_no_new_one_meanwhile(
+def test_jobs_end_before_the_worker_which_takes_no_new_job_meanwhile(
     tmp_path: Path, number: int
 ) -> None:
     """The signal reaches the job first, and the worker is suspended until the job has ended."""

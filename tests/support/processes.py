@@ -20,12 +20,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-IN_CI = bool(os.environ.get("CI"))
-
-
 def unavailable(reason: str) -> None:
     """Skip on a user's machine; fail in CI, where everything must be there."""
-    if IN_CI:
+    if os.environ.get("CI"):
         pytest.fail(f"in CI nothing may be missing: {reason}")
     pytest.skip(reason)
 
@@ -76,8 +73,7 @@ def free_port() -> int:
     """A TCP port of the loopback address that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

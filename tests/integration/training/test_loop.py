@@ -12,15 +12,9 @@ from fmnist.data.records import FetchedData, LabelledImages
 from fmnist.data.split import split
 from fmnist.errors import ExitCode, StoreError, TrainingError
 from fmnist.settings import ModelSettings, SplitSettings, TrainingSettings
+from fmnist.training import loop
 from fmnist.training.augmentation import erasing_masks, shift
 from fmnist.training.calibration import fit_temperature
-from fmnist.training.loop import (
-    EpochTrainer,
-    adam,
-    full_epoch,
-    learning_rate_schedule,
-    train_network,
-)
 from fmnist.training.masks import PooledDropout
 from fmnist.training.model_file import load_model, predict
 from fmnist.training.network import build
@@ -39,14 +33,14 @@ def sets(real_data: FetchedData) -> Sets:
 
 
 def train(sets: Sets, settings: TrainingSettings, path: Path) -> TrainingResult:
-    return train_network(*sets, 10, ModelSettings(), settings, path)
+    return loop.train_network(*sets, 10, ModelSettings(), settings, path)
 
 
 def weights(path: Path) -> list[bytes]:
     return [weight.tobytes() for weight in load_model(path).get_weights()]
 
 
-def test_it_learns(sets: Sets, tmp_path: Path) -> None:
+def test_a_short_training_learns(sets: Sets, tmp_path: Path) -> None:
     """After a few epochs on a few real images it classifies most of them correctly."""
     result = train(sets, SHORT.model_copy(update={"epochs": 8}), tmp_path / "a.keras")
     assert result.best.val_accuracy > 0.75
@@ -83,7 +77,9 @@ def test_training_stops_when_validation_no_longer_improves(sets: Sets, tmp_path:
 def test_every_epoch_is_reported_as_it_ends(sets: Sets, tmp_path: Path) -> None:
     """The reports are the history."""
     seen: list[Epoch] = []
-    result = train_network(*sets, 10, ModelSettings(), SHORT, tmp_path / "a.keras", seen.append)
+    result = loop.train_network(
+        *sets, 10, ModelSettings(), SHORT, tmp_path / "a.keras", seen.append
+    )
     assert tuple(seen) == result.history
     assert all(epoch.total == 3 and epoch.seconds > 0 for epoch in seen)
 
@@ -91,9 +87,8 @@ def test_every_epoch_is_reported_as_it_ends(sets: Sets, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_training(sets: Sets, tmp_path: Path) -> None:
     """A recipe that diverges is an error that says what to change, and no file is left."""
     diverging = SHORT.model_copy(update={"learning_rate": 1.0, "weight_decay": 10.0, "epochs": 20})
-    with pytest.raises(
-        TrainingError, match=r"no longer finite in epoch \d+ of 20; lower"
-    ) as caught:
+    message = r"no longer finite in epoch \d+ of 20; lower"
+    with pytest.raises(TrainingError, match=message) as caught:
         train(sets, diverging, tmp_path / "a.keras")
     assert caught.value.exit_code is ExitCode.TRAINING
     assert not (tmp_path / "a.keras").exists()
@@ -108,7 +103,7 @@ def test_a_file_that_cannot_be_written_is_a_store_error(sets: Sets, tmp_path: Pa
 def test_the_learning_rate_warms_up_and_then_only_falls_to_zero() -> None:
     """It rises in a line to the highest rate, then falls along a cosine to 0 at the end."""
     settings = TrainingSettings(epochs=10, learning_rate=0.01, warmup_fraction=0.1)
-    schedule = learning_rate_schedule(settings, steps=20)
+    schedule = loop.learning_rate_schedule(settings, steps=20)
     rates = [float(schedule(step)) for step in range(201)]
     assert max(rates) == rates[20] == pytest.approx(0.01)
     assert all(a < b for a, b in pairwise(rates[:21]))
@@ -120,34 +115,32 @@ def test_the_learning_rate_warms_up_and_then_only_falls_to_zero() -> None:
 def test_the_validation_figures_are_those_of_plain_keras(sets: Sets, tmp_path: Path) -> None:
     """The compiled epoch's validation equals what `evaluate` of the plain network gives."""
     network = build(ModelSettings(), (28, 28), 10)
-    trainer = EpochTrainer(network, SHORT, 256)
-    trainer.compile(optimizer=adam(0.001, 0.0))
-    history = trainer.fit(full_epoch(*sets), epochs=1, verbose=0).history
+    trainer = loop.EpochTrainer(network, SHORT, 256)
+    trainer.compile(optimizer=loop.adam(0.001, 0.0))
+    history = trainer.fit(loop.full_epoch(*sets), epochs=1, verbose=0).history
     network.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     loss, accuracy = network.evaluate(sets[1].images, sets[1].labels, verbose=0)
     assert history["val_loss"][0] == pytest.approx(loss, rel=1e-4)
     assert history["val_accuracy"][0] == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_a_step_without_dropout_and_augmentation_is_the_step_plain_keras_makes(sets: Sets) -> None:
+def test_without_dropout_and_augmentation_a_step_is_that_of_plain_keras(sets: Sets) -> None:
     """One compiled epoch of one batch gives the weights that `train_on_batch` gives."""
-    settings = SHORT.model_copy(
-        update={"shift_fraction": 0.0, "max_erase_size": 0, "batch_size": 4000}
-    )
+    settings = SHORT.model_copy(update={"shift_fraction": 0.0, "max_erase_size": 0})
     plain = ModelSettings(dropout=(0.0, 0.0, 0.0))
     keras.utils.set_random_seed(0)
     ours, stock = (build(plain, (28, 28), 10) for _ in range(2))
     stock.set_weights(ours.get_weights())
-    trainer = EpochTrainer(ours, settings, 4000)
+    trainer = loop.EpochTrainer(ours, settings, 4000)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1))
-    trainer.fit(full_epoch(*sets), epochs=1, verbose=0)
+    trainer.fit(loop.full_epoch(*sets), epochs=1, verbose=0)
     stock.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     stock.train_on_batch(sets[0].images.astype(np.float32), sets[0].labels)
     for mine, theirs in zip(ours.get_weights(), stock.get_weights(), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-5)
 
 
-def test_shifting_moves_an_equal_share_in_each_direction_and_leaves_the_rest() -> None:
+def test_an_equal_share_is_shifted_in_each_direction() -> None:
     """Of 16 images half are shifted by one pixel, one in each direction; no pixel changes value."""
     images = np.random.default_rng(0).integers(1, 256, (16, 28, 28)).astype(np.uint8)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))

@@ -30,11 +30,8 @@ from tests.support.processes import ROOT
 
 FOLDER = ROOT / "deployments"
 TEMPLATES = {path.stem: json.loads(path.read_text()) for path in (FOLDER / "pools").glob("*.json")}
-DEPLOYMENTS = [
-    deployment
-    for deployment in yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"]
-    if deployment["work_pool"]["name"] in TEMPLATES
-]
+DEPLOYMENTS = yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"]
+IN_CONTAINERS = [each for each in DEPLOYMENTS if each["work_pool"]["name"] in TEMPLATES]
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 CLUSTER = list(yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text()))
 NEWEST = kubernetes_validate.latest_version()
@@ -42,6 +39,7 @@ NEWEST = kubernetes_validate.latest_version()
 # The settings of the made-up worker hold a password beside a whole address.
 pytestmark = pytest.mark.filterwarnings("ignore:PREFECT_SERVER_DATABASE_PASSWORD is set")
 
+each_pool = pytest.mark.parametrize("pool", TEMPLATES)
 WRITABLE = "/var/lib/fmnist"
 SERVER = "http://worker-sees.example:4200/api"
 
@@ -76,13 +74,10 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def rendered(kind: type, pool: str, **variables: object) -> Any:
+def rendered(kind: Any, pool: str, **variables: object) -> Any:
     """What a worker makes of a run on that pool, before it starts the job."""
-    configuration: Any = asyncio.run(
-        kind.from_template_and_values(  # type: ignore[attr-defined]
-            copy.deepcopy(TEMPLATES[pool]), variables
-        )
-    )
+    template = copy.deepcopy(TEMPLATES[pool])
+    configuration: Any = asyncio.run(kind.from_template_and_values(template, variables))
     configuration.prepare_for_flow_run(
         FlowRun(flow_id=uuid4(), name="nobodys-run"),
         deployment=DeploymentResponse(flow_id=uuid4(), name="weekly"),
@@ -104,28 +99,22 @@ def job_container(**variables: object) -> Any:
     return only
 
 
-def variables_of(container: Any) -> dict[str, str]:
-    """The plain environment variables of a Kubernetes container; none stands twice."""
-    names = [entry["name"] for entry in container["env"]]
-    assert len(names) == len(set(names))
-    return {entry["name"]: entry["value"] for entry in container["env"]}
-
-
 def docker_request(**variables: object) -> Any:
     """What the Docker worker asks of the Docker engine, in the terms of its API."""
     configuration = rendered(DockerWorkerJobConfiguration, "docker", **variables)
     engine: Any = SimpleNamespace(version=lambda: {"Version": "28.0.0"})
-    settings = DockerWorker(work_pool_name="docker")._build_container_settings(
-        engine, configuration
-    )
+    worker = DockerWorker(work_pool_name="docker")
+    settings = worker._build_container_settings(engine, configuration)
     return _create_container_args(settings | {"version": "1.48"})
 
 
 def environment_of(pool: str, **variables: object) -> dict[str, str]:
-    """The plain environment variables of the pool's job."""
-    if pool == "kubernetes":
-        return variables_of(job_container(**variables))
-    environment: dict[str, str] = docker_request(**variables)["environment"]
+    """The plain environment variables of the pool's job; none stands twice."""
+    if pool == "docker":
+        return dict(docker_request(**variables)["environment"])
+    entries = job_container(**variables)["env"]
+    environment = {entry["name"]: entry["value"] for entry in entries}
+    assert len(environment) == len(entries)
     return environment
 
 
@@ -134,7 +123,7 @@ def test_each_pool_of_containers_has_a_template() -> None:
     assert set(TEMPLATES) == set(setup.POOLS.values()) - {"process"}
 
 
-@pytest.mark.parametrize("pool", TEMPLATES)
+@each_pool
 def test_the_template_is_accepted_by_prefect(pool: str) -> None:
     """The server's own checks accept the schema and each default."""
     validate_base_job_template(TEMPLATES[pool])
@@ -146,8 +135,8 @@ def test_the_template_is_accepted_by_prefect(pool: str) -> None:
         validate({"image": 1}, schema, raise_on_error=True)
 
 
-@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
-def test_what_a_deployment_chooses_is_known_to_its_pool(deployment: Any) -> None:
+@pytest.mark.parametrize("deployment", IN_CONTAINERS, ids=lambda deployment: deployment["name"])
+def test_the_pool_knows_every_variable_that_a_deployment_sets(deployment: Any) -> None:
     """Each variable has the name and the type that the template asks for."""
     schema = TEMPLATES[deployment["work_pool"]["name"]]["variables"]
     chosen = deployment["work_pool"].get("job_variables", {})
@@ -155,7 +144,7 @@ def test_what_a_deployment_chooses_is_known_to_its_pool(deployment: Any) -> None
     assert chosen.keys() <= schema["properties"].keys()
 
 
-@pytest.mark.parametrize("pool", TEMPLATES)
+@each_pool
 def test_each_variable_is_described_and_has_an_effect(pool: str) -> None:
     """A form shows what each field means, and no field is useless."""
     variables = TEMPLATES[pool]["variables"]["properties"]
@@ -165,7 +154,7 @@ def test_each_variable_is_described_and_has_an_effect(pool: str) -> None:
         assert variable["title"] and variable["description"].endswith("."), name
 
 
-@pytest.mark.parametrize("pool", TEMPLATES)
+@each_pool
 @pytest.mark.parametrize("name", ["image", "store_url", "s3_region", "command", "name"])
 def test_a_variable_of_the_run_replaces_the_default(pool: str, name: str) -> None:
     """A variable chosen for one run reaches its job."""
@@ -173,7 +162,7 @@ def test_a_variable_of_the_run_replaces_the_default(pool: str, name: str) -> Non
     assert "chosen" in json.dumps(render(**{name: "chosen"}))
 
 
-@pytest.mark.parametrize("pool", TEMPLATES)
+@each_pool
 def test_the_job_knows_its_store_and_sends_heartbeats(pool: str) -> None:
     """Plain variables name the store; heartbeats are on, so that a killed job is noticed."""
     expected = {
@@ -188,7 +177,7 @@ def test_the_job_knows_its_store_and_sends_heartbeats(pool: str) -> None:
     assert "PREFECT_HOME" not in environment
 
 
-@pytest.mark.parametrize("pool", TEMPLATES)
+@each_pool
 def test_extra_variables_keep_those_of_the_template(pool: str) -> None:
     """A run may have more environment; AWS itself needs no address."""
     environment = environment_of(pool, s3_endpoint=None, env={"FMNIST_TRAINING__EPOCHS": "3"})
@@ -236,29 +225,19 @@ def test_the_job_is_valid_for_kubernetes() -> None:
         kubernetes_validate.validate(job, NEWEST, strict=True)
 
 
-@pytest.mark.parametrize(
-    ("where", "name", "value"),
-    [
-        (["spec"], "backofLimit", 0),
-        (["spec"], "ttlSecondsAfterFinished", "week"),
-        (["spec", "template", "spec"], "restart", "Never"),
-        (["spec", "template", "spec", "containers", 0], "resource", {}),
-        (["spec", "template", "spec", "containers", 0, "securityContext"], "readOnlyRoot", True),
-    ],
-)
-def test_the_check_finds_mistakes_in_the_job(where: list[Any], name: str, value: object) -> None:
-    """It refuses a misspelt field and a value of the wrong type."""
-    job = of_kubernetes(manifest())
-    place = job
-    for step in where:
-        place = place[step]
-    place[name] = value
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(job, NEWEST, strict=True)
+def test_the_check_finds_mistakes_in_the_job() -> None:
+    """It refuses a misspelt field, however deep, and a value of the wrong type."""
+    misspelt, mistyped = of_kubernetes(manifest()), of_kubernetes(manifest())
+    container = misspelt["spec"]["template"]["spec"]["containers"][0]
+    container["securityContext"]["readOnlyRoot"] = True
+    mistyped["spec"]["ttlSecondsAfterFinished"] = "week"
+    for job in (misspelt, mistyped):
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(job, NEWEST, strict=True)
 
 
 @pytest.mark.parametrize("resource", CLUSTER, ids=lambda resource: resource["kind"])
-def test_what_is_made_in_the_cluster_beforehand_is_valid(resource: Any) -> None:
+def test_the_resources_of_the_cluster_are_valid(resource: Any) -> None:
     """Namespace and volume claim pass the same check."""
     assert kubernetes_validate.validate(resource, NEWEST, strict=True)
 
@@ -272,13 +251,13 @@ def test_the_job_runs_once_and_is_cleaned_up() -> None:
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 60
 
 
-def test_the_job_and_its_pod_run_the_flow_and_say_so() -> None:
+def test_the_job_runs_the_flow_and_carries_its_labels() -> None:
     """The image has no entrypoint: the arguments are the program; the labels name the run."""
     job = manifest(labels={"team": "a"})
     container = job["spec"]["template"]["spec"]["containers"][0]
     assert "command" not in container
     assert container["args"] == ["prefect", "flow-run", "execute"]
-    run = variables_of(container)["PREFECT__FLOW_RUN_ID"]
+    run = next(each["value"] for each in container["env"] if each["name"] == "PREFECT__FLOW_RUN_ID")
     for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
         assert labels["prefect.io/flow-run-id"] == run
         assert labels["prefect.io/deployment-name"] == "weekly"
@@ -288,7 +267,7 @@ def test_the_job_and_its_pod_run_the_flow_and_say_so() -> None:
     assert container["imagePullPolicy"] == "IfNotPresent"
 
 
-def test_the_job_in_kubernetes_has_what_it_needs_and_no_more() -> None:
+def test_the_job_in_kubernetes_has_bounded_resources() -> None:
     """Cores and memory are requested and limited, above the job's peak of 1.2 GB."""
     assert job_container()["resources"] == {
         "requests": {"cpu": "2", "memory": "1536Mi"},
@@ -314,26 +293,19 @@ def test_the_job_in_kubernetes_has_no_rights() -> None:
     assert pod()["automountServiceAccountToken"] is False
     # Otherwise each service of the namespace adds variables, and one called fmnist adds settings.
     assert pod()["enableServiceLinks"] is False
-    (namespace,) = (resource for resource in CLUSTER if resource["kind"] == "Namespace")
+    namespace = next(resource for resource in CLUSTER if resource["kind"] == "Namespace")
     assert namespace["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 def test_the_job_in_kubernetes_can_write_where_it_must() -> None:
-    """The claim is mounted on the image's writable folder, the one place for files of any kind."""
-    (volume,) = pod()["volumes"]
-    (mount,) = job_container()["volumeMounts"]
+    """The cluster's claim is mounted on the image's writable folder, and in the job's namespace."""
+    (volume,), (mount,) = pod()["volumes"], job_container()["volumeMounts"]
     assert mount == {"name": volume["name"], "mountPath": WRITABLE}
     assert volume["persistentVolumeClaim"] == {"claimName": "fmnist-cache"}
-
-
-def test_what_the_job_refers_to_is_what_is_made_beforehand() -> None:
-    """Namespace and claim have the same names in the cluster's file and in the job."""
-    namespace, claim = (
-        next(resource["metadata"] for resource in CLUSTER if resource["kind"] == kind)
-        for kind in ("Namespace", "PersistentVolumeClaim")
-    )
-    assert manifest()["metadata"]["namespace"] == namespace["name"] == claim["namespace"]
-    assert pod()["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["name"]
+    of_kind = {resource["kind"]: resource["metadata"] for resource in CLUSTER}
+    claim = of_kind["PersistentVolumeClaim"]
+    assert claim["name"] == "fmnist-cache"
+    assert manifest()["metadata"]["namespace"] == of_kind["Namespace"]["name"] == claim["namespace"]
 
 
 def test_secrets_reach_the_job_by_reference() -> None:
@@ -347,21 +319,17 @@ def test_secrets_reach_the_job_by_reference() -> None:
         {"secretRef": {"name": "fmnist-prefect", "optional": True}},
     ]
     # `env` would take precedence over the secret.
-    assert not variables_of(job_container()).keys() & (SECRET_SETTINGS.keys() | STORE_KEYS.keys())
-
-
-def test_no_secret_of_the_worker_is_in_the_manifest() -> None:
-    """None of the secrets the worker knows."""
+    assert not environment_of("kubernetes").keys() & (SECRET_SETTINGS.keys() | STORE_KEYS.keys())
+    # Nor is any secret that the worker knows elsewhere in the job.
     assert len(SECRET_SETTINGS) > len(LOGIN)
-    text = json.dumps(manifest())
-    assert "Nobodys" not in text
+    assert "Nobodys" not in json.dumps(manifest())
 
 
 def test_the_job_uses_the_workers_server_unless_told_otherwise() -> None:
     """Inside the cluster the address is the same; a worker outside may use a different one."""
-    assert variables_of(job_container())["PREFECT_API_URL"] == SERVER
+    assert environment_of("kubernetes")["PREFECT_API_URL"] == SERVER
     other = "http://prefect:4200/api"
-    assert variables_of(job_container(prefect_api_url=other))["PREFECT_API_URL"] == other
+    assert environment_of("kubernetes", prefect_api_url=other)["PREFECT_API_URL"] == other
 
 
 def test_the_container_runs_the_flow() -> None:
@@ -383,9 +351,8 @@ def test_the_keys_of_the_store_are_a_file_mounted_read_only() -> None:
     (file,) = (bind for bind in request["host_config"]["Binds"] if bind.endswith(":ro"))
     assert file == "/etc/fmnist/aws-credentials:/run/secrets/aws-credentials:ro"
     assert request["environment"]["AWS_SHARED_CREDENTIALS_FILE"] == file.split(":")[1]
-    for key in STORE_KEYS:
-        assert key not in json.dumps(request)
-    assert not any(value in json.dumps(request) for value in STORE_KEYS.values())
+    for word in (*STORE_KEYS, *STORE_KEYS.values()):
+        assert word not in json.dumps(request)
 
 
 def test_the_container_gets_the_login_and_no_other_secret() -> None:
@@ -396,23 +363,18 @@ def test_the_container_gets_the_login_and_no_other_secret() -> None:
     assert json.dumps(list(environment.values())).count("Nobodys") == len(LOGIN)
 
 
-def test_the_container_can_write_where_it_must_and_nowhere_else() -> None:
-    """A volume is mounted on the image's writable folder; all else is read-only."""
+def test_the_container_has_no_rights_and_bounded_memory() -> None:
+    """It can write to one volume only, can gain no capability, and cannot swap."""
     host = docker_request()["host_config"]
     assert host["ReadonlyRootfs"] is True
-    assert [bind for bind in host["Binds"] if not bind.endswith(":ro")] == [
-        f"fmnist-jobs:{WRITABLE}"
-    ]
-
-
-def test_the_container_has_no_rights_and_bounded_memory() -> None:
-    """No capability and no way to gain one, no swap, and an init process that ends the others."""
-    host = docker_request()["host_config"]
+    writable = [bind for bind in host["Binds"] if not bind.endswith(":ro")]
+    assert writable == [f"fmnist-jobs:{WRITABLE}"]
     assert host["CapDrop"] == ["ALL"]
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
     assert not host.get("Privileged")
-    assert host["Init"] is True
     assert host["Memory"] == host["MemorySwap"] == 3 * 1024**3
+    # An init process ends the others.
+    assert host["Init"] is True
     # Otherwise the worker cannot learn how the container ended.
     assert not host.get("AutoRemove")
 
@@ -425,7 +387,7 @@ def test_the_container_is_in_the_network_of_the_compose_file() -> None:
     assert request["environment"]["PREFECT_API_URL"] == "http://prefect:4200/api"
 
 
-@pytest.mark.parametrize("pool", TEMPLATES)
+@each_pool
 def test_no_template_holds_a_secret(pool: str) -> None:
     """No template gives a secret variable a value."""
     environment = TEMPLATES[pool]["job_configuration"]["env"]

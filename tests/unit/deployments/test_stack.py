@@ -104,15 +104,14 @@ def test_volumes_are_folders_and_files_of_the_project_stay(
 
 
 def test_a_service_inherits_nothing_from_the_callers_environment(
-    services: dict[str, stack.Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container, it sees no key, setting or Prefect profile of whoever starts it."""
     for name in ("AWS_PROFILE", "FMNIST_TRAINING__EPOCHS", "PREFECT_PROFILE", "PYTHONPATH"):
         monkeypatch.setenv(name, "mine")
-    for service in services.values():
-        environment = stack.program_environment(service, tmp_path)
-        assert "mine" not in environment.values()
-        assert environment["HOME"].startswith(str(tmp_path))
+    for service in stack.read_services(VARIABLES, tmp_path).values():
+        assert "mine" not in service.environment.values()
+        assert service.environment["HOME"].startswith(str(tmp_path))
 
 
 def test_the_jobs_own_settings_come_from_its_env_file(tmp_path: Path) -> None:
