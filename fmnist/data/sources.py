@@ -125,8 +125,10 @@ def _http_chunks(url: str, timeout: float) -> Generator[bytes, None, None]:
 def _check_status(response: httpx.Response) -> None:
     status = response.status_code
     answer = f"HTTP {status} {response.reason_phrase}"
-    if status in (401, 403, 404, 410):  # many buckets answer 403 for a file that does not exist
-        raise NotThere(f"not found ({answer})")
+    if status in (401, 403):  # the answer of many buckets for a file that does not exist
+        raise NotThere(f"is refused ({answer})")
+    if status in (404, 410):
+        raise NotThere(f"is not there ({answer})")
     if status >= 500 or status == 429:
         raise Interrupted(answer)
     if response.is_error:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fmnist.data.records import (
+    OFFICIAL_SHA256,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
@@ -65,7 +66,7 @@ def test_set() -> LabelledImages:
 def fetched(everything: LabelledImages, test_set: LabelledImages, tmp_path: Path) -> FetchedData:
     """Four small files as the fetch hands them on."""
     return FetchedData(
-        DataOrigin("a test", False, {}),
+        DataOrigin("a test", False, OFFICIAL_SHA256),
         train_images=write_idx(everything.images, tmp_path / TRAIN_IMAGES),
         train_labels=write_idx(everything.labels, tmp_path / TRAIN_LABELS),
         test_images=write_idx(test_set.images, tmp_path / TEST_IMAGES),
