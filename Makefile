@@ -4,6 +4,8 @@ PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Two processes, each with complete files of tests, which share their servers and trainings.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train unit test faults e2e check format lock benchmarks clean
@@ -16,11 +18,11 @@ setup: $(READY) ## create the environment in .venv (again only when the lock has
 train: $(READY) ## one run with the current settings: fetch, preprocess, train, evaluate, publish
 	@$(BIN)/python flows/train.py $(ARGS)
 
-unit: $(READY) ## run the unit tests (2 min)
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+unit: $(READY) ## run the unit tests (1 min)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit $(ARGS)
 
-test: $(READY) ## run the unit and the integration tests (8 min)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run the unit and the integration tests (5 min)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 faults: $(READY) ## interrupt every publication at every step, on three stores (8 min)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)

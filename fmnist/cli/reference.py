@@ -75,8 +75,9 @@ def _commands_page() -> Iterator[str]:
         "`fmnist --install-completion` installs completion of commands and options for the shell it "
         "is run from:\nbash, zsh or fish. For another one, name it: `fmnist --install-completion "
         "--shell zsh`. It writes a script\ninto your home folder and, for bash and zsh, a line into "
-        "the shell's start-up file that loads it; open a new\nshell afterwards. Run it again after "
-        "an update, to learn about new options."
+        "the shell's start-up file that loads it; open a new\nshell afterwards. In zsh, completion "
+        "must be switched on (`autoload -U compinit; compinit` in `~/.zshrc`). Run\nit again after an "
+        "update, to learn about new options."
     )
 
 
