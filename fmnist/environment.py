@@ -11,6 +11,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+# Recorded even from a checkout that was never installed, which declares no requirements.
+_MAIN = ("fmnist", "tensorflow", "keras", "numpy", "prefect")
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -42,7 +45,7 @@ def describe_environment() -> Environment:
         platform=platform.platform(),
         processor=_processor(),
         cores=os.cpu_count() or 1,
-        packages={name: installed(name) or "not installed" for name in ("fmnist", *requirements())},
+        packages={name: installed(name) or "not installed" for name in (*_MAIN, *requirements())},
     )
 
 
@@ -50,7 +53,7 @@ def requirements() -> Mapping[str, SpecifierSet]:
     """The bounds that the package declares for each package that it needs."""
     try:
         declared = importlib.metadata.requires("fmnist") or ()
-    except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
+    except importlib.metadata.PackageNotFoundError:
         declared = ()
     return {found.name: found.specifier for found in map(Requirement, declared)}
 

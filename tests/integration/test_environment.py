@@ -19,6 +19,17 @@ def test_the_versions_are_those_installed() -> None:
     assert "not installed" not in packages.values()
 
 
+def test_a_checkout_that_was_never_installed_records_the_main_packages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def requires(package: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    packages = describe_environment().packages
+    assert packages["keras"] == importlib.metadata.version("keras")
+
+
 def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
     """It is marked if files were edited since; a folder outside a checkout has none."""
     path = tmp_path / "environment.py"
