@@ -1,39 +1,30 @@
 """Settings for the doctor, and what it finds with them."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fmnist.cli.doctor import Finding, examine
-from fmnist.data.records import FILES
 from fmnist.errors import ExitCode
 from fmnist.settings import DataSettings, Settings, StoreSettings
+from tests.support.mirrors import OWN, with_sums, write
 
 OF_THE_STORE = ["store", "conditional writes", "clock", "latency", "champion"]
 NAMES = [
     "settings", "data source", "cache folder", "work folder", *OF_THE_STORE,
     "Prefect API", "packages", "disk space",
 ]  # fmt: skip
-CONTENTS = {name: name.encode() * 10 for name in FILES}
-SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
-LIST = "".join(f"{digest}  {name}\n" for name, digest in SUMS.items()).encode()
 
 
-def prepare(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the folder of four small files, with the list of their digests, that `settings` name.
-
-    No test may ask the Prefect server of the person who runs it either.
-    """
+@pytest.fixture(autouse=True)
+def own_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the four files with their list, as `settings` name it, and no Prefect server."""
+    # Nor may a test ask that of the person who runs it.
     monkeypatch.setenv("PREFECT_HOME", str(Path("prefect").absolute()))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
-    folder = Path("files").absolute()
-    folder.mkdir()
-    for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
-        (folder / name).write_bytes(content)
-    return folder
+    write(with_sums(OWN), Path("files"))
 
 
 def settings(store: str = "store", **data: Any) -> Settings:

@@ -1,10 +1,8 @@
 """Small data, real stores with runs, and the console commands in this process."""
 
-import gzip
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,12 +24,12 @@ from fmnist.report.run import Run
 from fmnist.settings import DataSettings, GateSettings, ModelSettings, Settings, StoreSettings
 from fmnist.store.base import Store
 from tests.support import records
+from tests.support.mirrors import digest, idx, with_sums, write
 
 IMAGES = 400
-
 LABELS: Bytes = np.resize(np.arange(10, dtype=np.uint8), IMAGES)
-
 NAMES = records.CLASS_NAMES
+Put = Callable[..., StoredRun]
 
 
 def run_id(number: int) -> str:
@@ -47,21 +45,13 @@ def images(noise: int = 0) -> Bytes:
     return drawn
 
 
-def idx(array: Bytes) -> bytes:
-    """The gzip-compressed IDX file of an array."""
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    return gzip.compress(header + array.tobytes())
-
-
 def write_data(folder: Path, noise: int) -> Path:
     """Four files of a data set, with their SHA256SUMS."""
-    folder.mkdir()
-    for name in FILES:
-        array = LABELS if "labels" in name else images(noise + ("train" in name))
-        (folder / name).write_bytes(idx(array))
-    sums = (f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in FILES)
-    (folder / "SHA256SUMS").write_text("".join(sums))
-    return folder
+    files = {
+        name: idx(LABELS if "labels" in name else images(noise + ("train" in name)))
+        for name in FILES
+    }
+    return write(with_sums(files), folder)
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         content = (folder / "model.keras").read_bytes()
         return Network(content, evaluate(predict(network, images(0)), LABELS, NAMES))
 
-    sums = {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for name in FILES}
+    sums = {name: digest((data / name).read_bytes()) for name in FILES}
     origin = DataOrigin(str(data), False, sums)
     found = World(data, other, origin, made(12, 1), made(30, 2), made(0, 3))
     assert found.good.evaluation.accuracy > 0.95 > 0.5 > found.poor.evaluation.accuracy
@@ -160,7 +150,7 @@ def sealed(
 
 
 @pytest.fixture
-def store_run(tmp_path: Path) -> Iterator[Callable[..., StoredRun]]:
+def store_run(tmp_path: Path) -> Put:
     """Publishes a made-up run, and promotes it if asked to."""
 
     def put(store: Store, name: str, *, promote: bool = False, **how: Any) -> StoredRun:
@@ -177,10 +167,7 @@ def store_run(tmp_path: Path) -> Iterator[Callable[..., StoredRun]]:
             )  # fmt: skip
         return stored
 
-    yield put
-
-
-Put = Callable[..., StoredRun]
+    return put
 
 
 @dataclass(frozen=True)
@@ -209,8 +196,12 @@ class Output:
             assert part in self.last
 
 
+Call = Callable[..., Output]
+Machine = Callable[..., dict[str, Any]]
+
+
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command in this process."""
 
     def run(*words: str) -> Output:
@@ -219,12 +210,6 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
         return Output(code, out.splitlines(), error)
 
     return run
-
-
-Call = Callable[..., Output]
-
-
-Machine = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -259,7 +244,7 @@ def reseal(store: Store, name: str, contents: dict[str, bytes]) -> None:
     files = dict(run.manifest.files)
     for file, content in contents.items():
         overwrite(store, f"runs/{name}/{file}", content)
-        files[file] = FileEntry(len(content), hashlib.sha256(content).hexdigest())
+        files[file] = FileEntry(len(content), digest(content))
     manifest = replace(run.manifest, files=files)
     overwrite(store, f"runs/{name}/manifest.json", to_json(manifest))
 

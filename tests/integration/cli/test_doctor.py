@@ -15,14 +15,9 @@ from fmnist.registry.champion import promote_run
 from fmnist.registry.runs import seal_run, upload_run
 from fmnist.store.base import Store, open_store
 from tests.support import records
-from tests.support.doctor import CONTENTS, LIST, NAMES, bad, findings, prepare, settings
+from tests.support.doctor import NAMES, bad, findings, own_places, settings  # noqa: F401
+from tests.support.mirrors import OWN, with_sums
 from tests.support.processes import S3Server
-
-
-@pytest.fixture(autouse=True)
-def source(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of four small files, with the list of their digests; and no Prefect server."""
-    return prepare(monkeypatch)
 
 
 def promoted(url: str) -> None:
@@ -66,7 +61,7 @@ def test_the_champion_is_told_with_its_figures(url: str) -> None:
 def test_a_source_in_a_bucket_is_listed(bucket: str) -> None:
     """A bucket with the four files and their list is good; one that lacks a file is named."""
     client = boto3.session.Session().client("s3")
-    for name, content in (CONTENTS | {"SHA256SUMS": LIST}).items():
+    for name, content in with_sums(OWN).items():
         client.put_object(Bucket=bucket, Key=f"data/{name}", Body=content)
     asked = settings(source=f"s3://{bucket}/data")
     assert findings(asked)["data source"].ok

@@ -1,16 +1,14 @@
 """The doctor: what it finds good, and every way in which something is bad."""
 
 import base64
-import contextlib
 import errno
 import importlib.metadata
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,116 +16,66 @@ from typing import Any
 import pytest
 
 from fmnist.cli.doctor import examine
+from fmnist.data.fetch import fetch_files
 from fmnist.data.records import TEST_LABELS
 from fmnist.environment import requirements
 from fmnist.errors import ExitCode
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
 from tests.support.doctor import (
-    CONTENTS,
-    LIST,
     NAMES,
     OF_THE_STORE,
-    SUMS,
     bad,
     findings,
-    prepare,
+    own_places,  # noqa: F401
     settings,
 )
-from tests.support.processes import free_port
-from tests.support.tiny_s3 import TinyS3, serving, tiny_s3
+from tests.support.mirrors import OWN, Mirrors, closed_port, with_sums
+from tests.support.tiny_s3 import Handler, TinyS3, no_pauses, serving, some_keys, tiny_s3  # noqa: F401
 
 
-@pytest.fixture(autouse=True)
-def source(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of four small files, with the list of their digests; and no Prefect server."""
-    return prepare(monkeypatch)
-
-
-@pytest.fixture
-def official(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small files pass for the official ones."""
-    monkeypatch.setattr("fmnist.data.fetch.OFFICIAL_SHA256", SUMS)
-
-
-def nobody() -> str:
-    """An address where nobody answers."""
-    return f"http://127.0.0.1:{free_port()}"
-
-
-class Files(BaseHTTPRequestHandler):
-    """Serves files by their paths."""
-
-    files: Mapping[str, bytes]
-
-    def do_GET(self) -> None:
-        content = self.files.get(self.path.lstrip("/"))
-        self.send_response(404 if content is None else 200)
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        self.wfile.write(content or b"")
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Mapping[str, bytes]], str]]:
-    """Serves files at an address of its own."""
-    with contextlib.ExitStack() as servers:
-        yield lambda files: servers.enter_context(serving(type("H", (Files,), {"files": files})))
-
-
-def test_a_source_of_ones_own_on_a_server_is_looked_at_and_not_fetched(
-    serve: Callable[..., str],
-) -> None:
+def test_a_source_of_ones_own_on_a_server_is_looked_at_and_not_fetched(mirrors: Mirrors) -> None:
     """A server with the four files and their list is good, and none of them is kept."""
-    asked = settings(source=serve(CONTENTS | {"SHA256SUMS": LIST}))
-    finding = findings(asked)["data source"]
+    server = mirrors.start(contents=with_sums(OWN))
+    finding = findings(settings(source=server.url))["data source"]
     assert finding.ok and "0 of 4 are here" in finding.text
     assert list(Path("cache").iterdir()) == []
 
 
-def test_a_file_that_a_server_does_not_have_is_named(serve: Callable[..., str]) -> None:
-    files = {name: content for name, content in CONTENTS.items() if name != TEST_LABELS}
-    address = serve(files | {"SHA256SUMS": LIST})
-    bad(settings(source=address), "data source", ExitCode.DATA, address,
+def test_a_file_that_a_server_does_not_have_is_named(mirrors: Mirrors) -> None:
+    contents = with_sums(OWN)
+    del contents[TEST_LABELS]
+    server = mirrors.start(contents=contents)
+    bad(settings(source=server.url), "data source", ExitCode.DATA, server.url,
         TEST_LABELS, "is not there", "the four files needed")  # fmt: skip
 
 
-@pytest.mark.usefixtures("official")
-def test_the_first_mirror_that_answers_is_told(serve: Callable[..., str]) -> None:
+def test_the_first_mirror_that_answers_is_told(mirrors: Mirrors) -> None:
     """A mirror that is down is passed over for the next that has the files."""
-    good = serve(CONTENTS)
-    dead = nobody()
+    dead, good = closed_port(), mirrors.start().url
     finding = findings(settings(source="mirrors", mirrors=(dead, good)))["data source"]
     assert finding.ok and good in finding.text and dead not in finding.text
 
 
-def test_mirrors_that_do_not_answer_are_told_each_with_its_reason(
-    serve: Callable[..., str],
-) -> None:
+def test_mirrors_that_do_not_answer_are_told_each_with_its_reason(mirrors: Mirrors) -> None:
     """Where no mirror will do, each is named with what it lacks, and what to do instead."""
-    empty, dead = serve({}), nobody()
+    dead, empty = closed_port(), mirrors.start(contents={}).url
     bad(settings(source="mirrors", mirrors=(dead, empty)), "data source", ExitCode.DATA,
         f"{dead}: cannot connect", f"{empty}: is not there", "set data.source")  # fmt: skip
 
 
-@pytest.mark.usefixtures("official")
-def test_with_verified_copies_here_no_mirror_is_asked() -> None:
+def test_with_verified_copies_here_no_mirror_is_asked(mirrors: Mirrors) -> None:
     """Mirrors that are down do no harm once the files are in the cache, and verified."""
-    Path("cache").mkdir()
-    for name, content in CONTENTS.items():
-        (Path("cache") / f"{SUMS[name][:16]}-{name}").write_bytes(content)
-    dead = nobody()
+    fetched = fetch_files(settings(source="mirrors", mirrors=(mirrors.start().url,)).data)
+    dead = closed_port()
     asked = settings(source="mirrors", mirrors=(dead,))
     assert "here already" in findings(asked)["data source"].text
-    (Path("cache") / f"{SUMS[name][:16]}-{name}").write_bytes(b"damaged")
-    bad(asked, "data source", ExitCode.DATA, name, dead)
+    fetched.test_labels.write_bytes(b"damaged")
+    bad(asked, "data source", ExitCode.DATA, TEST_LABELS, dead)
 
 
-def test_a_wrong_file_in_a_folder_is_named(source: Path) -> None:
-    (source / TEST_LABELS).write_bytes(b"other")
+def test_a_wrong_file_in_a_folder_is_named() -> None:
+    Path("files", TEST_LABELS).write_bytes(b"other")
     bad(settings(), "data source", ExitCode.DATA, TEST_LABELS, "does not match")
 
 
@@ -141,7 +89,7 @@ def test_a_wrong_file_in_a_folder_is_named(source: Path) -> None:
 @pytest.mark.parametrize("fault", ["a file there", "read-only"])
 def test_a_folder_that_cannot_be_written_is_named(
     place: str, name: str, code: ExitCode, setting: str, fault: str,
-    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch,
+    mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Cache or work folder: the path is told, and the setting to change."""
     if fault == "a file there":
@@ -155,7 +103,7 @@ def test_a_folder_that_cannot_be_written_is_named(
             return temporary_file(dir=dir)
 
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    asked = settings(source=serve(CONTENTS | {"SHA256SUMS": LIST}))
+    asked = settings(source=mirrors.start(contents=with_sums(OWN)).url)
     bad(asked, name, code, str(Path(place).absolute()), "cannot be written", f"set {setting}")
 
 
@@ -171,13 +119,11 @@ def test_a_disk_without_room_for_all_places_together_is_told(
         "free some space")  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_pauses", "some_keys")
 def test_a_dead_server_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is down is named, with the variable that may be wrong."""
-    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
-    endpoint = nobody()
+    endpoint = closed_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
     bad(settings("s3://models"), "store", ExitCode.STORE, endpoint, "AWS_ENDPOINT_URL_S3")
 
 
@@ -236,29 +182,23 @@ def test_a_slow_store_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     bad(settings(), "latency", ExitCode.STORE, "2000.0 ms", "25 requests", "nearer")
 
 
-class Prefect(BaseHTTPRequestHandler):
+class Prefect(Handler):
     """A Prefect API with a login, of some version."""
 
     login = "admin:hush-hush"
     version: object = importlib.metadata.version("prefect")
     broken = False
 
-    def do_GET(self) -> None:
+    def answer(self, body: bytes) -> None:
         expected = "Basic " + base64.b64encode(self.login.encode()).decode()
-        status, content = 200, json.dumps(self.version).encode()
         if self.broken:
-            content = b"<html>"
+            self.send(200, b"<html>")
         elif self.path != "/api/admin/version":
-            status = 404
+            self.send(404)
         elif self.headers.get("Authorization") != expected:
-            status = 401
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+            self.send(401)
+        else:
+            self.send(200, json.dumps(self.version).encode())
 
 
 @pytest.mark.parametrize("place", ["environment", "profile"])
@@ -364,8 +304,7 @@ def test_every_finding_is_made_even_if_all_are_bad(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PREFECT_API_URL", "no address")
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.0")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    dead = nobody()
-    found = findings(settings(source=dead))
+    found = findings(settings(source=closed_port()))
     assert list(found) == [name for name in NAMES if name not in OF_THE_STORE[1:]]
     good = [finding.name for finding in found.values() if finding.ok]
     assert good == ["settings"]
