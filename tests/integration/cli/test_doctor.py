@@ -2,34 +2,17 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import boto3
 import pytest
 
 from fmnist.data.records import TEST_LABELS
 from fmnist.errors import ExitCode
-from fmnist.evaluation.gate import Verdict
-from fmnist.registry import keys
-from fmnist.registry.champion import promote_run
-from fmnist.registry.runs import seal_run, upload_run
-from fmnist.store.base import Store, open_store
-from tests.support import records
+from fmnist.store.base import open_store
+from tests.integration.cli.conftest import Put, run_id
 from tests.support.doctor import NAMES, bad, findings, own_places, settings  # noqa: F401
 from tests.support.mirrors import OWN, with_sums
 from tests.support.processes import S3Server
-
-
-def promoted(url: str) -> None:
-    """Publish a small run and make it the champion."""
-    store, folder = open_store(url), Path("finished")
-    folder.mkdir()
-    (folder / keys.MODEL).write_bytes(records.RUN_ID.encode())
-    (folder / keys.EVALUATION).write_bytes(b"{}")
-    seal_run(folder, records.RUN_ID, datetime.now(UTC))
-    verdict = Verdict(True, (), "good")
-    run = upload_run(store, folder)
-    promote_run(store, run, 0.91, verdict, lambda head: verdict, by="tests")
 
 
 def test_where_all_is_well_every_finding_is_good(url: str) -> None:
@@ -49,11 +32,11 @@ def test_where_all_is_well_every_finding_is_good(url: str) -> None:
     assert open_store(url).list_names("") == []
 
 
-def test_the_champion_is_told_with_its_figures(url: str) -> None:
+def test_the_champion_is_told_with_its_figures(url: str, store_run: Put) -> None:
     """A whole champion is good, with its generation and accuracy."""
-    promoted(url)
+    store_run(open_store(url), run_id(1), promote=True)
     text = findings(settings(url))["champion"].text
-    for part in (records.RUN_ID, "generation 1", "0.9100", "2 files"):
+    for part in (run_id(1), "generation 1", "0.9142", "6 files"):
         assert part in text
 
 
@@ -101,29 +84,25 @@ def test_a_clock_that_the_server_refuses_is_told_as_such(
     assert "credentials" not in text
 
 
-def damage(store: Store, key: str, change: Callable[[bytes], bytes | None]) -> None:
-    """Change an object of a store behind its back, or remove it."""
-    content = change(store.read(key) or b"")
-    store.delete(key)
-    if content is not None:
-        store.put_if_absent(key, content)
-
-
-OF_THE_RUN = f"runs/{records.RUN_ID}"
+OF_THE_RUN = f"runs/{run_id(1)}"
 DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "a file gone": (f"{OF_THE_RUN}/model.keras", lambda _: None, "is not there"),
-    "a file cut short": (f"{OF_THE_RUN}/model.keras", lambda old: old[:-1], "has 24 bytes"),
+    "a file cut short": (f"{OF_THE_RUN}/model.keras", lambda old: old[:-1], "has 4 bytes"),
     "the manifest gone": (f"{OF_THE_RUN}/manifest.json", lambda _: None, "is missing"),
     "another manifest": (f"{OF_THE_RUN}/manifest.json", lambda old: old + b"\n", "SHA-256 differs"),
     "no champion.json": ("champion.json", lambda _: b"damaged", "cannot be read"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("key", "change", "told"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_champion_that_is_not_whole_is_bad(
-    key: str, change: Callable[[bytes], bytes | None], told: str, url: str
+    key: str, change: Callable[[bytes], bytes | None], told: str, url: str, store_run: Put
 ) -> None:
     """Whatever is wrong with the champion is named, with its own exit code."""
-    promoted(url)
-    damage(open_store(url), key, change)
+    store = open_store(url)
+    store_run(store, run_id(1), promote=True)
+    content = change(store.read(key) or b"")
+    store.delete(key)
+    if content is not None:
+        store.put_if_absent(key, content)
     bad(settings(url), "champion", ExitCode.DAMAGED, key, told)
