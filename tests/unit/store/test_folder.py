@@ -21,18 +21,17 @@ from tests.support.store_contract import VERBS, Action, failure, only_one_wins, 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store in a folder that is not there yet."""
-    return open_store(str(tmp_path / "not" / "there" / "yet"))
+    return open_store(str(tmp_path / "s"))
 
 
-def test_only_one_of_many_writers_wins(tmp_path: Path) -> None:
-    only_one_wins(open_store(str(tmp_path / "s")))
+def test_only_one_of_many_writers_wins(store: Store) -> None:
+    only_one_wins(store)
 
 
 def test_concurrent_deletions_of_the_same_object_succeed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file or folder that another process removes at that moment is no failure."""
-    store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("runs/a/b/x", b"1")
     rmdir = Path.rmdir
 
@@ -74,9 +73,8 @@ def test_a_home_folder_may_be_written_with_a_tilde(
     assert (tmp_path / "models" / "a").read_bytes() == b"1"
 
 
-def test_a_folder_store_leaves_only_its_objects(tmp_path: Path) -> None:
+def test_a_folder_store_leaves_only_its_objects(store: Store, tmp_path: Path) -> None:
     """Beside its lock a folder holds the objects, readable by everyone, and no more."""
-    store = FolderStore(str(tmp_path / "s"))
     store.check()
     store.put_if_absent("runs/a", b"1")
     store.put_if_absent("runs/a", b"1")
@@ -88,9 +86,8 @@ def test_a_folder_store_leaves_only_its_objects(tmp_path: Path) -> None:
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in files)
 
 
-def test_a_folder_goes_with_its_last_object(tmp_path: Path) -> None:
+def test_a_folder_goes_with_its_last_object(store: Store, tmp_path: Path) -> None:
     """Folders are no objects: an emptied one is removed, but not the store, nor a full one."""
-    store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("runs/a/figures/x", b"1")
     store.put_if_absent("runs/b", b"1")
     store.delete("runs/a/figures/x")
@@ -111,12 +108,11 @@ def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path, below: str, v
 
 
 def test_too_little_room_is_reported_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(total=10**9, used=10**9 - 4096, free=4096)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    store = FolderStore(str(tmp_path / "s"))
-    failure(store.check, str(tmp_path / "s"), "is full", "free some space", retryable=False)
+    failure(store.check, store.url, "is full", "free some space", retryable=False)
     assert parts_left(tmp_path) == []
 
 
@@ -134,10 +130,9 @@ CODES = {
 @pytest.mark.parametrize("verb", ["put_if_absent", "compare_and_swap"])
 @pytest.mark.parametrize("step", ["pathlib.Path.open", "os.fsync", "last step"])
 def test_a_write_that_fails_leaves_the_folder_as_it_was(
-    code: int, verb: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, verb: str, step: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the system refuses is reported, leaves no partial file, and keeps the old content."""
-    store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("old", b"old")
     key, write, last_step = {
         "put_if_absent": ("new", store.put_if_absent, "os.link"),
@@ -147,9 +142,8 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(
     with monkeypatch.context() as patched:
         patched.setattr(last_step if step == "last step" else step, broken(code))
         failure(
-            lambda: write(key, b"new content"), str(tmp_path / "s"), *told, "store.url",
-            retryable=retryable,
-        )  # fmt: skip
+            lambda: write(key, b"new content"), store.url, *told, "store.url", retryable=retryable
+        )
     assert parts_left(tmp_path) == []
     assert store.read("old") == b"old"
     assert store.read("new") is None
@@ -158,9 +152,8 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(
 
 
 def test_an_interrupted_swap_leaves_the_old_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("champion.json", b"old")
 
     def interrupt(_: int) -> None:
@@ -187,13 +180,12 @@ def test_a_name_too_long_for_the_disk_is_reported(tmp_path: Path) -> None:
     ],
 )
 def test_an_unsuitable_folder_is_found_before_training(
-    place: str, error: int | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, error: int | None, told: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check says what is wrong with the folder or its file system, and leaves nothing."""
     monkeypatch.setattr(place, broken(error))
-    store = FolderStore(str(tmp_path / "s"))
-    failure(store.check, str(tmp_path / "s"), told, "store.url", retryable=False)
-    assert list((tmp_path / "s").iterdir()) == []
+    failure(store.check, store.url, told, "store.url", retryable=False)
+    assert list(Path(store.url).iterdir()) == []
 
 
 class Disk:
@@ -242,9 +234,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @pytest.mark.parametrize("verb", ["put_if_absent", "compare_and_swap"])
-def test_a_write_is_on_disk_before_it_counts(verb: str, disk: Disk, tmp_path: Path) -> None:
+def test_a_write_is_on_disk_before_it_counts(
+    verb: str, disk: Disk, store: Store, tmp_path: Path
+) -> None:
     """The content is flushed before it gets its name, and the folder of the name after that."""
-    store = FolderStore(str(tmp_path / "s"))
     if verb == "put_if_absent":
         store.put_if_absent("runs/a", b"1")
     else:
@@ -266,9 +259,8 @@ def test_new_folders_are_on_disk_too(disk: Disk, tmp_path: Path) -> None:
     assert disk.flushed() >= {tmp_path, tmp_path / "x", root, root / "runs", root / "runs" / "a"}
 
 
-def test_a_removal_is_on_disk_too(disk: Disk, tmp_path: Path) -> None:
+def test_a_removal_is_on_disk_too(disk: Disk, store: Store, tmp_path: Path) -> None:
     """A deleted object does not come back after a power cut."""
-    store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("runs/a", b"1")
     disk.events.clear()
     store.delete("runs/a")
@@ -278,10 +270,9 @@ def test_a_removal_is_on_disk_too(disk: Disk, tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["put_if_absent", "compare_and_swap"])
 @pytest.mark.parametrize("place", ["s/runs/x", "s/runs", "s"])
 def test_a_folder_that_could_not_be_flushed_is_flushed_by_the_next_try(
-    place: str, verb: str, disk: Disk, tmp_path: Path
+    place: str, verb: str, disk: Disk, store: Store, tmp_path: Path
 ) -> None:
     """The error is reported, and a repeat succeeds only once the folder is flushed."""
-    store = FolderStore(str(tmp_path / "s"))
     store.put_if_absent("there", b"1")
 
     def write() -> None:
@@ -292,7 +283,7 @@ def test_a_folder_that_could_not_be_flushed_is_flushed_by_the_next_try(
 
     disk.refused = lambda path: path == tmp_path / place
     for _ in range(2):
-        failure(write, str(tmp_path / "s"), "Input/output error", "check the disk", retryable=True)
+        failure(write, store.url, "Input/output error", "check the disk", retryable=True)
     disk.refused = lambda path: False
     disk.flushed()
     write()
@@ -306,9 +297,8 @@ keyed = pytest.mark.parametrize("act", list(VERBS.values())[1:], ids=list(VERBS)
 
 @keyed
 @pytest.mark.parametrize("linked", ["runs", "runs/a", "runs/a/x"])
-def test_a_link_is_never_followed(linked: str, act: Action, tmp_path: Path) -> None:
+def test_a_link_is_never_followed(linked: str, act: Action, store: Store, tmp_path: Path) -> None:
     """A symbolic link in a store, which may lead anywhere, is named; what it leads to is safe."""
-    store = FolderStore(str(tmp_path / "s"))
     outside = tmp_path / "outside"
     (outside / "a").mkdir(parents=True)
     (outside / "a" / "x").write_bytes(b"private")
@@ -321,10 +311,9 @@ def test_a_link_is_never_followed(linked: str, act: Action, tmp_path: Path) -> N
     assert link.is_symlink()
 
 
-def test_the_store_itself_may_be_behind_a_link(tmp_path: Path) -> None:
+def test_the_store_itself_may_be_behind_a_link(store: Store, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "s").symlink_to(tmp_path / "real")
-    store = FolderStore(str(tmp_path / "s"))
     store.check()
     store.put_if_absent("runs/a", b"1")
     assert (tmp_path / "real" / "runs" / "a").read_bytes() == b"1"
@@ -332,8 +321,9 @@ def test_the_store_itself_may_be_behind_a_link(tmp_path: Path) -> None:
 
 @keyed
 @pytest.mark.parametrize("key", ["../x", "runs/../../x", "runs/..", "a\0b"])
-def test_a_key_never_leads_out_of_the_folder(key: str, act: Action, tmp_path: Path) -> None:
+def test_a_key_never_leads_out_of_the_folder(
+    key: str, act: Action, store: Store, tmp_path: Path
+) -> None:
     (tmp_path / "x").write_bytes(b"private")
-    store = FolderStore(str(tmp_path / "s"))
     failure(lambda: act(store, key), "is not a key of the store", retryable=False)
     assert (tmp_path / "x").read_bytes() == b"private"
