@@ -59,23 +59,6 @@ def test_a_partial_value_keeps_its_siblings(
     assert settings.gate.lower_bound is True
 
 
-@pytest.mark.parametrize(
-    "name", ["FMNIST_TRAINING__EPOCH", "FMNIST_TRAINNG__EPOCHS", "FMNIST_EPOCHS"]
-)
-@pytest.mark.parametrize("place", ["environment", ".env"])
-def test_an_unknown_name_with_our_prefix_is_a_fault(
-    name: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A misspelled variable is refused wherever it is found, not passed over."""
-    if place == ".env":
-        (tmp_path / ".env").write_text(f"{name}=5\n")
-    else:
-        monkeypatch.setenv(name, "5")
-    with pytest.raises(ValidationError) as caught:
-        Settings()
-    assert caught.value.errors()[0]["type"] == "extra_forbidden"
-
-
 def test_foreign_names_in_dotenv_are_not_ours_to_judge(tmp_path: Path) -> None:
     """Other programs' names in `.env` are passed over, beside our own."""
     (tmp_path / ".env").write_text(
@@ -182,21 +165,15 @@ def test_each_hidden_layer_has_its_own_dropout_rate(dropout: tuple[float, ...]) 
 @pytest.mark.parametrize(
     ("section", "name", "value"),
     [
-        ("training", "epochs", 0),
         ("training", "epochs", 2.5),
-        ("training", "learning_rate", 0),
         ("training", "learning_rate", float("nan")),
-        ("training", "warmup_fraction", 1),
         ("gate", "min_accuracy", 1.01),
-        ("gate", "min_accuracy", float("nan")),
         ("split", "seed", 2**32),
         ("split", "validation", 0),
         ("model", "dropout", (0.1, 0.1, 0.91)),
-        ("data", "class_names", ("a",)),
         ("data", "class_names", tuple(map(str, range(257)))),
         ("training", "max_erase_size", 257),
         ("data", "mirrors", ()),
-        ("data", "retry_pauses", (1.0,) * 11),
         ("store", "retry_pauses", (1.0,) * 11),
         ("store", "url", "s3://bucket/" + "x" * 1000),
         ("data", "timeout", float("inf")),

@@ -215,28 +215,32 @@ def test_wrong_names_and_wrong_values_are_told_at_once() -> None:
     }  # fmt: skip
 
 
+FAULTS_OUTSIDE = {
+    "wrong value": ("TRAINING__EPOCHS", "training.epochs: '0' was given; allowed: integer from 1"),
+    "wrong name": (
+        "TRAINING__PATIENCES",
+        "training.patiences: no such setting; did you mean train",
+    ),
+    "wrong section": (
+        "TRAINNG__EPOCHS",
+        "trainng.epochs: no such setting; did you mean training.e",
+    ),
+    "no section": ("EPOCHS", "epochs: no such setting; did you mean training.epochs?"),
+}
+
+
+@pytest.mark.parametrize(("variable", "line"), FAULTS_OUTSIDE.values(), ids=FAULTS_OUTSIDE)
 @pytest.mark.parametrize("place", ["environment", ".env"])
 def test_a_fault_outside_the_command_line_names_the_setting_too(
-    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: str, variable: str, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Wrong values and names in the environment or `.env` are told like those of an option."""
-    values = {"FMNIST_TRAINING__EPOCHS": "0", "FMNIST_TRAINING__PATIENCES": "1"}
     if place == ".env":
-        (tmp_path / ".env").write_text("".join(f"{k}={v}\n" for k, v in values.items()))
-    for name, value in values.items() if place == "environment" else ():
-        monkeypatch.setenv(name, value)
-    wrong, unknown = sorted(faults())
-    assert wrong.startswith("training.epochs: '0' was given; allowed: integer from 1 to 10000")
-    assert unknown.startswith("training.patiences: no such setting; did you mean training.patien")
-
-
-def test_a_misspelled_section_in_the_environment_gets_a_hint(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """An environment variable with a wrong section is told with the likely right name."""
-    monkeypatch.setenv("FMNIST_TRAINNG__EPOCHS", "5")
-    (line,) = faults()
-    assert line == "trainng.epochs: no such setting; did you mean training.epochs?"
+        (tmp_path / ".env").write_text(f"FMNIST_{variable}=0\n")
+    else:
+        monkeypatch.setenv(f"FMNIST_{variable}", "0")
+    (told,) = faults()
+    assert told.startswith(line)
 
 
 def test_a_broken_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
