@@ -58,7 +58,6 @@ def test_without_git_the_commit_comes_from_the_image(
 
 
 def test_nothing_personal_is_recorded() -> None:
-    """It contains neither host name nor user name nor home folder."""
     written = to_json(describe_environment()).decode()
     assert socket.gethostname() not in written
     assert str(Path.home()) + "/" not in written

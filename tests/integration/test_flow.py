@@ -272,7 +272,6 @@ def test_the_exit_code_tells_promoted_from_rejected(pair: Pair) -> None:
 
 @pytest.mark.usefixtures("minio")
 def test_both_runs_are_stored_and_only_the_promoted_one_is_champion(pair: Pair) -> None:
-    """A rejected run is published too, and leaves the champion as it is."""
     store = open_store(pair.url)
     for run, files in ((pair.promoted, FILES), (pair.rejected, FILES | COMPARISON_FILES)):
         content = store.read(f"runs/{run.run_id}/manifest.json")
@@ -633,8 +632,6 @@ def test_a_server_lost_in_the_middle_ends_with_7(
 def test_a_failed_report_to_prefect_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Training continues, with a warning, if the progress artifact cannot be written."""
-
     def refuse(*_: object, **__: object) -> None:
         raise httpx.ConnectError("refused")
 

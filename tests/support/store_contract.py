@@ -105,7 +105,6 @@ def only_one_wins(store: Store) -> None:
 
 
 def test_an_empty_store_passes_its_check_again_and_again(store: Store) -> None:
-    """A store that nothing was written to yet can be used, and checking it does no harm."""
     assert store.check() is True
     store.put_if_absent("a", b"1")
     assert store.check() is True

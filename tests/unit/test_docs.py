@@ -107,7 +107,6 @@ def test_no_lock_file_names_a_host() -> None:
 
 
 def test_the_lock_keeps_the_bounds() -> None:
-    """Every pinned version is one that the project's file allows."""
     pins = dict(
         re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     )

@@ -51,7 +51,6 @@ def test_work_of_unknown_size_gives_a_line_every_two_seconds(
 def test_on_a_terminal_a_live_bar_is_drawn(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bar carries the label and the latest note."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")

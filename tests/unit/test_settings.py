@@ -60,7 +60,6 @@ def test_a_partial_value_keeps_its_siblings(
 
 
 def test_foreign_names_in_dotenv_are_not_ours_to_judge(tmp_path: Path) -> None:
-    """Other programs' names in `.env` are passed over, beside our own."""
     (tmp_path / ".env").write_text(
         "PREFECT_API_URL=http://127.0.0.1:4200/api\nAWS_ACCESS_KEY_ID=x\nTRAINING__EPOCHS=1\n"
         "FMNIST_TRAINING__EPOCHS=9\n"
@@ -123,7 +122,6 @@ REFUSED = {
 @pytest.mark.parametrize(("location", "reason"), REFUSED.values(), ids=REFUSED.keys())
 @pytest.mark.parametrize("where", ["source", "mirrors", "url"])
 def test_a_location_that_cannot_be_meant_is_refused(where: str, location: str, reason: str) -> None:
-    """Source, mirrors and store refuse the same impossible locations, each with its reason."""
     section = StoreSettings if where == "url" else DataSettings
     with pytest.raises(ValidationError, match=reason):
         section(**{where: [location] if where == "mirrors" else location})
@@ -156,7 +154,6 @@ def test_an_empty_list_of_pauses_means_no_second_try(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("dropout", [(0.1,), (0.1, 0.1, 0.1)])
 def test_each_hidden_layer_has_its_own_dropout_rate(dropout: tuple[float, ...]) -> None:
-    """A number of dropout rates other than that of hidden layers is refused with both numbers."""
     with pytest.raises(ValidationError, match=f"{len(dropout)} rates for 2 hidden layers"):
         ModelSettings(hidden=(64, 32), dropout=dropout)
     assert ModelSettings(hidden=(64, 32), dropout=(0.1, 0.2)).dropout == (0.1, 0.2)

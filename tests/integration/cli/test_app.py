@@ -112,7 +112,6 @@ def test_completion_that_cannot_be_installed_is_one_line(
     ids=lambda value: " ".join(value)[:40],
 )
 def test_a_wrong_line_is_told_in_one(words: list[str], parts: list[str], call: Call) -> None:
-    """A wrong command, argument or setting ends with code 2 and a line that says what is wrong."""
     output = call(*[word for word in words if word != "--json"])
     output.fails(ExitCode.SETTINGS, *parts)
     assert len(output.last) < 300
@@ -133,7 +132,6 @@ def test_all_faults_of_a_line_are_told(call: Call, machine: Machine) -> None:
 
 
 def test_a_failure_is_a_document_too(machine: Machine) -> None:
-    """With --json a failure has its code, its kind and its message."""
     assert machine("show", run_id(1)) == {
         "ok": False,
         "exit_code": 5,
@@ -209,7 +207,6 @@ def test_the_module_is_the_command() -> None:
 
 
 def test_commands_that_ask_no_network_do_not_wait_for_tensorflow() -> None:
-    """Looking at a store imports neither TensorFlow nor Keras."""
     program = (
         "import sys; from fmnist.cli.app import main\n"
         "for name in ('runs', 'champion', 'history'): main([name])\n"

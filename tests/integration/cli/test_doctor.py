@@ -33,7 +33,6 @@ def test_where_all_is_well_every_finding_is_good(url: str) -> None:
 
 
 def test_the_champion_is_told_with_its_figures(url: str, store_run: Put) -> None:
-    """A whole champion is good, with its generation and accuracy."""
     store_run(open_store(url), run_id(1), promote=True)
     text = findings(settings(url))["champion"].text
     for part in (run_id(1), "generation 1", "0.9142", "6 files"):
@@ -57,7 +56,6 @@ def test_a_source_in_a_bucket_is_listed(bucket: str) -> None:
 @pytest.mark.minio
 @pytest.mark.usefixtures("minio")
 def test_a_missing_bucket_is_one_finding() -> None:
-    """A bucket that is not there is told once, and what needs it is left out."""
     bad(settings("s3://not-there-at-all/x"), "store", ExitCode.STORE, "create it")
 
 
@@ -65,7 +63,6 @@ def test_a_missing_bucket_is_one_finding() -> None:
 def test_a_wrong_key_is_one_finding_without_the_key(
     bucket: str, minio: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A secret that the server does not know is told, and not shown."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-hush")
     text = bad(settings(f"s3://{bucket}"), "store", ExitCode.STORE, "AWS credentials")
     assert "hush-hush-hush" not in text and minio.access_key not in text
@@ -98,7 +95,6 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
 def test_a_champion_that_is_not_whole_is_bad(
     key: str, change: Callable[[bytes], bytes | None], told: str, url: str, store_run: Put
 ) -> None:
-    """Whatever is wrong with the champion is named, with its own exit code."""
     store = open_store(url)
     store_run(store, run_id(1), promote=True)
     content = change(store.read(key) or b"")

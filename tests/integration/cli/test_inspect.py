@@ -67,7 +67,6 @@ def test_runs_are_listed_newest_first(
 def test_a_damaged_run_is_listed_as_such(
     url: str, store_run: Put, call: Call, machine: Machine
 ) -> None:
-    """A run whose files cannot be trusted is shown as damaged, with the reason."""
     store = open_store(url)
     for number in (1, 2, 3):
         store_run(store, run_id(number))
@@ -186,7 +185,6 @@ def test_show_tells_the_comparison_that_was_made(
 def test_a_damaged_run_is_not_shown(
     key: str, content: bytes, part: str, url: str, store_run: Put, call: Call
 ) -> None:
-    """A damaged manifest or file ends with code 8 and a line that names it."""
     store = open_store(url)
     store_run(store, run_id(1))
     overwrite(store, f"runs/{run_id(1)}/{key}", content)
@@ -196,7 +194,6 @@ def test_a_damaged_run_is_not_shown(
 @pytest.mark.minio
 @pytest.mark.parametrize("name", ["runs", "champion", "history", "rollback", "verify"])
 def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Call) -> None:
-    """A missing bucket ends with code 5 and one line that names it."""
     call(name, "--store.url", f"s3://{bucket}-not/team").fails(
         ExitCode.STORE, f"bucket '{bucket}-not'", "does not exist"
     )

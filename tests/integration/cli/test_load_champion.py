@@ -18,7 +18,6 @@ from tests.integration.cli.conftest import (
 
 
 def test_the_champion_is_loaded_in_one_line(url: str, world: World, store_run: Put) -> None:
-    """`fmnist.load_champion` gives the champion's own network."""
     put_networks(open_store(url), store_run, world)
     predicted = fmnist.load_champion(url).predict(images(0), verbose=0).argmax(axis=1)
     assert (predicted == LABELS).mean() == world.good.evaluation.accuracy
@@ -43,7 +42,6 @@ def test_a_champion_that_is_not_there_is_an_error(place: str, error: str, part: 
 
 
 def test_a_swapped_model_is_never_loaded(world: World, store_run: Put) -> None:
-    """A model file that is not the champion's own is an error that names it."""
     store = FolderStore("store")
     put_networks(store, store_run, world)
     overwrite(store, f"runs/{run_id(1)}/model.keras", world.poor.content)

@@ -25,7 +25,6 @@ from tests.support.processes import files_in
 def test_a_good_store_is_verified(
     url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
-    """A store where all is well ends with code 0, and says how much was read."""
     put_networks(open_store(url), store_run, world)
     output = call("verify")
     assert output.code == 0
@@ -39,7 +38,6 @@ def test_a_good_store_is_verified(
 def test_damage_is_found_and_named(
     url: str, world: World, store_run: Put, call: Call, machine: Machine
 ) -> None:
-    """A changed file and a model that is none end with code 8, each with a line."""
     store = open_store(url)
     put_networks(store, store_run, world)
     store_run(store, run_id(4))
@@ -100,7 +98,6 @@ def test_prune_first_only_says_what_it_would_remove(
 def test_a_folder_in_the_home_of_nobody_is_told(
     arguments: list[str], store_run: Put, call: Call
 ) -> None:
-    """A wrong name after a tilde is a wrong argument."""
     store_run(FolderStore("store"), run_id(1), promote=True)
     call(*arguments, "~nobody-of-this-name/x").fails(ExitCode.SETTINGS, "home of an unknown user")
 
@@ -146,7 +143,6 @@ def test_pull_overwrites_nothing(store_run: Put, call: Call) -> None:
 
 
 def test_a_damaged_champion_is_not_pulled(store_run: Put, call: Call) -> None:
-    """Where a file is not the champion's own, no folder comes into being."""
     store = FolderStore("store")
     store_run(store, run_id(1), promote=True)
     overwrite(store, f"runs/{run_id(1)}/model.keras", b"other")

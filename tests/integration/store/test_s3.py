@@ -55,7 +55,6 @@ def test_the_folders_of_a_bucket_browser_are_no_objects(bucket: str) -> None:
 
 
 def test_more_objects_than_a_page_are_listed(bucket: str) -> None:
-    """A listing that the server splits over several answers is complete."""
     client = boto3.session.Session().client("s3")
     with ThreadPoolExecutor(16) as pool:
         for number in range(1005):
@@ -210,7 +209,6 @@ def test_a_retried_creation_that_went_through_is_success(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("old", [None, b"old"], ids=["new", "over an old one"])
 def test_a_retried_swap_that_went_through_is_success(old: bytes | None, proxy: Proxy) -> None:
-    """A swap whose answer was lost, and whose retry finds its own object, succeeds."""
     if old is not None:
         proxy.store.put_if_absent("head", old)
     found = proxy.store.get("head")
@@ -240,7 +238,6 @@ def test_a_retried_swap_that_others_wrote_over_is_a_conflict(bucket: str, proxy:
 def test_a_write_whose_answers_were_all_lost_is_settled_by_reading(
     write: Action, proxy: Proxy
 ) -> None:
-    """If the object is there, it was written, even if no answer arrived."""
     proxy.meddle_first(100, "PUT", UNANSWERED)
     write(proxy.store)
     assert proxy.answers == [("PUT", 200), *[("PUT", 412)] * 3, ("GET", 200)]
@@ -252,7 +249,6 @@ def test_a_write_whose_answers_were_all_lost_is_settled_by_reading(
 def test_a_write_that_never_arrived_is_a_retryable_failure(
     there: bytes | None, write: Action, proxy: Proxy
 ) -> None:
-    """If the content is not there it was not written, and may be tried again."""
     if there is not None:
         proxy.store.put_if_absent("a", there)
     proxy.meddle_first(100, "PUT", UNASKED)
@@ -264,7 +260,6 @@ def test_a_write_that_never_arrived_is_a_retryable_failure(
 def test_a_write_that_cannot_be_settled_either_is_a_retryable_failure(
     write: Action, proxy: Proxy
 ) -> None:
-    """A server that no longer answers is reported as the cause of the failed write."""
     proxy.meddle = lambda request, before: UNANSWERED
     failure(lambda: write(proxy.store), "cannot reach", retryable=True)
 
@@ -282,7 +277,6 @@ def test_a_write_refused_with_409_is_repeated(write: Action, proxy: Proxy) -> No
 def test_a_write_that_is_always_refused_with_409_is_a_retryable_failure(
     write: Action, bucket: str, proxy: Proxy
 ) -> None:
-    """After a few attempts it is reported, and nothing was written."""
     proxy.meddle_first(100, "PUT", 409)
     failure(lambda: write(proxy.store), bucket, "409", "try again later", retryable=True)
     assert proxy.answers == [*[("PUT", 409)] * 4, ("GET", 404)]
@@ -291,7 +285,6 @@ def test_a_write_that_is_always_refused_with_409_is_a_retryable_failure(
 
 @pytest.mark.parametrize("verb", ["read", "get", "list_names", "list_entries"])
 def test_an_answer_that_broke_off_is_requested_again(verb: str, proxy: Proxy) -> None:
-    """A read or a listing that arrived in part is repeated, a few times."""
     key = "a/b" if verb in ("read", "get") else "a"
     proxy.store.put_if_absent("a/b", b"content" * 1000)
     expected = VERBS[verb](proxy.store, key)
@@ -324,7 +317,6 @@ ignorance = pytest.mark.parametrize(
 def test_a_server_that_ignores_conditions_is_found_before_training(
     conditions: tuple[str, ...], bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store in which a conditional write goes through that should not is refused."""
     store = S3Store(f"s3://{bucket}/x")
     ignore(store, monkeypatch, *conditions)
     for _ in range(2):

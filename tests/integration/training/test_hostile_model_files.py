@@ -162,7 +162,6 @@ def test_a_bad_model_file_is_refused_and_no_code_in_it_runs(
 
 
 def test_a_model_file_that_is_missing_is_reported_as_damage() -> None:
-    """The message has the reason."""
     with pytest.raises(DamagedError, match=r"gone.keras holds no network.*No such file"):
         load_model(Path("gone.keras"))
 

@@ -75,7 +75,6 @@ def test_training_stops_when_validation_no_longer_improves(sets: Sets, tmp_path:
 
 
 def test_every_epoch_is_reported_as_it_ends(sets: Sets, tmp_path: Path) -> None:
-    """The reports are the history."""
     seen: list[Epoch] = []
     result = loop.train_network(
         *sets, 10, ModelSettings(), SHORT, tmp_path / "a.keras", seen.append

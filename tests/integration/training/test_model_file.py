@@ -45,7 +45,6 @@ def test_pixels_are_scaled_to_0_to_1_and_flattened_inside(network: keras.Model) 
 
 
 def test_each_image_gets_ten_probabilities(network: keras.Model, images: np.ndarray) -> None:
-    """They are not negative and add up to 1."""
     probabilities = predict(network, images)
     assert probabilities.shape == (50, 10)
     assert (probabilities >= 0).all()
@@ -108,7 +107,6 @@ def test_a_network_for_other_data_is_not_scored(
 
 
 def test_settings_and_data_shape_the_network() -> None:
-    """Its layers are those of the settings; its input and output follow the data."""
     network = build(ModelSettings(hidden=(30, 20), dropout=(0.5, 0.0)), (32, 20), 5)
     widths = [layer.units for layer in network.layers if isinstance(layer, keras.layers.Dense)]
     assert widths == [30, 20, 5]

@@ -51,7 +51,6 @@ def test_a_file_that_a_server_does_not_have_is_named(mirrors: Mirrors) -> None:
 
 
 def test_the_first_mirror_that_answers_is_told(mirrors: Mirrors) -> None:
-    """A mirror that is down is passed over for the next that has the files."""
     dead, good = closed_port(), mirrors.start().url
     finding = findings(settings(source="mirrors", mirrors=(dead, good)))["data source"]
     assert finding.ok and good in finding.text and dead not in finding.text
@@ -121,14 +120,12 @@ def test_a_disk_without_room_for_all_places_together_is_told(
 
 @pytest.mark.usefixtures("no_pauses", "some_keys")
 def test_a_dead_server_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is down is named, with the variable that may be wrong."""
     endpoint = closed_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     bad(settings("s3://models"), "store", ExitCode.STORE, endpoint, "AWS_ENDPOINT_URL_S3")
 
 
 def test_no_keys_are_one_finding() -> None:
-    """Without credentials the variables to set are named."""
     bad(settings("s3://models"), "store", ExitCode.STORE, "AWS_ACCESS_KEY_ID")
 
 
@@ -177,7 +174,6 @@ def test_clocks_within_a_minute_are_good(seconds: int, server: TinyS3) -> None:
 
 
 def test_a_slow_store_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads that take more than a second are bad, with the figure."""
     monkeypatch.setattr("timeit.repeat", lambda *_, repeat, **__: [2.0] * repeat)
     bad(settings(), "latency", ExitCode.STORE, "2000.0 ms", "25 requests", "nearer")
 
@@ -298,7 +294,6 @@ def test_a_package_out_of_its_bounds_is_named(
 
 
 def test_every_finding_is_made_even_if_all_are_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure hides none that comes after it."""
     for name in ("cache", "work", "store"):
         Path(name).write_text("a file")
     monkeypatch.setenv("PREFECT_API_URL", "no address")
@@ -311,7 +306,6 @@ def test_every_finding_is_made_even_if_all_are_bad(monkeypatch: pytest.MonkeyPat
 
 
 def test_findings_come_as_they_are_made() -> None:
-    """The first is given before the next is looked for."""
     asked = settings()
     assert next(iter(examine(asked))).name == "settings"
     assert not Path("store").exists()

@@ -104,7 +104,6 @@ def test_no_option_means_defaults() -> None:
 
 
 def test_of_a_repeated_option_the_last_counts() -> None:
-    """A value at the end of a line takes precedence over one in front of it."""
     context = context_of("--training.epochs", "3", "--training.epochs=4")
     assert context.settings.training.epochs == 4
 
@@ -150,7 +149,6 @@ def test_a_wrong_value_by_an_earlier_name_is_told_by_the_current_one() -> None:
 
 @every_setting
 def test_a_default_can_be_given_as_it_is_shown(setting: Setting) -> None:
-    """What the help shows as a setting's default means the same when it is written out."""
     settings = load_named_settings({setting.name: setting.default})
     assert value_of(settings, setting.name) == value_of(Settings(), setting.name)
 
@@ -194,7 +192,6 @@ def test_no_pauses_can_be_written() -> None:
 def test_a_fault_is_one_line_that_says_what_is_wrong(
     arguments: list[str], parts: list[str]
 ) -> None:
-    """The line has the setting, the value and what is allowed."""
     lines = faults(*arguments)
     assert len(lines) == 1
     assert len(lines[0]) < 300
@@ -203,7 +200,6 @@ def test_a_fault_is_one_line_that_says_what_is_wrong(
 
 
 def test_all_wrong_values_are_told_at_once() -> None:
-    """Two wrong values give two lines, so that one correction is enough."""
     lines = faults("--training.epochs", "0", "--gate.min_accuracy", "2", "--split.seed", "1")
     assert [line.partition(":")[0] for line in lines] == ["training.epochs", "gate.min_accuracy"]
 
@@ -234,7 +230,6 @@ FAULTS_OUTSIDE = {
 def test_a_fault_outside_the_command_line_names_the_setting_too(
     place: str, variable: str, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Wrong values and names in the environment or `.env` are told like those of an option."""
     if place == ".env":
         (tmp_path / ".env").write_text(f"FMNIST_{variable}=0\n")
     else:
@@ -320,7 +315,6 @@ def shown(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 def test_show_settings_has_value_and_origin(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each setting is shown with the value that counts and the source it comes from."""
     (tmp_path / ".env").write_text("FMNIST_SPLIT__SEED=3\nFMNIST_TRAINING__SEED=3\n")
     monkeypatch.setenv("FMNIST_TRAINING__SEED", "4")
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "4")

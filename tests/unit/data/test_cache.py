@@ -34,7 +34,6 @@ from tests.support.processes import no_file_larger_than
 
 
 def test_with_everything_cached_no_network_is_needed(mirrors: Mirrors, cache: Path) -> None:
-    """A second fetch asks no server, whether or not it is up, and gives the same files."""
     mirror = mirrors.start()
     first = fetch_files(settings(cache, mirror))
     mirror.requests.clear()
@@ -141,7 +140,6 @@ def test_leftovers_of_killed_downloads_are_removed_after_a_day(
 
 
 def test_a_slow_download_is_not_taken_for_a_leftover(mirrors: Mirrors, cache: Path) -> None:
-    """A folder a day old is kept while its file is still being written."""
     folder = write({"tmp": b"part of a file"}, cache / ".download-x")
     os.utime(folder, (time.time() - 25 * 3600,) * 2)
     fetch_files(settings(cache, mirrors.start()))
@@ -160,7 +158,6 @@ def cannot_write_to_the_cache(data: DataSettings) -> None:
 def test_a_file_in_place_of_the_cache_is_a_data_error(
     mirrors: Mirrors, cache: Path, place: str
 ) -> None:
-    """A cache folder that cannot be made ends in a DataError naming it and the setting."""
     obstacle = cache if place == "the folder itself" else cache.parent
     obstacle.parent.mkdir(exist_ok=True)
     obstacle.write_text("in the way")
@@ -169,7 +166,6 @@ def test_a_file_in_place_of_the_cache_is_a_data_error(
 
 
 def test_a_folder_in_place_of_a_cached_file_is_a_data_error(mirrors: Mirrors, cache: Path) -> None:
-    """A folder where the cache keeps a file ends in a DataError naming the cache."""
     mirror = mirrors.start()
     path = fetch_files(settings(cache, mirror)).test_labels
     path.unlink()
@@ -196,7 +192,6 @@ def test_a_full_disk_is_a_data_error(mirrors: Mirrors, cache: Path, file: str, r
 def test_several_threads_fetching_at_once_do_not_disturb_each_other(
     mirrors: Mirrors, cache: Path
 ) -> None:
-    """Three threads that download the same files into the same cache all get them complete."""
     mirror = mirrors.start(meeting(3, FILES))
     with ThreadPoolExecutor(3) as pool:
         fetching = [pool.submit(fetch_files, settings(cache, mirror)) for _ in range(3)]
@@ -216,7 +211,6 @@ def keras_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_keras_own_copies_are_used_without_download(
     mirrors: Mirrors, cache: Path, keras_cache: Path
 ) -> None:
-    """Valid files in Keras's cache are used where they are, and no server is asked."""
     mirror = mirrors.start()
     fetched = fetch_files(settings(cache, mirror))
     assert paths_of(fetched) == {name: keras_cache / name for name in FILES}
@@ -227,7 +221,6 @@ def test_keras_own_copies_are_used_without_download(
 def test_a_damaged_copy_of_keras_is_passed_over(
     mirrors: Mirrors, cache: Path, keras_cache: Path
 ) -> None:
-    """A damaged file in Keras's cache is left alone, and that file is downloaded."""
     wrong = damaged(OFFICIAL[TRAIN_LABELS])
     (keras_cache / TRAIN_LABELS).write_bytes(wrong)
     mirror = mirrors.start()
@@ -239,7 +232,6 @@ def test_a_damaged_copy_of_keras_is_passed_over(
 def test_keras_folder_in_the_home_is_found(
     mirrors: Mirrors, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without KERAS_HOME, Keras's cache is looked for in the home folder."""
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

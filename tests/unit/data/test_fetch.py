@@ -105,7 +105,6 @@ def test_a_faulty_mirror_is_an_error_alone_and_passed_over_beside_another(
     reason: str,
     retryable: bool,
 ) -> None:
-    """The next mirror supplies the files; without one a DataError gives the reason."""
     bad, good = mirrors.start(faulty), mirrors.start()
     with pytest.raises(DataError) as caught:
         fetch_files(settings(cache, bad, timeout=SHORT))
@@ -123,7 +122,6 @@ def test_a_faulty_mirror_is_an_error_alone_and_passed_over_beside_another(
 def test_a_host_without_an_address_is_passed_over(
     mirrors: Mirrors, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a mirror's name has no address, the next mirror supplies the files."""
     look_up = socket.getaddrinfo
 
     def knowing_no_such_name(host: str, *arguments: Any, **named: Any) -> Any:
@@ -138,7 +136,6 @@ def test_a_host_without_an_address_is_passed_over(
 def test_a_trickling_mirror_is_given_up_soon(
     mirrors: Mirrors, cache: Path, few_attempts: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A mirror that sends a few bytes a second is given up after the timeout."""
     slow, good = mirrors.start(trickling), mirrors.start()
     fetched = fetch_files(settings(cache, slow, good, timeout=SHORT))
     assert fetched.origin.source == good.url
@@ -148,7 +145,6 @@ def test_a_trickling_mirror_is_given_up_soon(
 
 
 def test_mirrors_may_be_folders_of_a_server(mirrors: Mirrors, cache: Path) -> None:
-    """A mirror's address may have a path, to which the files' names are joined."""
     below = {f"data/fashion/{name}": content for name, content in OFFICIAL.items()}
     mirror = mirrors.start(contents=below)
     assert read(fetch_files(settings(cache, f"{mirror.url}/data/fashion/"))) == OFFICIAL
@@ -241,7 +237,6 @@ def test_a_mirror_that_fails_once_is_asked_again(mirrors: Mirrors, cache: Path) 
 
 
 def test_a_mirror_is_asked_only_so_often(mirrors: Mirrors, cache: Path) -> None:
-    """A mirror that keeps failing is asked four times, one that has no such file only once."""
     failing, without = mirrors.start(refusing(503)), mirrors.start(refusing(404))
     with pytest.raises(DataError):
         fetch_files(settings(cache, failing, without))
@@ -357,7 +352,6 @@ def test_own_files_are_accepted_with_a_matching_list(own: Own) -> None:
 
 
 def test_a_matching_list_leaves_official_files_official(own: Own) -> None:
-    """A list beside the official files makes them no less official, whatever else it lists."""
     origin = fetch_files(own.settings(with_sums(OFFICIAL | {"LICENSE": b"MIT"}))).origin
     assert origin.official
     assert set(origin.sha256) == set(FILES)
@@ -401,7 +395,6 @@ def test_the_list_takes_precedence_over_the_official_digests(own: Own) -> None:
     ],
 )
 def test_a_bad_list_is_refused(own: Own, content: bytes, found: str) -> None:
-    """A malformed or incomplete list is refused, with its fault, before any file is fetched."""
     own.refused(OWN | {SUMS: content}, f"{own.url}/{SUMS}", found, "sha256sum")
     assert in_cache(own.cache) == set()
 
@@ -415,7 +408,6 @@ def test_a_missing_file_is_named(own: Own, name: str, listed: bool) -> None:
 
 
 def test_a_changed_list_brings_the_changed_files(own: Own) -> None:
-    """When the user replaces the files and the list, the new files come, not the cached ones."""
     fetch_files(own.settings(with_sums(OWN)))
     assert read(fetch_files(own.settings(with_sums(four_files(3))))) == four_files(3)
 
@@ -439,7 +431,6 @@ def test_a_folder_in_the_home_may_be_given_with_a_tilde(
 
 
 def test_a_list_that_cannot_be_read_is_a_data_error(official: None, tmp_path: Path) -> None:
-    """A folder in place of the list ends in a DataError that names the list."""
     folder = write(OFFICIAL, tmp_path / "data")
     (folder / SUMS).mkdir()
     with pytest.raises(DataError, match=SUMS):
@@ -466,7 +457,6 @@ def from_server(mirror: Mirror | str, cache: Path, timeout: float = 10) -> DataS
 def test_a_server_that_is_down_is_a_retryable_error(
     official: None, cache: Path, named: str
 ) -> None:
-    """When nothing listens at a user's server or at the only mirror, the error names it."""
     url = closed_port()
     data = from_server(url, cache) if named == "source" else settings(cache, url)
     with pytest.raises(DataError, match=f"{url}.*cannot connect") as caught:
@@ -497,7 +487,6 @@ def test_a_list_that_does_not_come_is_not_taken_for_missing(
 def test_only_the_list_is_asked_for_when_the_files_are_cached(
     mirrors: Mirrors, cache: Path
 ) -> None:
-    """A second fetch from a user's server reads its list again, but none of the files."""
     mirror = mirrors.start(contents=with_sums(OWN))
     fetch_files(from_server(mirror, cache))
     mirror.requests.clear()
@@ -509,8 +498,6 @@ def test_only_the_list_is_asked_for_when_the_files_are_cached(
 def test_a_server_that_breaks_off_is_asked_again(
     mirrors: Mirrors, cache: Path, faulty: Behaviour
 ) -> None:
-    """A download from a user's server that broke off once is repeated."""
-
     def once(mirror: Mirror, reply: Reply) -> None:
         first = mirror.asked.count(TEST_IMAGES) == 1 and reply.request.name == TEST_IMAGES
         (faulty if first else honest)(mirror, reply)
@@ -524,8 +511,6 @@ def test_a_server_that_breaks_off_is_asked_again(
 def test_a_server_that_refuses_to_show_a_list_has_none(
     mirrors: Mirrors, cache: Path, status: int
 ) -> None:
-    """Whichever way a server says that there is no list, the official files are accepted."""
-
     def without_list(mirror: Mirror, reply: Reply) -> None:
         (refusing(status) if reply.request.name == SUMS else honest)(mirror, reply)
 
@@ -540,7 +525,6 @@ def test_a_server_that_refuses_to_show_a_list_has_none(
 def test_an_unusable_aws_configuration_is_a_data_error(
     official: None, cache: Path, monkeypatch: pytest.MonkeyPatch, profile: str, told: str
 ) -> None:
-    """A missing profile, or no key at all, ends in a DataError that says so."""
     if profile:
         monkeypatch.setenv("AWS_PROFILE", profile)
     with pytest.raises(DataError, match=told):
@@ -565,7 +549,6 @@ A, B = "0123456789abcdef" * 4, "f" * 64
     ],
 )
 def test_lists_of_digests_are_read_in_every_usual_form(text: str, expected: dict[str, str]) -> None:
-    """A list that `sha256sum` can write is read, whatever its variant."""
     assert parse_sums(text) == expected
 
 
@@ -586,6 +569,5 @@ def test_lists_of_digests_are_read_in_every_usual_form(text: str, expected: dict
     ],
 )
 def test_malformed_lists_of_digests_are_refused(line: str, number: int) -> None:
-    """A line of another form is a ValueError that gives its number."""
     with pytest.raises(ValueError, match=f"line {number} "):
         parse_sums(line)

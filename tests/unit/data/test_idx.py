@@ -155,7 +155,6 @@ def refused(folder: Path, file: str, found: str) -> None:
 def test_every_kind_of_bad_data_is_refused_by_name(
     file: str, change: Change, found: str, tmp_path: Path
 ) -> None:
-    """Bad data of this kind end in a DataError that names the file and what was found in it."""
     write_good_files(tmp_path)
     path = tmp_path / file
     path.write_bytes(change(path.read_bytes()))
@@ -172,7 +171,6 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_good_files_read_back_as_they_were_written(tmp_path: Path) -> None:
-    """Every pixel and label of a good file is read in its place, as unsigned bytes."""
     write_good_files(tmp_path)
     train, test = read_all(tmp_path)
     for data, size in ((train, TRAIN_SIZE), (test, TEST_SIZE)):
@@ -190,7 +188,6 @@ def test_a_gzip_of_several_members_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_a_single_image_is_not_called_identical(tmp_path: Path) -> None:
-    """One image alone is refused for its missing classes, not for being like itself."""
     (tmp_path / "images").write_bytes(idx(some_images(1)))
     (tmp_path / "labels").write_bytes(idx(np.array([4])))
     with pytest.raises(DataError, match="class 0, 1, 2, 3, 5, 6, 7, 8, 9"):

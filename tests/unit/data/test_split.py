@@ -85,7 +85,6 @@ def test_classes_have_the_same_shares_on_both_sides(
 
 @pytest.mark.parametrize("counts", [range(20, 120, 10), [10] * 3], ids=["unequal", "three"])
 def test_classes_keep_their_shares_however_many_and_frequent(counts: Sequence[int]) -> None:
-    """Any number of classes of any frequency keep their shares to within one image on each side."""
     data = numbered(np.repeat(np.arange(len(counts)), counts))
     train, validation = split(data, SplitSettings())
     assert np.abs(np.bincount(validation.labels) - 0.2 * np.array(counts)).max() < 1
@@ -93,7 +92,6 @@ def test_classes_keep_their_shares_however_many_and_frequent(counts: Sequence[in
 
 
 def test_the_two_sides_are_disjoint_and_complete(everything: LabelledImages) -> None:
-    """Every image is on exactly one side, with its own pixels and its own label."""
     train, validation = split(everything, SplitSettings())
     assert sorted(numbers(train) + numbers(validation)) == list(range(len(everything)))
     for side in (train, validation):
@@ -156,7 +154,6 @@ def test_the_three_sets_survive_saving_and_loading(
 def test_the_test_set_is_left_as_it_is(
     fetched: FetchedData, test_set: LabelledImages, tmp_path: Path, seed: int
 ) -> None:
-    """Whatever the split, the test set keeps every image in its order, as unsigned bytes."""
     prepared = prepare_sets(fetched, SplitSettings(seed=seed, validation=0.3), 10, tmp_path)
     test = load_images(prepared.test)
     assert prepared.test_images == TEST_SIZE
@@ -165,7 +162,6 @@ def test_the_test_set_is_left_as_it_is(
 
 
 def test_each_set_is_a_file_of_its_own(fetched: FetchedData, tmp_path: Path) -> None:
-    """The three sets are three files in the given folder, and the only ones there."""
     folder = tmp_path / "work"
     folder.mkdir()
     prepared = prepare_sets(fetched, SplitSettings(), 10, folder)
@@ -175,7 +171,6 @@ def test_each_set_is_a_file_of_its_own(fetched: FetchedData, tmp_path: Path) -> 
 def test_bad_data_are_refused_before_anything_is_written(
     fetched: FetchedData, tmp_path: Path
 ) -> None:
-    """When the test labels are bad, a DataError names them and no set has been written."""
     write_idx(np.zeros(TEST_SIZE, np.uint8), fetched.test_labels)
     folder = tmp_path / "work"
     folder.mkdir()
@@ -185,7 +180,6 @@ def test_bad_data_are_refused_before_anything_is_written(
 
 
 def test_test_images_of_another_size_are_refused(fetched: FetchedData, tmp_path: Path) -> None:
-    """Test images must have the size of the training images; the message gives both sizes."""
     write_idx(np.random.default_rng(0).integers(0, 256, (TEST_SIZE, 28, 30)), fetched.test_images)
     with pytest.raises(DataError, match=f"{TEST_IMAGES} .*28 x 30.*{TRAIN_IMAGES} .*28 x 28"):
         prepare_sets(fetched, SplitSettings(), 10, tmp_path)
@@ -205,7 +199,6 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(
 
 
 def test_a_full_disk_is_a_store_error(fetched: FetchedData, tmp_path: Path) -> None:
-    """Arrays that find no room on the disk end in a StoreError naming the file."""
     told = r"train\.npz.*free some space"
     with no_file_larger_than(10_000), pytest.raises(StoreError, match=told):
         prepare_sets(fetched, SplitSettings(), 10, tmp_path)

@@ -21,13 +21,11 @@ each_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def test_the_file_is_valid() -> None:
-    """Compose's own schema accepts it."""
     jsonschema.validate(COMPOSE, get_builtin_schema("vendor.compose-spec"))
 
 
 @each_service
 def test_ports_are_open_to_this_machine_only(name: str) -> None:
-    """Every published port is bound to the loopback address."""
     for port in SERVICES[name].get("ports", []):
         assert port.startswith("127.0.0.1:"), port
 

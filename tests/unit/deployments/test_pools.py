@@ -157,7 +157,6 @@ def test_each_variable_is_described_and_has_an_effect(pool: str) -> None:
 @each_pool
 @pytest.mark.parametrize("name", ["image", "store_url", "s3_region", "command", "name"])
 def test_a_variable_of_the_run_replaces_the_default(pool: str, name: str) -> None:
-    """A variable chosen for one run reaches its job."""
     render = manifest if pool == "kubernetes" else docker_request
     assert "chosen" in json.dumps(render(**{name: "chosen"}))
 
@@ -226,7 +225,6 @@ def test_the_job_is_valid_for_kubernetes() -> None:
 
 
 def test_the_check_finds_mistakes_in_the_job() -> None:
-    """It refuses a misspelt field, however deep, and a value of the wrong type."""
     misspelt, mistyped = of_kubernetes(manifest()), of_kubernetes(manifest())
     container = misspelt["spec"]["template"]["spec"]["containers"][0]
     container["securityContext"]["readOnlyRoot"] = True
@@ -389,7 +387,6 @@ def test_the_container_is_in_the_network_of_the_compose_file() -> None:
 
 @each_pool
 def test_no_template_holds_a_secret(pool: str) -> None:
-    """No template gives a secret variable a value."""
     environment = TEMPLATES[pool]["job_configuration"]["env"]
     for name in (*SECRET_SETTINGS, *STORE_KEYS):
         assert environment.get(name) is None

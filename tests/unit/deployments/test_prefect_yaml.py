@@ -36,7 +36,6 @@ def test_a_run_waits_while_another_is_active(deployment: dict[str, Any]) -> None
 
 @each_deployment
 def test_the_entrypoint_is_a_flow_of_this_project(deployment: dict[str, Any]) -> None:
-    """The file exists and defines a flow of that name."""
     path, _, name = deployment["entrypoint"].partition(":")
     (flow,) = (
         node

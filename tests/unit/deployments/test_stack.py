@@ -59,7 +59,6 @@ def test_secrets_are_random_and_readable_by_their_owner_only(tmp_path: Path) -> 
 
 
 def test_existing_secrets_are_not_replaced(tmp_path: Path) -> None:
-    """A second call says that they exist, and changes nothing."""
     (tmp_path / "env").write_text("mine")
     with pytest.raises(StackError, match="already exists"):
         stack.make_secrets(tmp_path / "env")
@@ -82,7 +81,6 @@ def test_services_come_after_what_they_need(services: dict[str, stack.Service]) 
 
 
 def test_services_listen_to_and_reach_this_machine_only(services: dict[str, stack.Service]) -> None:
-    """Commands and environments contain no address but the loopback one."""
     for service in services.values():
         everything = " ".join([*service.command, *service.environment.values()])
         assert "0.0.0.0" not in everything
@@ -97,7 +95,6 @@ def test_services_listen_to_and_reach_this_machine_only(services: dict[str, stac
 def test_volumes_are_folders_and_files_of_the_project_stay(
     services: dict[str, stack.Service], tmp_path: Path
 ) -> None:
-    """Commands and environments point to where the mounted files really are."""
     assert services["minio"].command[2] == str(tmp_path / "volumes" / "minio")
     assert Path(services["minio-setup"].command[1]).is_file()
     assert Path(services["minio-setup"].environment["POLICY_FILE"]).is_file()
@@ -127,7 +124,6 @@ def test_the_jobs_own_settings_come_from_its_env_file(tmp_path: Path) -> None:
 def test_no_secret_is_written_outside_the_env_file(
     services: dict[str, stack.Service], tmp_path: Path
 ) -> None:
-    """The configuration of supervisord contains none."""
     stack.Stack(services, tmp_path, tmp_path / "env").configure()
     assert "5ec5ec" not in (tmp_path / "supervisord.conf").read_text()
 
@@ -161,7 +157,6 @@ def test_without_secrets_every_command_ends_with_one_line(
 def test_stopping_what_does_not_run_is_harmless(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And status says that nothing runs."""
     stack.make_secrets(tmp_path / "env")
     options = ["--state", str(tmp_path / "state"), "--env-file", str(tmp_path / "env")]
     assert stack.main([*options, "stop"]) == 0

@@ -51,7 +51,6 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_the_figures_of_a_run_are_small(real_data: FetchedData) -> None:
-    """Each figure is a PNG of less than 120 kB, and a page with all four below 200,000 bytes."""
     run = records.run(champion_before=records.champion(), against=records.comparison())
     drawn = draw_figures(run, read_idx(real_data.test_images, 3))
     for content in drawn.values():
@@ -77,7 +76,6 @@ EVALUATIONS = {
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS.values(), ids=EVALUATIONS.keys())
 def test_every_evaluation_can_be_drawn(evaluation: Evaluation) -> None:
-    """The confusion matrix and the mistakes draw for the best, the worst and odd models."""
     confusion_matrix(evaluation).draw_without_rendering()
     confident_mistakes(evaluation, IMAGES).draw_without_rendering()
 
@@ -99,12 +97,10 @@ TRAININGS = {
 
 @pytest.mark.parametrize("result", TRAININGS.values(), ids=TRAININGS.keys())
 def test_every_training_can_be_drawn(result: TrainingResult) -> None:
-    """The learning curves draw for one epoch, for many, and where nothing moves."""
     learning_curves(result).draw_without_rendering()
 
 
 def test_the_confusion_matrix_names_all_classes_and_counts() -> None:
-    """Both axes have all ten classes, and each cell its number of images."""
     evaluation = records.evaluation()
     figure = confusion_matrix(evaluation)
     axes = figure.axes[0]
@@ -180,7 +176,6 @@ def test_a_single_epoch_is_seen() -> None:
 
 
 def test_the_mistakes_name_both_classes_and_the_confidence() -> None:
-    """Each mistake shows its image, the true class, the one it was taken for, and how surely."""
     evaluation = records.evaluation()
     figure = confident_mistakes(evaluation, IMAGES)
     shown = [axes for axes in figure.axes if axes.images]

@@ -111,7 +111,6 @@ def test_the_report_tells_the_champion_before_and_after(
 
 
 def test_the_report_tells_how_the_model_came_about() -> None:
-    """Data, sizes, epochs, seed, code, machine and versions are in the report."""
     table = section(records.run(), "How it was made")
     for part in (
         "mirrors, the official files", "48,000 training, 12,000 validation, 10,000 test",
@@ -148,7 +147,6 @@ def test_the_report_tells_how_to_load_the_model() -> None:
 
 
 def test_the_report_shows_its_figures_and_files() -> None:
-    """Each figure is shown by its address, and each file is listed with its place in the store."""
     run = records.run()
     report = markdown(run, IMAGES, ["report.md", "model.keras"])
     for title, address in IMAGES.items():
@@ -186,7 +184,6 @@ def test_every_table_of_the_report_is_well_formed(
 
 
 def test_a_class_name_with_a_bar_does_not_break_a_table() -> None:
-    """A user's own class name is shown as one cell, whatever characters it has."""
     found = records.evaluation()
     named = (replace(found.classes[0], name="top|shirt"), *found.classes[1:])
     table = section(records.run(judged=replace(found, classes=named)), "Classes")
@@ -195,7 +192,6 @@ def test_a_class_name_with_a_bar_does_not_break_a_table() -> None:
 
 
 def test_a_perfect_model_has_no_confused_classes() -> None:
-    """Where nothing was confused the report says so instead of an empty table."""
     run = records.run(judged=records.evaluation(10_000))
     assert section(run, "Most confused").startswith("None: every test image")
 
@@ -207,7 +203,6 @@ def test_the_most_confused_classes_come_first() -> None:
 
 
 def test_the_summary_is_one_line_of_the_documented_form() -> None:
-    """The summary has verdict, id, accuracy, interval, bound, time and report in one line."""
     assert summary(records.run(), 71.4) == (
         f"promoted  {records.RUN_ID}  test accuracy 0.9142 [0.9086, 0.9195], needs 0.9000  71 s  "
         f"s3://models/team/runs/{records.RUN_ID}/report.md"
@@ -239,7 +234,6 @@ def test_the_report_compares_with_the_champion(
 
 
 def test_the_report_names_the_weakest_classes() -> None:
-    """The three classes of the lowest F1 are named, the lowest first."""
     run = records.run()
     f1 = sorted((scores.f1, scores.name) for scores in run.evaluation.classes)[:3]
     words = ", ".join(f"{name} (F1 {value:.4f})" for value, name in f1)
@@ -247,7 +241,6 @@ def test_the_report_names_the_weakest_classes() -> None:
 
 
 def test_the_report_tells_the_settings_that_were_changed() -> None:
-    """What differs from the defaults is named with its value; otherwise it says nothing does."""
     settings = Settings(gate=GateSettings(min_accuracy=0.85))
     changed = section(records.run(settings=settings), "How it was made")
     assert "| settings | 1 changed, the others at their defaults;" in changed
@@ -280,7 +273,6 @@ def test_the_report_does_not_vouch_for_a_champion_that_could_not_be_scored() -> 
 
 
 def test_a_run_that_replaced_no_champion_says_there_is_nothing_to_undo() -> None:
-    """The first champion has no predecessor, and a rejected run changed nothing."""
     assert section(records.run(), "Go back") == "There was no champion before this run."
     rejected = section(challenger(promoted=False), "Go back")
     assert rejected == "Nothing to undo: this run did not change the champion."
@@ -290,7 +282,6 @@ def test_a_run_that_replaced_no_champion_says_there_is_nothing_to_undo() -> None
 
 
 def test_the_notes_stand_right_under_the_rules() -> None:
-    """The gate's notes follow the table of its rules, each as a sentence."""
     run = records.run()
     run = replace(run, verdict=replace(run.verdict, notes=("it rained", "the store is slow")))
     report = markdown(run, IMAGES)
@@ -311,7 +302,6 @@ def test_a_rules_figures_are_shown_as_the_gate_words_them() -> None:
 
 
 def test_the_section_has_the_figures_of_the_comparison() -> None:
-    """Both accuracies, the difference with its interval, McNemar's p, and what changed sides."""
     found = records.comparison()
     text = against_the_champion(found)
     low, high = 100 * found.interval.low, 100 * found.interval.high
@@ -332,7 +322,6 @@ def test_the_section_has_the_figures_of_the_comparison() -> None:
 
 
 def test_the_section_has_the_recall_of_each_class() -> None:
-    """Every class has its recall under both, the difference in points, gains and losses."""
     found = records.comparison(305, 210)
     text = against_the_champion(found)
     for scores in found.classes:
@@ -345,7 +334,6 @@ def test_the_section_has_the_recall_of_each_class() -> None:
 
 
 def test_no_difference_has_no_minus_sign() -> None:
-    """Two models of the same answers differ by +0.00, in every class."""
     text = against_the_champion(records.comparison(0, 0))
     assert "-0.00" not in text
     assert text.count("| +0.00 | 0 | 0 |") == 10

@@ -100,7 +100,6 @@ def test_a_folder_goes_with_its_last_object(store: Store, tmp_path: Path) -> Non
 @pytest.mark.parametrize("below", ["", "deeper/still"])
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "delete"])
 def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path, below: str, verb: str) -> None:
-    """A file where the store's folder should be is named, with the setting to change."""
     taken = tmp_path / "taken"
     taken.write_text("a file")
     store = FolderStore(str(taken / below))
@@ -132,7 +131,6 @@ CODES = {
 def test_a_write_that_fails_leaves_the_folder_as_it_was(
     code: int, verb: str, step: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the system refuses is reported, leaves no partial file, and keeps the old content."""
     store.put_if_absent("old", b"old")
     key, write, last_step = {
         "put_if_absent": ("new", store.put_if_absent, "os.link"),

@@ -41,7 +41,6 @@ def test_the_settings_accept_its_scheme() -> None:
 
 
 def test_it_is_opened_by_its_scheme() -> None:
-    """`open_store` gives the new class, with the URL."""
     store: Store = open_store("mem://bucket/runs", single_publisher=True)
     assert isinstance(store, SharedStore)
     store.put_if_absent("runs/a", b"1")
@@ -50,7 +49,6 @@ def test_it_is_opened_by_its_scheme() -> None:
 
 
 def test_the_data_are_read_through_it(tmp_path: Path) -> None:
-    """A data source of the new kind is checked and fetched through its class."""
     OBJECTS.update(with_sums(OWN))
     data = DataSettings(source="mem://bucket/data", cache=tmp_path / "cache")
     assert "mem://bucket/data has the files that its SHA256SUMS lists" in check_source(data)

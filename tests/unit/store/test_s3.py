@@ -34,7 +34,6 @@ def test_no_credentials_at_all_are_reported(monkeypatch: pytest.MonkeyPatch, act
 @pytest.mark.usefixtures("some_keys")
 @every_verb
 def test_a_server_that_is_not_up_is_reported(monkeypatch: pytest.MonkeyPatch, act: Action) -> None:
-    """A refused connection is retryable, and names the server and its variable."""
     endpoint = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     store = open_store("s3://bucket/runs")
@@ -135,7 +134,6 @@ ANSWERS = {
 def test_a_refused_write_is_reported(
     serve: Callable[..., str], status: int, body: bytes, told: str, retryable: bool
 ) -> None:
-    """A server's refusal names bucket, server and reason, and whether waiting can help."""
     handler = type("H", (Answering,), {"status": status, "body": body, "requests": []})
     endpoint = serve(handler)
     store = open_store("s3://bucket/runs")
@@ -148,14 +146,12 @@ def test_a_refused_write_is_reported(
 def test_a_failing_server_is_a_retryable_failure(
     serve: Callable[..., str], act: Action, status: int
 ) -> None:
-    """A server error is worth another attempt, whatever the request."""
     endpoint = serve(type("H", (Answering,), {"status": status, "requests": []}))
     store = open_store("s3://bucket/runs")
     failure(lambda: act(store), endpoint, str(status), "try again later", retryable=True)
 
 
 def test_a_server_that_forgets_is_not_trusted(serve: Callable[..., str]) -> None:
-    """A server that takes an object but gives back another fails the check."""
     serve(type("H", (Answering,), {"refused": (), "requests": []}))
     failure(
         open_store("s3://bucket/runs").check, "s3://bucket/runs/", "does not read back",
