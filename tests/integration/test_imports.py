@@ -6,15 +6,6 @@ from tests.support.processes import run_program
 from tests.unit.test_architecture import HOMES, MODULES, layer_of, name_of
 
 
-def test_importing_the_package_imports_neither_tensorflow_nor_prefect() -> None:
-    program = """
-import sys, fmnist
-print([name for name in ("tensorflow", "keras", "prefect") if name in sys.modules])
-"""
-    done = run_program("-c", program)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
 def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
     """No setting is read, and no environment, folder, logger, thread or seed is touched."""
     heavy = HOMES["keras"] | HOMES["prefect"]

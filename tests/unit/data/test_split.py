@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fmnist.data.records import (
+    FILES,
     OFFICIAL_SHA256,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
-    TRAIN_LABELS,
     DataOrigin,
     FetchedData,
     LabelledImages,
@@ -19,7 +19,7 @@ from fmnist.data.records import (
 from fmnist.data.split import load_images, prepare_sets, split
 from fmnist.errors import DataError, ExitCode, StoreError
 from fmnist.settings import SplitSettings
-from tests.support.mirrors import idx
+from tests.support.mirrors import idx, write
 from tests.support.processes import no_file_larger_than
 
 EACH_CLASS = 50
@@ -44,12 +44,6 @@ def shares(data: LabelledImages) -> list[float]:
     return counted
 
 
-def write_idx(array: np.ndarray, path: Path) -> Path:
-    """Write an array of unsigned bytes as a compressed IDX file."""
-    path.write_bytes(idx(array))
-    return path
-
-
 @pytest.fixture
 def everything() -> LabelledImages:
     """All training images: fifty of each class, in no order."""
@@ -65,13 +59,10 @@ def test_set() -> LabelledImages:
 @pytest.fixture
 def fetched(everything: LabelledImages, test_set: LabelledImages, tmp_path: Path) -> FetchedData:
     """Four small files as the fetch hands them on."""
-    return FetchedData(
-        DataOrigin("a test", False, OFFICIAL_SHA256),
-        train_images=write_idx(everything.images, tmp_path / TRAIN_IMAGES),
-        train_labels=write_idx(everything.labels, tmp_path / TRAIN_LABELS),
-        test_images=write_idx(test_set.images, tmp_path / TEST_IMAGES),
-        test_labels=write_idx(test_set.labels, tmp_path / TEST_LABELS),
-    )
+    arrays = (everything.images, everything.labels, test_set.images, test_set.labels)
+    write({name: idx(array) for name, array in zip(FILES, arrays, strict=True)}, tmp_path)
+    origin = DataOrigin("a test", False, OFFICIAL_SHA256)
+    return FetchedData(origin, *(tmp_path / name for name in FILES))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.5])
@@ -171,7 +162,7 @@ def test_each_set_is_a_file_of_its_own(fetched: FetchedData, tmp_path: Path) -> 
 def test_bad_data_are_refused_before_anything_is_written(
     fetched: FetchedData, tmp_path: Path
 ) -> None:
-    write_idx(np.zeros(TEST_SIZE, np.uint8), fetched.test_labels)
+    fetched.test_labels.write_bytes(idx(np.zeros(TEST_SIZE)))
     folder = tmp_path / "work"
     folder.mkdir()
     with pytest.raises(DataError, match=TEST_LABELS):
@@ -180,7 +171,8 @@ def test_bad_data_are_refused_before_anything_is_written(
 
 
 def test_test_images_of_another_size_are_refused(fetched: FetchedData, tmp_path: Path) -> None:
-    write_idx(np.random.default_rng(0).integers(0, 256, (TEST_SIZE, 28, 30)), fetched.test_images)
+    wide = np.random.default_rng(0).integers(0, 256, (TEST_SIZE, 28, 30))
+    fetched.test_images.write_bytes(idx(wide))
     with pytest.raises(DataError, match=f"{TEST_IMAGES} .*28 x 30.*{TRAIN_IMAGES} .*28 x 28"):
         prepare_sets(fetched, SplitSettings(), 10, tmp_path)
 
