@@ -204,7 +204,7 @@ def test_an_ad_hoc_run_shows_its_progress_and_no_traceback(ad_hoc: Finished) -> 
 
 
 def test_the_run_is_stored_completely_and_is_the_champion(ad_hoc: Finished) -> None:
-    """Every file has the size and digest that the manifest states."""
+    """Every file has its size and digest of the manifest; nothing is left in the work folder."""
     store = FolderStore(str(ad_hoc.work.parent / "store"))
     run = ad_hoc.work.parent / "store" / "runs" / ad_hoc.run_id
     manifest = from_json(Manifest, (run / "manifest.json").read_bytes(), "manifest")
@@ -215,6 +215,7 @@ def test_the_run_is_stored_completely_and_is_the_champion(ad_hoc: Finished) -> N
     champion = current_champion(store)
     assert champion and champion.run_id == ad_hoc.run_id
     assert champion.manifest_sha256 == sha256_of(run / "manifest.json")
+    assert list(ad_hoc.work.iterdir()) == []
 
 
 def test_the_stored_model_is_the_one_that_was_scored(ad_hoc: Finished, real_data: Any) -> None:
@@ -225,10 +226,6 @@ def test_the_stored_model_is_the_one_that_was_scored(ad_hoc: Finished, real_data
     predicted = network.predict(test.images, batch_size=5000, verbose=0).argmax(axis=1)
     reported = json.loads((run / "evaluation.json").read_text())
     assert int((predicted == test.labels).sum()) == reported["correct"]
-
-
-def test_nothing_is_left_in_the_work_folder(ad_hoc: Finished) -> None:
-    assert list(ad_hoc.work.iterdir()) == []
 
 
 @dataclass(frozen=True)
@@ -313,15 +310,12 @@ def test_a_reviewer_finds_the_report_with_its_figures_in_the_run(pair: Pair) -> 
         assert words in report
 
 
-def test_the_classification_report_is_a_table_of_the_run(pair: Pair) -> None:
-    table = artifacts_of(flow_run_named(pair.promoted.run_id))["classification-report"]
-    rows = json.loads(table.data)
+def test_the_run_has_a_table_of_its_classes_and_its_progress_to_the_end(pair: Pair) -> None:
+    artifacts = artifacts_of(flow_run_named(pair.promoted.run_id))
+    rows = json.loads(artifacts["classification-report"].data)
     assert len(rows) == 12
     assert rows[0].keys() == {"class", "precision", "recall", "F1", "images"}
-
-
-def test_the_progress_artifact_reaches_the_end(pair: Pair) -> None:
-    assert artifacts_of(flow_run_named(pair.promoted.run_id))["training-progress"].data == 100.0
+    assert artifacts["training-progress"].data == 100.0
 
 
 def test_the_stages_are_tasks_and_no_array_is_kept_in_their_states(pair: Pair) -> None:

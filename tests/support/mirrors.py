@@ -6,7 +6,7 @@ import hashlib
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,30 +146,13 @@ class Reply:
 Behaviour = Callable[["Mirror", Reply], None]
 
 
+@dataclass
 class Mirror:
     """A real HTTP server on the loopback address that behaves as a test says."""
 
-    def __init__(self, contents: Contents, behaviour: Behaviour, log: list[Request]) -> None:
-        self.url = ""
-        self.requests: list[Request] = []
-        self.closing = threading.Event()
-        mirror = self
-
-        class Asked(Handler):
-            protocol_version = "HTTP/1.0"
-
-            def answer(self, body: bytes) -> None:
-                asked = self.path.removeprefix("/")
-                request = Request(mirror.url, asked)
-                mirror.requests.append(request)
-                log.append(request)
-                with contextlib.suppress(ConnectionError):
-                    if asked in contents:
-                        behaviour(mirror, Reply(self, request, contents[asked]))
-                    else:
-                        self.send_error(404)
-
-        self.handler = Asked
+    url: str = ""
+    requests: list[Request] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def asked(self) -> list[str]:
@@ -186,8 +169,23 @@ class Mirrors:
 
     def start(self, behaviour: Behaviour | None = None, contents: Contents = OFFICIAL) -> Mirror:
         """Start a server: by default a good one, with the official files."""
-        mirror = Mirror(contents, behaviour or honest, self.log)
-        mirror.url = self._running.enter_context(serving(mirror.handler))
+        mirror, log = Mirror(), self.log
+
+        class Asked(Handler):
+            protocol_version = "HTTP/1.0"
+
+            def answer(self, body: bytes) -> None:
+                asked = self.path.removeprefix("/")
+                request = Request(mirror.url, asked)
+                mirror.requests.append(request)
+                log.append(request)
+                with contextlib.suppress(ConnectionError):
+                    if asked in contents:
+                        (behaviour or honest)(mirror, Reply(self, request, contents[asked]))
+                    else:
+                        self.send_error(404)
+
+        mirror.url = self._running.enter_context(serving(Asked))
         # Whoever still waits is released first.
         self._running.callback(mirror.closing.set)
         return mirror

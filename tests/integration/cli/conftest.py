@@ -22,7 +22,7 @@ from fmnist.registry.records import FileEntry, StoredRun, to_json
 from fmnist.registry.runs import read_run, seal_run, upload_run
 from fmnist.report.run import Run
 from fmnist.settings import DataSettings, GateSettings, ModelSettings, Settings, StoreSettings
-from fmnist.store.base import Store
+from fmnist.store.base import Store, open_store
 from tests.support import records
 from tests.support.mirrors import digest, idx, with_sums, write
 
@@ -253,3 +253,11 @@ def put_networks(store: Store, put: Put, world: World) -> None:
     """The good network as the champion, then the poor one and the better one."""
     for number, network in ((1, world.good), (2, world.poor), (3, world.better)):
         put(store, run_id(number), promote=number == 1, **world.run_of(network))
+
+
+@pytest.fixture
+def networks(url: str, store_run: Put, world: World) -> Store:
+    """The store of the settings, of either kind, with the three networks."""
+    store = open_store(url)
+    put_networks(store, store_run, world)
+    return store

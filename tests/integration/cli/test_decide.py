@@ -15,7 +15,7 @@ from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, promote_run, read_champion, retire, roll_back
 from fmnist.registry.runs import find_run, later_verdicts
 from fmnist.settings import GateSettings
-from fmnist.store.base import Conflict, open_store
+from fmnist.store.base import Conflict, Store, open_store
 from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import (
     IMAGES,
@@ -50,39 +50,33 @@ def store(world: World, store_run: Put) -> FolderStore:
     return store
 
 
-def test_a_stored_run_is_promoted_by_the_gate(
-    url: str, world: World, store_run: Put, call: Call
-) -> None:
+def test_a_stored_run_is_promoted_by_the_gate(networks: Store, world: World, call: Call) -> None:
     """A run that passes becomes the champion, by this command, with the comparison shown."""
-    store = open_store(url)
-    put_networks(store, store_run, world)
     output = call("promote", run_id(3))
     assert output.code == ExitCode.OK
     assert output.last.startswith(f"promoted  {run_id(3)}  generation 2  test accuracy ")
     assert f"against the champion {run_id(1)}:" in output.text
-    head = current_champion(store)
+    head = current_champion(networks)
     assert head is not None
     assert (head.run_id, head.move, head.by) == (run_id(3), "promotion", "fmnist promote")
     assert head.accuracy == world.better.evaluation.accuracy
 
 
 def test_a_run_that_does_not_pass_is_rejected_and_recorded(
-    url: str, world: World, store_run: Put, call: Call, machine: Machine
+    networks: Store, call: Call, machine: Machine
 ) -> None:
     """A rejection has code 3, is kept beside the run, and leaves the champion."""
-    store = open_store(url)
-    put_networks(store, store_run, world)
     words = ("promote", run_id(2))
     output = call(*words)
     assert output.code == ExitCode.REJECTED
     assert output.last.startswith(f"rejected  {run_id(2)}  test accuracy ")
     assert "FAIL" in output.text
-    (kept,) = later_verdicts(store, run_id(2))
+    (kept,) = later_verdicts(networks, run_id(2))
     assert not kept.promoted and kept.generation == 1
     found = machine(*words)
     assert (found["ok"], found["kind"], found["exit_code"]) == (False, "rejected", 3)
     assert found["message"] == kept.reason
-    assert champion_of(store) == run_id(1)
+    assert champion_of(networks) == run_id(1)
 
 
 def test_the_gate_is_the_one_the_run_was_made_for(

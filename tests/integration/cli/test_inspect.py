@@ -248,12 +248,11 @@ def test_history_tells_every_move(url: str, store_run: Put, call: Call, machine:
     assert found["total"] == 3
 
 
+@pytest.mark.usefixtures("networks")
 def test_two_runs_are_compared_on_the_same_images(
-    url: str, world: World, store_run: Put, call: Call, machine: Machine
+    world: World, call: Call, machine: Machine
 ) -> None:
     """Accuracies, difference, test and classes; a machine gets every image that changed sides."""
-    store = open_store(url)
-    put_networks(store, store_run, world)
     words = ("compare", run_id(1), run_id(2), "--data.source", str(world.data))
     output = call(*words)
     before, after = world.good.evaluation, world.poor.evaluation

@@ -4,7 +4,7 @@ import pytest
 
 import fmnist
 from fmnist.errors import DamagedError
-from fmnist.store.base import open_store
+from fmnist.store.base import Store
 from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import (
     LABELS,
@@ -17,9 +17,8 @@ from tests.integration.cli.conftest import (
 )
 
 
-def test_the_champion_is_loaded_in_one_line(url: str, world: World, store_run: Put) -> None:
-    put_networks(open_store(url), store_run, world)
-    predicted = fmnist.load_champion(url).predict(images(0), verbose=0).argmax(axis=1)
+def test_the_champion_is_loaded_in_one_line(networks: Store, world: World) -> None:
+    predicted = fmnist.load_champion(networks.url).predict(images(0), verbose=0).argmax(axis=1)
     assert (predicted == LABELS).mean() == world.good.evaluation.accuracy
 
 

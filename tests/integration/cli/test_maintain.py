@@ -8,24 +8,14 @@ from fmnist.cli.doctor import Finding
 from fmnist.errors import ExitCode
 from fmnist.registry.runs import list_run_ids
 from fmnist.settings import GateSettings
-from fmnist.store.base import open_store
+from fmnist.store.base import Store, open_store
 from fmnist.store.folder import FolderStore
-from tests.integration.cli.conftest import (
-    Call,
-    Machine,
-    Put,
-    World,
-    overwrite,
-    put_networks,
-    run_id,
-)
+from tests.integration.cli.conftest import Call, Machine, Put, overwrite, run_id
 from tests.support.processes import files_in
 
 
-def test_a_good_store_is_verified(
-    url: str, world: World, store_run: Put, call: Call, machine: Machine
-) -> None:
-    put_networks(open_store(url), store_run, world)
+@pytest.mark.usefixtures("networks")
+def test_a_good_store_is_verified(call: Call, machine: Machine) -> None:
     output = call("verify")
     assert output.code == 0
     assert output.lines[-1].startswith("ok  3 runs, ")
@@ -36,12 +26,10 @@ def test_a_good_store_is_verified(
 
 
 def test_damage_is_found_and_named(
-    url: str, world: World, store_run: Put, call: Call, machine: Machine
+    networks: Store, store_run: Put, call: Call, machine: Machine
 ) -> None:
-    store = open_store(url)
-    put_networks(store, store_run, world)
-    store_run(store, run_id(4))
-    overwrite(store, f"runs/{run_id(2)}/report.md", b"other")
+    store_run(networks, run_id(4))
+    overwrite(networks, f"runs/{run_id(2)}/report.md", b"other")
     output = call("verify")
     assert output.code == ExitCode.DAMAGED
     assert output.last.startswith("failed  -  damaged: 2 faults, listed above  4 runs, ")
@@ -57,12 +45,10 @@ def test_damage_is_found_and_named(
     assert call("verify", run_id(9)).code == ExitCode.STORE
 
 
-def test_leftovers_are_no_damage(url: str, world: World, store_run: Put, call: Call) -> None:
+def test_leftovers_are_no_damage(networks: Store, call: Call) -> None:
     """What no manifest lists is told with its place, and ends with code 0."""
-    store = open_store(url)
-    put_networks(store, store_run, world)
-    store.put_if_absent(f"runs/{run_id(8)}/model.keras", b"model")
-    store.put_if_absent(f"runs/{run_id(1)}/notes.txt", b"notes")
+    networks.put_if_absent(f"runs/{run_id(8)}/model.keras", b"model")
+    networks.put_if_absent(f"runs/{run_id(1)}/notes.txt", b"notes")
     output = call("verify")
     assert output.code == 0
     assert output.last.endswith("  2 leftovers, 0 of them safe to delete")

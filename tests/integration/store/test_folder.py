@@ -40,7 +40,7 @@ with store._lock():
 """
 
 
-def test_a_lock_that_is_held_too_long_is_a_retryable_failure(
+def test_a_lock_that_is_held_too_long_is_a_retryable_failure_until_its_holder_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names the lock and what to do, nothing is written, and readers can go on."""
@@ -56,16 +56,6 @@ def test_a_lock_that_is_held_too_long_is_a_retryable_failure(
             )  # fmt: skip
         assert store.read("head") == b"old"
         store.put_if_absent("another", b"1")
-
-
-def test_a_process_that_is_killed_takes_its_lock_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fmnist.store.folder._LONGEST_WAIT_FOR_LOCK", 10)
-    store = FolderStore(str(tmp_path / "s"))
-    store.put_if_absent("head", b"old")
-    with process_in_the_store(tmp_path / "s", HOLD) as process:
-        assert process.stdout and process.stdout.readline() == "held\n"
         process.send_signal(signal.SIGKILL)
         process.wait(10)
         replace(store, "head", b"new")
