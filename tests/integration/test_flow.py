@@ -120,7 +120,6 @@ def prefect_server() -> Iterator[str]:
 
 
 def flow_run_named(name: str) -> FlowRun:
-    """The flow run of that name on the server."""
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [name]}))
     assert len(found) == 1, f"{len(found)} flow runs are named {name}"
@@ -128,7 +127,6 @@ def flow_run_named(name: str) -> FlowRun:
 
 
 def artifacts_of(run: FlowRun) -> dict[str, Any]:
-    """The run's artifacts by key."""
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))

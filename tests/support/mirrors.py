@@ -7,7 +7,6 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,26 +108,26 @@ class Request:
     sent: int = 0
 
 
+@dataclass
 class Reply:
     """The answer to one request, which a behaviour puts together."""
 
-    def __init__(self, handler: BaseHTTPRequestHandler, request: Request, content: bytes) -> None:
-        self._handler = handler
-        self.request = request
-        self.content = content
+    handler: Handler
+    request: Request
+    content: bytes
 
     def head(self, status: int, length: int | None = None, **headers: str) -> None:
         """Send the status line and the headers."""
-        self._handler.send_response(status)
+        self.handler.send_response(status)
         if length is not None:
-            self._handler.send_header("Content-Length", str(length))
+            self.handler.send_header("Content-Length", str(length))
         for name, value in headers.items():
-            self._handler.send_header(name.replace("_", "-"), value)
-        self._handler.end_headers()
+            self.handler.send_header(name.replace("_", "-"), value)
+        self.handler.end_headers()
 
     def send(self, content: bytes) -> None:
         """Send some content, and count it."""
-        self._handler.wfile.write(content)
+        self.handler.wfile.write(content)
         self.request.sent += len(content)
 
     def begin(self) -> bytes:
@@ -160,12 +159,12 @@ class Mirror:
         return [request.name for request in self.requests]
 
 
+@dataclass
 class Mirrors:
     """The servers of one test, and everything they were asked, in order."""
 
-    def __init__(self, running: contextlib.ExitStack) -> None:
-        self.log: list[Request] = []
-        self._running = running
+    running: contextlib.ExitStack
+    log: list[Request] = field(default_factory=list)
 
     def start(self, behaviour: Behaviour | None = None, contents: Contents = OFFICIAL) -> Mirror:
         """Start a server: by default a good one, with the official files."""
@@ -185,9 +184,9 @@ class Mirrors:
                     else:
                         self.send_error(404)
 
-        mirror.url = self._running.enter_context(serving(Asked))
+        mirror.url = self.running.enter_context(serving(Asked))
         # Whoever still waits is released first.
-        self._running.callback(mirror.closing.set)
+        self.running.callback(mirror.closing.set)
         return mirror
 
 

@@ -97,7 +97,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def hang_up(self) -> None:
-        """Close the connection."""
         self.wfile.flush()
         self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True

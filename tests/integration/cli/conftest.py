@@ -185,7 +185,6 @@ class Output:
 
     @property
     def text(self) -> str:
-        """All of standard output."""
         return "\n".join(self.lines)
 
     def fails(self, code: ExitCode, *parts: str) -> None:
@@ -227,7 +226,6 @@ def machine(call: Call) -> Machine:
 
 
 def champion_of(store: Store) -> str | None:
-    """The run that is the champion, if there is one."""
     champion = current_champion(store)
     return champion and champion.run_id
 

@@ -50,7 +50,6 @@ every_setting = pytest.mark.parametrize("setting", all_settings(), ids=lambda ea
 
 
 def value_of(settings: Settings, name: str) -> object:
-    """The value of a setting by its dotted name."""
     section, _, leaf = name.partition(".")
     return getattr(getattr(settings, section), leaf)
 

@@ -53,7 +53,6 @@ from tests.support.mirrors import (
 )
 from tests.support.tiny_s3 import tiny_s3
 
-ATTEMPTS = 4
 SHORT = 0.5
 """A timeout that a good server meets and that a test can wait for."""
 
@@ -240,7 +239,7 @@ def test_a_mirror_is_asked_only_so_often(mirrors: Mirrors, cache: Path) -> None:
     failing, without = mirrors.start(refusing(503)), mirrors.start(refusing(404))
     with pytest.raises(DataError):
         fetch_files(settings(cache, failing, without))
-    assert failing.asked == [TRAIN_IMAGES] * ATTEMPTS
+    assert failing.asked == [TRAIN_IMAGES] * 4
     assert without.asked == [TRAIN_IMAGES]
 
 

@@ -55,8 +55,6 @@ def array(content: np.ndarray) -> Change:
 
 
 def flipping(place: int) -> Change:
-    """Flip one bit."""
-
     def flip(raw: bytes) -> bytes:
         changed = bytearray(raw)
         changed[place] ^= 1

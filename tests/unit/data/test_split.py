@@ -39,7 +39,6 @@ def numbers(data: LabelledImages) -> list[int]:
 
 
 def shares(data: LabelledImages) -> list[float]:
-    """Each class's share of the images."""
     counted: list[float] = (np.bincount(data.labels, minlength=10) / len(data)).tolist()
     return counted
 

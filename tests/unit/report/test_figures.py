@@ -138,7 +138,6 @@ def test_figures_of_other_classes_have_no_overlapping_text(classes: int) -> None
 
 
 def overlaps(texts: Sequence[Text]) -> bool:
-    """Whether any two neighbours of these drawn texts overlap."""
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
     return any(one.overlaps(other) for one, other in pairwise(boxes))
 

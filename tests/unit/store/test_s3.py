@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -88,20 +87,16 @@ def test_a_password_in_the_endpoint_is_never_repeated(
     assert "hush-hush" not in str(caught.value)
 
 
-class Answering(Handler):
-    """Answers PUT, or everything, with one status and body; else as an empty bucket."""
+def answering(status: int, body: bytes = b"") -> tuple[type[Handler], list[str]]:
+    """Answers everything with one status and body; with the list of what it was asked."""
+    requests: list[str] = []
 
-    status: ClassVar[int] = 500
-    body: ClassVar[bytes] = b""
-    refused: ClassVar[tuple[str, ...]] = ("HEAD", "GET", "PUT", "DELETE")
-    requests: ClassVar[list[str]] = []
+    class Answering(Handler):
+        def answer(self, _: bytes) -> None:
+            requests.append(self.command)
+            self.send(status, body)
 
-    def answer(self, body: bytes) -> None:
-        self.requests.append(self.command)
-        if self.command in self.refused:
-            self.send(self.status, self.body)
-        else:
-            self.send(200)
+    return Answering, requests
 
 
 ANSWERS = {
@@ -134,11 +129,11 @@ ANSWERS = {
 def test_a_refused_write_is_reported(
     serve: Callable[..., str], status: int, body: bytes, told: str, retryable: bool
 ) -> None:
-    handler = type("H", (Answering,), {"status": status, "body": body, "requests": []})
+    handler, requests = answering(status, body)
     endpoint = serve(handler)
     store = open_store("s3://bucket/runs")
     failure(lambda: store.put_if_absent("a", b"1"), "'bucket'", endpoint, told, retryable=retryable)
-    assert handler.requests.count("PUT") == (4 if retryable else 1)
+    assert requests.count("PUT") == (4 if retryable else 1)
 
 
 @pytest.mark.parametrize("status", [500, 503])
@@ -146,13 +141,13 @@ def test_a_refused_write_is_reported(
 def test_a_failing_server_is_a_retryable_failure(
     serve: Callable[..., str], act: Action, status: int
 ) -> None:
-    endpoint = serve(type("H", (Answering,), {"status": status, "requests": []}))
+    endpoint = serve(answering(status)[0])
     store = open_store("s3://bucket/runs")
     failure(lambda: act(store), endpoint, str(status), "try again later", retryable=True)
 
 
 def test_a_server_that_forgets_is_not_trusted(serve: Callable[..., str]) -> None:
-    serve(type("H", (Answering,), {"refused": (), "requests": []}))
+    serve(answering(200)[0])
     failure(
         open_store("s3://bucket/runs").check, "s3://bucket/runs/", "does not read back",
         retryable=False,
