@@ -22,14 +22,7 @@ from fmnist.environment import requirements
 from fmnist.errors import ExitCode
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from tests.support.doctor import (
-    NAMES,
-    OF_THE_STORE,
-    bad,
-    findings,
-    own_places,  # noqa: F401
-    settings,
-)
+from tests.support.doctor import NAMES, OF_THE_STORE, bad, findings, own_places, settings  # noqa: F401
 from tests.support.mirrors import OWN, Mirrors, closed_port, with_sums
 from tests.support.tiny_s3 import Handler, TinyS3, no_pauses, serving, some_keys, tiny_s3  # noqa: F401
 

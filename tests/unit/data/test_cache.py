@@ -125,25 +125,17 @@ def test_an_interrupted_fetch_leaves_nothing_half_done(
     assert in_cache(cache) == set()
 
 
-@pytest.mark.parametrize("hours", [23, 25])
+@pytest.mark.parametrize(("folder_hours", "file_hours"), [(23, 23), (25, 25), (25, 0)])
 @pytest.mark.parametrize("name", [".download-x", "download-x", "tmpabcdefgh"])
 def test_leftovers_of_killed_downloads_are_removed_after_a_day(
-    mirrors: Mirrors, cache: Path, name: str, hours: int
+    mirrors: Mirrors, cache: Path, name: str, folder_hours: int, file_hours: int
 ) -> None:
     """A download's folder in which nothing was written for a day is removed; nothing else is."""
     folder = write({"tmp": b"part of a file"}, cache / name)
-    then = time.time() - hours * 3600
-    for path in (folder / "tmp", folder):
-        os.utime(path, (then, then))
+    for path, hours in ((folder / "tmp", file_hours), (folder, folder_hours)):
+        os.utime(path, (time.time() - hours * 3600,) * 2)
     fetch_files(settings(cache, mirrors.start()))
-    assert folder.exists() is not (hours == 25 and name == ".download-x")
-
-
-def test_a_slow_download_is_not_taken_for_a_leftover(mirrors: Mirrors, cache: Path) -> None:
-    folder = write({"tmp": b"part of a file"}, cache / ".download-x")
-    os.utime(folder, (time.time() - 25 * 3600,) * 2)
-    fetch_files(settings(cache, mirrors.start()))
-    assert (folder / "tmp").exists()
+    assert (folder / "tmp").exists() is not (file_hours == 25 and name == ".download-x")
 
 
 def cannot_write_to_the_cache(data: DataSettings) -> None:
