@@ -99,26 +99,21 @@ def test_a_success_leaves_nothing_on_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [Trouble, KeyboardInterrupt, SystemExit])
-def test_a_failure_before_the_end_leaves_nothing(
-    error: type[BaseException], tmp_path: Path
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_failure_keeps_a_finished_run_and_nothing_else(
+    finished: bool, error: type[BaseException], tmp_path: Path
 ) -> None:
+    """Of an unfinished one not even the folder stays."""
     with pytest.raises(error), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
         (folder / "train.npz").write_bytes(b"arrays")
         (finished_folder(folder) / "model.keras").write_bytes(b"model")
+        if finished:
+            finish(folder)
         raise error
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize("error", [Trouble, KeyboardInterrupt, SystemExit])
-def test_a_failure_after_the_end_keeps_the_finished_run(
-    error: type[BaseException], tmp_path: Path
-) -> None:
-    """An error after the run was finished keeps exactly the files that make up the run."""
-    with pytest.raises(error), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
-        finish(folder)
-        raise error
-    assert files_in(folder) == {"run/model.keras", "run/figures/a.png", "run/manifest.json"}
-    assert [path.name for path in folder.iterdir()] == ["run"]
+    assert folder.exists() is finished
+    if finished:
+        assert files_in(folder) == {"run/model.keras", "run/figures/a.png", "run/manifest.json"}
+        assert [path.name for path in folder.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(("work", "parent"), [(None, "."), (Path("~/work"), "home/work")])
@@ -212,7 +207,7 @@ AGAINST = compare(
 def test_a_run_is_put_together_whole(
     promoted: bool, against: Comparison | ComparisonFailed | None, more: set[str], work: Path
 ) -> None:
-    """All documented files are there, each record reads back, and the manifest lists them all."""
+    """All documented files are there, records read back, the report shows the figures beside it."""
     run = records.run(promoted, folder=work, champion_before=records.champion(), against=against)
     folder = finished_folder(work)
     write_run(run, records.drawn_images(), folder)
@@ -226,27 +221,17 @@ def test_a_run_is_put_together_whole(
         *([(keys.COMPARISON, against, type(against))] if against else []),
     ):
         assert from_json(kind, (folder / name).read_bytes(), name) == record
-    for figure in {*FIGURES.values()} - {COMPARED} | more - {keys.COMPARISON}:
-        assert (folder / figure).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    report = (folder / "report.md").read_text()
+    for title, name in FIGURES.items():
+        drawn = name != COMPARED or name in more
+        assert (f"![{title}]({name})" in report) is drawn
+        assert not drawn or (folder / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     manifest = from_json(Manifest, (folder / keys.MANIFEST).read_bytes(), keys.MANIFEST)
     assert manifest.run_id == run.run_id
     assert manifest.files.keys() == (DOCUMENTED | more) - {keys.MANIFEST}
     for name, entry in manifest.files.items():
         content = (folder / name).read_bytes()
         assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-
-
-@pytest.mark.usefixtures("quick_figures")
-@pytest.mark.parametrize("against", [None, AGAINST], ids=["alone", "beside a champion"])
-def test_the_report_shows_the_figures_beside_it(against: Comparison | None, work: Path) -> None:
-    folder = finished_folder(work)
-    run = records.run(folder=work, champion_before=records.champion(), against=against)
-    write_run(run, records.drawn_images(), folder)
-    report = (folder / "report.md").read_text()
-    for title, name in FIGURES.items():
-        drawn = name != COMPARED or against is not None
-        assert (f"![{title}]({name})" in report) is drawn
-        assert (folder / name).is_file() is drawn
 
 
 def test_no_local_path_or_secret_is_published(
@@ -419,26 +404,23 @@ def test_a_damaged_champion_does_not_lose_the_run(make: Make, store: MemoryStore
 
 STORED_MODEL = keys.of_run(records.RUN_ID, keys.MODEL)
 NOT_THE_FILE = f"{STORED_MODEL} is not the file"
-LIES: dict[str, tuple[bytes | None, Callable[[bytes], Probabilities], str]] = {
-    "another model": (POOR, score, NOT_THE_FILE),
-    "a byte changed": (b"9301", score, NOT_THE_FILE),
-    "cut short": (b"930", score, NOT_THE_FILE),
-    "longer": (b"9300\0", score, NOT_THE_FILE),
-    "nothing": (b"", score, NOT_THE_FILE),
-    "missing": (None, score, f"{STORED_MODEL} is missing"),
-    "other predictions": (
-        BETTER,
-        lambda _: score(POOR),
-        "predicts other classes than the model that was judged",
-    ),
-    "cannot be loaded": (BETTER, lambda _: score(b"none"), "holds no network of this project"),
+# Of each: what the store gives, the model that it is loaded as, and what the message says.
+LIES: dict[str, tuple[bytes | None, bytes, str]] = {
+    "another model": (POOR, BETTER, NOT_THE_FILE),
+    "a byte changed": (b"9301", BETTER, NOT_THE_FILE),
+    "cut short": (b"930", BETTER, NOT_THE_FILE),
+    "longer": (b"9300\0", BETTER, NOT_THE_FILE),
+    "nothing": (b"", BETTER, NOT_THE_FILE),
+    "missing": (None, BETTER, f"{STORED_MODEL} is missing"),
+    "other predictions": (BETTER, POOR, "predicts other classes than the model that was judged"),
+    "cannot be loaded": (BETTER, b"none", "holds no network of this project"),
 }
 
 
-@pytest.mark.parametrize(("content", "answer", "told"), LIES.values(), ids=LIES.keys())
+@pytest.mark.parametrize(("content", "loaded", "told"), LIES.values(), ids=LIES.keys())
 def test_a_model_that_does_not_read_back_as_it_was_judged_is_not_promoted(
     content: bytes | None,
-    answer: Callable[[bytes], Probabilities],
+    loaded: bytes,
     told: str,
     make: Make,
     store: MemoryStore,
@@ -455,20 +437,23 @@ def test_a_model_that_does_not_read_back_as_it_was_judged_is_not_promoted(
         patched.setattr(
             store, "read", lambda key: content if key == STORED_MODEL else objects.get(key)
         )
-        judge = judge_of(store, score=answer)
+        judge = judge_of(store, score=lambda _: score(loaded))
         with pytest.raises(DamagedError) as caught:
             publish_run(run, folder, judge)
-    assert told in str(caught.value) and kept in str(caught.value)
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert told in message and kept in message and "\n" not in message
     assert caught.value.exit_code == ExitCode.DAMAGED and not caught.value.retryable
     assert current_champion(store) == old
     assert publish_run(run, folder, judge_of(store)).verdict.promoted
     assert champion_of(store).run_id == run.run_id
 
 
-def test_what_is_read_back_is_what_the_store_holds(make: Make, store: MemoryStore) -> None:
-    """The model that is scored again comes from the store, after all of the run was stored."""
-    run, folder = make(GOOD)
+@pytest.mark.parametrize("model", [GOOD, POOR], ids=["promoted", "rejected"])
+def test_only_a_model_to_be_promoted_is_read_back(
+    model: bytes, make: Make, store: MemoryStore
+) -> None:
+    """It is scored again as it comes from the store, after all of the run was stored."""
+    run, folder = make(model)
     seen = []
 
     def watch(model: bytes) -> Probabilities:
@@ -476,17 +461,8 @@ def test_what_is_read_back_is_what_the_store_holds(make: Make, store: MemoryStor
         (folder / keys.MODEL).write_bytes(POOR)
         return score(model)
 
-    publish_run(run, folder, judge_of(store, score=watch))
-    assert seen == [(GOOD, True)]
-
-
-def test_a_rejected_model_costs_no_second_look(make: Make, store: MemoryStore) -> None:
-    run, folder = make(POOR)
-
-    def refuse(model: bytes) -> Probabilities:
-        pytest.fail("scored for nothing")
-
-    assert publish_run(run, folder, judge_of(store, score=refuse)) == run
+    assert publish_run(run, folder, judge_of(store, score=watch)) == run
+    assert seen == ([(GOOD, True)] if model == GOOD else [])
 
 
 # ---- a champion that moved meanwhile ------------------------------------------------------------
