@@ -1,5 +1,6 @@
 """The judge: which champion a model meets, and what becomes of one that is damaged or foreign."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -260,24 +261,26 @@ def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
     assert scorer.asked == [b"wrong 50"]
 
 
-def test_a_champion_whose_model_cannot_be_scored_cannot_be_compared(
-    judge: Judge, crown: Crown
+NO_DIGESTS = b'{"source": "mirrors", "official": true, "sha256": {}}'
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"model": b"foreign"}, r"model\.keras holds no network of this project"),
+        ({"data": NO_DIGESTS}, r".*data\.json cannot be read.*no digest of train-images-idx3.*"),
+    ],
+    ids=["its model cannot be scored", "it does not tell its test set"],
+)
+def test_a_champion_that_cannot_be_used_is_not_met(
+    files: dict[str, bytes], reason: str, judge: Judge, crown: Crown
 ) -> None:
-    crown(model=b"foreign")
+    """The fault is named, and the model is rejected."""
+    crown(**files)
     found = judge.judge(b"wrong 0", 1)
-    assert found.against == ComparisonFailed(OLD, "model.keras holds no network of this project")
+    assert isinstance(found.against, ComparisonFailed) and found.against.champion == OLD
+    assert re.fullmatch(reason, found.against.reason)
     assert not found.verdict.promoted
-
-
-def test_a_champion_that_does_not_tell_its_test_set_cannot_be_compared(
-    judge: Judge, crown: Crown
-) -> None:
-    """A record of its data without the digests is a fault of that record, named as such."""
-    crown(data=b'{"source": "mirrors", "official": true, "sha256": {}}')
-    found = judge.judge(b"wrong 0", 1)
-    assert isinstance(found.against, ComparisonFailed)
-    assert "data.json cannot be read" in found.against.reason
-    assert "no digest of train-images-idx3-ubyte.gz" in found.against.reason
 
 
 def test_a_model_that_cannot_be_scored_is_no_verdict(judge: Judge, store: Leaving) -> None:
@@ -328,21 +331,12 @@ def uses(judge: Judge) -> str:
     return judge.judge(b"wrong 50", 0).verdict.notes[0].partition(" has judged ")[2][:8]
 
 
-def test_each_run_is_one_use_of_the_test_set_however_often_it_is_decided(judge: Judge) -> None:
+def test_each_run_is_one_use_of_its_test_set_however_often_it_is_decided(judge: Judge) -> None:
     """Judging again, as after a fault or a lost race, counts nothing more; another run does."""
     assert [uses(judge), uses(judge)] == ["1 model ", "1 model "]
-    assert uses(replace(judge, run_id="another")) == "2 models"
+    assert not replace(judge, run_id="poor").judge(b"wrong 500", 0).verdict.promoted
+    assert uses(replace(judge, run_id="another")) == "3 models"
     # Asked again, it tells the uses so far.
-    assert uses(judge) == "2 models"
-
-
-def test_uses_are_counted_for_each_test_set(judge: Judge) -> None:
-    uses(judge)
+    assert uses(judge) == "3 models"
     other = replace(judge.test_set, digest="cd" * 32)
     assert uses(replace(judge, test_set=other, run_id="another")) == "1 model "
-
-
-def test_rejected_models_count_too(judge: Judge) -> None:
-    """Whatever the verdict, the test set was looked at."""
-    assert not judge.judge(b"wrong 500", 0).verdict.promoted
-    assert uses(replace(judge, run_id="another")) == "2 models"

@@ -91,23 +91,20 @@ def test_a_manifest_is_there_completely_or_not_at_all(
     assert files_in(tmp_path / "run") == ALL
 
 
-def test_the_manifest_is_written_last(sealed: Path, store: MemoryStore) -> None:
-    upload_run(store, sealed)
+def test_the_manifest_is_written_last_and_a_repeat_changes_nothing(
+    sealed: Path, store: MemoryStore
+) -> None:
+    run = upload_run(store, sealed)
+    assert run.content == (sealed / keys.MANIFEST).read_bytes()
+    assert run.sha256 == hashlib.sha256(run.content).hexdigest()
     place = f"runs/{records.RUN_ID}"
-    assert {key for _, key in store.writes} == {f"{place}/{name}" for name in ALL}
     assert {verb for verb, _ in store.writes} == {"put_if_absent"}
     assert store.writes[-1] == ("put_if_absent", f"{place}/{keys.MANIFEST}")
-    for name in ALL:
-        assert store.objects[f"{place}/{name}"] == (sealed / name).read_bytes()
-
-
-def test_publishing_may_be_repeated(sealed: Path, store: MemoryStore) -> None:
-    first = upload_run(store, sealed)
-    before = dict(store.objects)
-    assert upload_run(store, sealed) == first
-    assert store.objects == before
-    assert first.content == (sealed / keys.MANIFEST).read_bytes()
-    assert first.sha256 == hashlib.sha256(first.content).hexdigest()
+    stored = {f"{place}/{name}": (sealed / name).read_bytes() for name in ALL}
+    assert {key for _, key in store.writes} == stored.keys()
+    assert store.objects == stored
+    assert upload_run(store, sealed) == run
+    assert store.objects == stored
 
 
 def test_another_run_of_the_same_id_is_refused(sealed: Path, store: MemoryStore) -> None:
