@@ -89,10 +89,14 @@ def finish(folder: Path) -> None:
 # ---- the work folder ----------------------------------------------------------------------------
 
 
-def test_a_success_leaves_nothing_on_this_machine(tmp_path: Path) -> None:
-    with workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
-        assert finished_folder(folder).is_dir()
+def test_a_success_leaves_nothing_on_this_machine_and_disturbs_no_other_run(tmp_path: Path) -> None:
+    settings = StoreSettings(work=tmp_path / "work")
+    with workspace(settings, "id") as folder:
         assert folder == tmp_path / "work" / "id"
+        with workspace(settings, "other") as other:
+            assert finished_folder(other).is_dir()
+        assert not other.exists()
+        assert finished_folder(folder).is_dir()
         finish(folder)
     assert files_in(tmp_path) == set()
     assert not folder.exists()
@@ -126,14 +130,6 @@ def test_the_work_folder_is_in_the_users_cache_or_where_the_setting_says(
     with workspace(StoreSettings(work=work), "id") as folder:
         assert folder.is_relative_to(tmp_path / parent)
         assert folder.name == "id"
-
-
-def test_two_runs_do_not_disturb_each_other(tmp_path: Path) -> None:
-    settings = StoreSettings(work=tmp_path / "work")
-    with workspace(settings, "one") as one:
-        with workspace(settings, "two"):
-            pass
-        assert finished_folder(one).is_dir()
 
 
 def test_a_work_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -336,11 +332,9 @@ def test_only_a_promoted_run_becomes_the_champion(
         champion = current_champion(store)
         assert (champion.run_id if champion else None) == run.champion_after
         if promoted:
-            assert champion
-            assert champion.run_id == run.run_id
+            assert champion and (champion.run_id, champion.by) == (run.run_id, "flows/train.py")
             assert champion.accuracy == run.evaluation.accuracy
             assert champion.previous == (before.run_id if before else None)
-            assert champion.by == "flows/train.py"
         else:
             assert champion == before
 

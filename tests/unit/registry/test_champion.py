@@ -25,7 +25,6 @@ from fmnist.registry.records import (
     FORMAT,
     ChampionRecord,
     PromotionResult,
-    StoredRun,
     checked_run_id,
     new_run_id,
     to_json,
@@ -168,24 +167,20 @@ def test_the_champion_is_read_completely(store: MemoryStore) -> None:
     assert read_champion(store, "model.keras") == (promoted, {"model.keras": FILES["model.keras"]})
 
 
-def test_a_champion_removed_while_it_was_read_is_read_again() -> None:
+def test_a_champion_removed_while_it_was_read_is_read_again(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reader that was overtaken gets the new champion, not an error about the old one."""
-
-    class Overtaken(MemoryStore):
-        """Others take over, and the old run is removed, before its manifest is read."""
-
-        armed = False
-
-        def read(self, key: str) -> bytes | None:
-            if self.armed and key == f"runs/old/{keys.MANIFEST}":
-                self.armed = False
-                put_champions(self, "new", "newest")
-                self.delete(key)
-            return super().read(key)
-
-    store = Overtaken()
     put_champions(store, "old")
-    store.armed = True
+    read, manifest = store.read, f"runs/old/{keys.MANIFEST}"
+
+    def read_late(key: str) -> bytes | None:
+        if key == manifest and key in store.objects:
+            put_champions(store, "new", "newest")
+            store.delete(key)
+        return read(key)
+
+    monkeypatch.setattr(store, "read", read_late)
     assert read_champion(store, "id")[1] == {"id": b"newest"}
 
 
@@ -198,20 +193,6 @@ def unchanged(store: MemoryStore) -> Iterator[None]:
     before = dict(store.objects)
     yield
     assert store.objects == before
-
-
-def uses_of_the_champion_record(store: MemoryStore, run: StoredRun) -> list[Callable[[], object]]:
-    """Everything that reads `champion.json`, or would write it."""
-    return [
-        lambda: current_champion(store),
-        lambda: read_champion(store),
-        lambda: list(champion_history(store)),
-        lambda: promote_run(store, run, 0.91, passed(None), passed, by=BY),
-        lambda: promote_run(store, run, 0.91, passed(None), passed, by=BY, forced="must"),
-        lambda: rollback(store),
-        lambda: rollback(store, run.run_id),
-        lambda: retire(store, ["one"], by=BY),
-    ]
 
 
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -247,7 +228,16 @@ def test_a_damaged_champion_record_stops_everything(
     run = put(two, "new")
     two.objects[keys.CHAMPION] = change(two.objects[keys.CHAMPION])
     with unchanged(two):
-        for action in uses_of_the_champion_record(two, run):
+        for action in (
+            lambda: current_champion(two),
+            lambda: read_champion(two),
+            lambda: list(champion_history(two)),
+            lambda: promote_run(two, run, 0.91, passed(None), passed, by=BY),
+            lambda: promote_run(two, run, 0.91, passed(None), passed, by=BY, forced="must"),
+            lambda: rollback(two),
+            lambda: rollback(two, run.run_id),
+            lambda: retire(two, ["one"], by=BY),
+        ):
             refused(action, ExitCode.DAMAGED, two.location(keys.CHAMPION), told, "another version")
 
 

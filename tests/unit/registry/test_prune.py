@@ -41,12 +41,18 @@ def planned(store: MemoryStore, keep: int) -> list[int]:
 
 
 def test_the_newest_and_the_champions_are_kept(store: MemoryStore) -> None:
-    """Kept are the newest runs, the champion, and as many champions before it."""
+    """Kept are the newest runs, the champion, and as many champions before it.
+
+    After a rollback to the first champion the later ones still count as champions before it.
+    """
     put_runs(store, 10, champions=range(1, 5))
     assert planned(store, 2) == [1, 5, 6, 7, 8]
     assert planned(store, 1) == [1, 2, 5, 6, 7, 8, 9]
     assert planned(store, 3) == [5, 6, 7]
     assert planned(store, 10) == []
+    assert rollback(store, run_id(1)).rollback_to is None
+    assert planned(store, 1) == [2, 3, 5, 6, 7, 8, 9]
+    assert planned(store, 2) == [2, 5, 6, 7, 8]
 
 
 def test_the_runs_that_rollbacks_lead_to_are_kept(store: MemoryStore) -> None:
@@ -58,15 +64,6 @@ def test_the_runs_that_rollbacks_lead_to_are_kept(store: MemoryStore) -> None:
     assert 1 not in planned(store, 1)
     prune_store(store, 1, LONG_AFTER, by="test")
     assert rollback(store).run_id == run_id(1)
-
-
-def test_champions_that_no_rollback_leads_to_any_more_are_kept(store: MemoryStore) -> None:
-    """After a rollback to the first champion the later ones still count as champions before it."""
-    put_runs(store, 8, champions=range(1, 4))
-    rollback(store, run_id(1))
-    assert champion_of(store).rollback_to is None
-    assert planned(store, 1) == [2, 4, 5, 6, 7]
-    assert planned(store, 2) == [4, 5, 6]
 
 
 def test_a_damaged_run_is_none_of_those_to_keep(store: MemoryStore) -> None:

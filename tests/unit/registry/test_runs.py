@@ -262,21 +262,16 @@ def test_the_manifest_of_another_run_is_noticed(store: MemoryStore) -> None:
 def test_a_file_that_is_not_the_listed_one_is_never_read(
     change: Callable[[bytes], bytes | None], store: MemoryStore
 ) -> None:
-    """A file of another size or digest than its manifest lists is an error that names it."""
+    """Not listed at all, or of another size or digest, it is an error that names it."""
     run = put(store, "one", promoted=True)
+    store.objects["runs/one/extra"] = b"extra"
+    with pytest.raises(DamagedError, match="runs/one/extra is not listed"):
+        read_file(store, run, "extra")
     assert read_file(store, run, "model.keras") == FILES["model.keras"]
     spoil(store, "runs/one/model.keras", change)
     for action in (lambda: read_file(store, run, "model.keras"), lambda: read_champion(store)):
         with pytest.raises(DamagedError, match=r"memory/runs/one/model\.keras is (not|missing)"):
             action()
-
-
-def test_a_file_that_is_not_listed_is_never_read(store: MemoryStore) -> None:
-    """A file that was put beside a run is no part of it."""
-    run = put(store, "one")
-    store.objects["runs/one/extra"] = b"extra"
-    with pytest.raises(DamagedError, match="runs/one/extra is not listed"):
-        read_file(store, run, "extra")
 
 
 def test_a_file_of_a_run_is_read_as_a_record(sealed: Path, store: MemoryStore) -> None:
