@@ -340,9 +340,11 @@ class Registry(RuleBasedStateMachine):
 
         overtaken_by(self.store, meddle)
         if rival == "retires the goal":
-            refused(lambda: rollback(self.store, goal))
+            refused(lambda: rollback(self.store))
         else:
-            self.roll_back(goal)
+            # A rival's rollback to the same run is taken for this one, its promotion is not.
+            assert rollback(self.store).run_id == goal
+            self.truth.rollback(goal)
 
     @precondition(lambda self: self.truth.way_back)
     @rule()
@@ -355,7 +357,7 @@ class Registry(RuleBasedStateMachine):
             self.make_champion(run)
 
         lose_the_reply(self.store, follow)
-        assert rollback(self.store, goal).run_id == run.run_id
+        assert rollback(self.store).run_id == run.run_id
 
     @precondition(lambda self: self.free())
     @rule(data=st.data())
