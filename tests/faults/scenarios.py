@@ -311,7 +311,7 @@ def _check_readable(
         raise Broken("the champion record was changed within its generation")
     if (current.run_id if current else None) != (scenario.new if moved else scenario.old):
         raise Broken(f"the champion is {current}")
-    _check_history(stored, current, found)
+    check_history(stored, current, found)
 
     complete = _complete_runs(stored, found)
     if finished and complete != scenario.complete:
@@ -359,7 +359,10 @@ def _check_champion(store: Store, current: ChampionRecord, folder: Path) -> None
         raise Broken(f"the champion {current.run_id} is not the one that was published")
 
 
-def _check_history(store: Store, current: ChampionRecord | None, found: Objects) -> None:
+def check_history(
+    store: Store, current: ChampionRecord | None, found: Mapping[str, bytes | None]
+) -> None:
+    """The history has no gap, no branch and no run that was promoted twice."""
     history = list(champion_history(store))
     generations = [past.generation for past in history]
     if generations != list(range(generation_of(current), 0, -1)):

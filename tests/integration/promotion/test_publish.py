@@ -55,7 +55,6 @@ def score(model: bytes) -> Probabilities:
 
 @functools.cache
 def judged(model: bytes) -> Evaluation:
-    """The figures of a made-up model."""
     return evaluate(score(model), LABELS, records.CLASS_NAMES)
 
 
@@ -133,7 +132,6 @@ def test_the_work_folder_is_in_the_users_cache_or_where_the_setting_says(
 
 
 def test_a_work_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """In one line, with the setting to change."""
     work = tmp_path / "taken"
     work.write_text("a file")
 
@@ -233,7 +231,6 @@ def test_a_run_is_put_together_whole(
 def test_no_local_path_or_secret_is_published(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No file of a run tells the work folder, the home folder, or a key of this machine."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "THEUSERSKEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "TheUsersSecret")
     monkeypatch.setenv("HOME", str(tmp_path / "the-users-home"))
@@ -255,8 +252,6 @@ def test_no_local_path_or_secret_is_published(
 def test_a_disk_that_cannot_take_the_files_is_told(
     code: int, advice: str, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full or read-only disk is reported in one line, with the folder and what to do."""
-
     def refuse(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
@@ -272,7 +267,6 @@ def test_a_disk_that_cannot_take_the_files_is_told(
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A store in memory."""
     return MemoryStore()
 
 
@@ -386,7 +380,6 @@ def test_a_failed_publication_names_the_folder_that_is_kept(
 
 
 def test_a_damaged_champion_does_not_lose_the_run(make: Make, store: MemoryStore) -> None:
-    """A champion that cannot be read fails the publication, but the run's files are stored."""
     run, folder = make(GOOD)
     store.objects[keys.CHAMPION] = b"damaged"
     refused(lambda: publish_run(run, folder, judge_of(store)), ExitCode.DAMAGED, keys.CHAMPION)
@@ -567,7 +560,6 @@ def test_a_run_that_a_person_promoted_meanwhile_is_reported_as_promoted(
 def test_a_run_that_was_pruned_is_not_said_to_be_published_yet(
     make: Make, store: MemoryStore
 ) -> None:
-    """The message gives no advice that would not help."""
     promote(store, make(GOOD, "first"))
     run, folder = make(BETTER)
     retire(store, [run.run_id], by="fmnist prune")

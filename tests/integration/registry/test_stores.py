@@ -37,7 +37,6 @@ def sealed(tmp_path: Path) -> Path:
 
 
 def publish(store: Store, folder: Path) -> None:
-    """Publish a run and make it the champion."""
     promote(store, upload_run(store, folder))
 
 

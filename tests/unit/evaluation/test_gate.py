@@ -45,7 +45,6 @@ def test_an_accuracy_that_is_no_share_rejects(value: object) -> None:
 
 
 def test_a_missing_metric_rejects() -> None:
-    """A record without an accuracy is rejected, not an error."""
     verdict = decide(SimpleNamespace(images=TEST_IMAGES), GateSettings(), ALONE)  # type: ignore[arg-type]
     assert not verdict.promoted
     assert "no test accuracy" in verdict.reason
@@ -315,7 +314,6 @@ def test_figures_are_rounded_but_never_to_what_looks_like_the_bound(
 
 
 def test_a_failed_rule_reads_as_what_was_measured_and_what_is_needed() -> None:
-    """Several failures stand in one sentence, each with its figures in words."""
     rules = (Rule("one", 0.00003, 0.025, False), Rule("two", 0.5, 0.25, True))
     failed = (*rules, Rule("three", None, 0.9, False))
     assert verdict_of(failed, "close").reason == (
@@ -326,7 +324,6 @@ def test_a_failed_rule_reads_as_what_was_measured_and_what_is_needed() -> None:
 
 @pytest.mark.parametrize("correct", [9_142, 8_000])
 def test_every_verdict_says_how_often_the_test_set_was_used(correct: int) -> None:
-    """The number of models that it has judged in the store, and what many of them mean."""
     once, often = (judge(correct, GateContext(TEST_IMAGES, judged=uses)) for uses in (1, 1_234))
     assert once.notes == ("this test set has judged 1 model in this store",)
     assert often.notes == (
@@ -336,7 +333,6 @@ def test_every_verdict_says_how_often_the_test_set_was_used(correct: int) -> Non
 
 
 def test_the_verdict_says_that_the_store_is_safe_for_one_publisher_only() -> None:
-    """A store without conditional writes leads to a note; one with them does not."""
     safe, unsafe = judge(9_142), judge(9_142, replace(ALONE, conditional_writes=False))
     assert unsafe.promoted
     assert len(unsafe.notes) == len(safe.notes) + 1
@@ -344,10 +340,8 @@ def test_the_verdict_says_that_the_store_is_safe_for_one_publisher_only() -> Non
 
 
 def test_an_undecided_verdict_promotes_nothing_and_says_why() -> None:
-    """It has no rules, names its reason, and keeps the generation that was seen last."""
     found = undecided("the store is away", 3)
     assert found == Verdict(False, (), "not decided yet: the store is away", 3, decided=False)
-    assert found.promoted is False and found.decided is False
     assert found.word == "undecided"
 
 

@@ -55,26 +55,22 @@ class Leaving(MemoryStore):
     away = "nothing"
 
     def get(self, key: str) -> StoredObject | None:
-        """Fail for what is away."""
         if key.startswith(self.away):
             raise StoreError("the store does not answer", retryable=True)
         return super().get(key)
 
     def read(self, key: str) -> bytes | None:
-        """Fail for what is away."""
         found = self.get(key)
         return found.content if found else None
 
 
 @pytest.fixture
 def store() -> Leaving:
-    """A store without a champion."""
     return Leaving()
 
 
 @pytest.fixture
 def scorer() -> Scorer:
-    """What scores the models."""
     return Scorer()
 
 
@@ -121,7 +117,6 @@ def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, scorer: S
 def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_model(
     store: Leaving, judge: Judge, crown: Crown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the champion has changed since, the model is judged against the current one."""
     crown()
     read, manifest = store.read, keys.of_run(OLD, keys.MANIFEST)
 
@@ -150,7 +145,6 @@ def test_the_champion_is_scored_now_on_the_same_images(
 
 
 def test_the_verdict_is_the_gates(judge: Judge, crown: Crown) -> None:
-    """A model that is significantly worse than the champion is rejected as the gate says."""
     crown(model=b"wrong 20")
     found = judge.judge(b"wrong 90", 1)
     assert isinstance(found.against, Comparison)
@@ -163,7 +157,6 @@ def test_the_verdict_is_the_gates(judge: Judge, crown: Crown) -> None:
 def test_a_decision_against_another_champion_scores_that_one(
     judge: Judge, scorer: Scorer, crown: Crown
 ) -> None:
-    """For another champion the judge compares again, with the same figures."""
     figures = evaluate(scores(50), LABELS, NAMES)
     assert judge.decide(figures, scores(50), None).against is None
     champion = crown()
@@ -175,7 +168,6 @@ def test_a_decision_against_another_champion_scores_that_one(
 
 @pytest.mark.parametrize("safe", [True, False])
 def test_the_verdict_tells_whether_the_store_is_safe(judge: Judge, safe: bool) -> None:
-    """What was found out about the store's conditional writes reaches the verdict's notes."""
     notes = replace(judge, conditional_writes=safe).judge(b"wrong 50", 0).verdict.notes
     assert any("conditional writes" in note for note in notes) is not safe
 
@@ -196,7 +188,6 @@ def with_another(name: str) -> DataOrigin:
 def test_a_champion_of_other_test_data_or_class_names_is_compared_and_does_not_decide(
     origin: DataOrigin, names: tuple[str, ...], judge: Judge, crown: Crown
 ) -> None:
-    """However much worse the model is, such a champion is shown beside it and no more."""
     crown(model=b"wrong 0", data=to_json(origin), names=names)
     found = judge.judge(b"wrong 90", 1)
     assert isinstance(found.against, Comparison)
@@ -275,7 +266,6 @@ NO_DIGESTS = b'{"source": "mirrors", "official": true, "sha256": {}}'
 def test_a_champion_that_cannot_be_used_is_not_met(
     files: dict[str, bytes], reason: str, judge: Judge, crown: Crown
 ) -> None:
-    """The fault is named, and the model is rejected."""
     crown(**files)
     found = judge.judge(b"wrong 0", 1)
     assert isinstance(found.against, ComparisonFailed) and found.against.champion == OLD

@@ -61,7 +61,6 @@ from tests.support.registry import (
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A store in memory."""
     return MemoryStore()
 
 
@@ -170,7 +169,6 @@ def test_the_champion_is_read_completely(store: MemoryStore) -> None:
 def test_a_champion_removed_while_it_was_read_is_read_again(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader that was overtaken gets the new champion, not an error about the old one."""
     put_champions(store, "old")
     read, manifest = store.read, f"runs/old/{keys.MANIFEST}"
 
@@ -365,7 +363,6 @@ def test_a_forced_promotion_records_its_reason(store: MemoryStore) -> None:
 
 
 def test_a_loser_of_a_race_decides_again_against_the_new_champion(store: MemoryStore) -> None:
-    """The verdict that counts is the one against the champion that is replaced."""
     first = put_champions(store, "one")
     run, rival = put(store, "two"), put(store, "rival")
     asked = []
@@ -603,7 +600,6 @@ def test_a_rollback_that_failed_says_how_to_try_again(store: MemoryStore) -> Non
 
 
 def test_a_retired_run_never_becomes_the_champion(store: MemoryStore) -> None:
-    """Neither a promotion, forced or not, nor a rollback makes a run champion that is to go."""
     one = put(store, "one", promoted=True)
     put_champions(store, "two", "three")
     assert retire(store, ["one"], by=BY) == ("one",)
@@ -726,7 +722,6 @@ def nobody(store: MemoryStore) -> None:
 
 
 def three(store: MemoryStore) -> None:
-    """Three promotions."""
     put_champions(store, *"ABC")
 
 

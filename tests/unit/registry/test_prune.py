@@ -106,8 +106,7 @@ def test_a_gap_in_the_history_stops_a_prune(store: MemoryStore) -> None:
 # ---- how it is removed --------------------------------------------------------------------------
 
 
-def test_runs_are_retired_before_anything_is_removed(store: MemoryStore) -> None:
-    """A run is recorded as retired first; then its manifest goes, then its other files."""
+def test_runs_are_retired_and_then_removed_manifest_first(store: MemoryStore) -> None:
     run = put_runs(store, 4, champions=[3])[0]
     record_verdict(store, run, passed(None))
     deleted: list[str] = []
@@ -179,7 +178,6 @@ def test_a_run_that_another_prune_removed_and_somebody_published_again_stays(
 
 @pytest.mark.parametrize("word", ["promoted", "undecided", "rejected", "damaged"])
 def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: MemoryStore) -> None:
-    """A complete run may still be about to be promoted, unless it was rejected."""
     content = b"damaged"
     if word != "damaged":
         verdict = replace(passed(None), promoted=word == "promoted", decided=word != "undecided")
@@ -193,7 +191,6 @@ def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: Memo
 
 
 def test_a_run_promoted_at_the_same_time_is_not_removed(store: MemoryStore) -> None:
-    """A run that becomes the champion between plan and retirement stays complete."""
     first = put_runs(store, 5, champions=[4])[0]
     overtaken_by(store, lambda: promote(store, first))
     removed = prune_store(store, 1, LONG_AFTER, by="test")

@@ -47,7 +47,6 @@ from tests.support.registry import (
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A store in memory."""
     return MemoryStore()
 
 
@@ -108,7 +107,6 @@ def test_the_manifest_is_written_last_and_a_repeat_changes_nothing(
 
 
 def test_another_run_of_the_same_id_is_refused(sealed: Path, store: MemoryStore) -> None:
-    """A run with other files under a published id is refused, and the published one stays."""
     upload_run(store, sealed)
     before = dict(store.objects)
     reseal(sealed, "model.keras", b"other")
@@ -225,7 +223,6 @@ def test_a_file_that_was_lost_while_the_run_was_stored_is_noticed(
 
 
 def test_a_run_exists_when_its_manifest_does(sealed: Path, store: MemoryStore) -> None:
-    """Without its manifest a run is not found, whatever else of it is there."""
     published = upload_run(store, sealed)
     assert find_run(store, records.RUN_ID) == published
     assert read_run(store, records.RUN_ID, published.sha256) == published
@@ -249,7 +246,6 @@ def test_runs_are_listed_the_newest_first(store: MemoryStore) -> None:
 
 
 def test_the_manifest_of_another_run_is_noticed(store: MemoryStore) -> None:
-    """A valid manifest in another run's place is an error that names that place."""
     put(store, "one")
     other = put(store, "two")
     store.objects[f"runs/one/{keys.MANIFEST}"] = other.content

@@ -78,7 +78,6 @@ def test_each_kind_of_damage_is_found(
 
 
 def test_a_model_that_holds_no_network_is_a_fault(store: MemoryStore) -> None:
-    """A model whose digest is right but that cannot be loaded is reported with its place."""
     put(store, 1, files={"model.keras": b"no network"})
     (fault,) = verify_store(store, load, LONG_AFTER).damage
     where = store.location(f"runs/{run_id(1)}/model.keras")
@@ -86,7 +85,6 @@ def test_a_model_that_holds_no_network_is_a_fault(store: MemoryStore) -> None:
 
 
 def test_a_run_removed_while_it_is_read_is_no_fault(store: MemoryStore) -> None:
-    """A prune at the same time does not look like damage."""
     put_runs(store, 4, champions=[4])
 
     def prune_now(content: bytes) -> None:
