@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import Barrier
@@ -15,15 +14,15 @@ from pathlib import Path
 from fmnist.errors import StoreError
 from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
-from fmnist.registry.champion import champion_history, current_champion, generation_of, promote_run
+from fmnist.registry.champion import champion_history, current_champion, promote_run
 from fmnist.registry.records import ChampionRecord, StoredRun
-from fmnist.registry.runs import read_file, read_run, seal_run, upload_run
+from fmnist.registry.runs import read_file, read_run, upload_run
 from fmnist.store.base import Store
 from tests.faults.children import hasten
 from tests.faults.scenarios import Place, check_history
+from tests.support.registry import BY, passed, seal
 
 _LONGEST_ROUND = 120
-_BY = "tests/faults"
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ def _publisher(
     run = _store_run(store, f"publisher-{number}-run-0")
     try:
         for _ in range(rounds):
-            generation = generation_of(current_champion(store))
+            champion = current_champion(store)
             barrier.wait(_LONGEST_ROUND)
-            ended.append(_promote(store, run, generation, attempts))
+            ended.append(_promote(store, run, champion, attempts))
             barrier.wait(_LONGEST_ROUND)
             if not ended[-1].error:
                 run = _store_run(store, f"publisher-{number}-run-{len(ended)}")
@@ -82,26 +81,20 @@ def _publisher(
 
 def _store_run(store: Store, run_id: str) -> StoredRun:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / keys.MODEL).write_bytes(run_id.encode())
-        seal_run(Path(folder), run_id, datetime.now(UTC))
-        return upload_run(store, Path(folder))
+        return upload_run(store, seal(Path(folder), run_id, {keys.MODEL: run_id.encode()}))
 
 
-def _promote(store: Store, run: StoredRun, generation: int, attempts: int) -> Ended:
-    def decide(record: ChampionRecord | None) -> Verdict:
+def _promote(store: Store, run: StoredRun, champion: ChampionRecord | None, attempts: int) -> Ended:
+    def decide(later: ChampionRecord | None) -> Verdict:
         if attempts == 1:
             raise StoreError("another one was faster")
-        return _verdict(generation_of(record))
+        return passed(later)
 
     try:
-        promote_run(store, run, 0.91, _verdict(generation), decide, by=_BY, attempts=attempts)
+        promote_run(store, run, 0.91, passed(champion), decide, by=BY, attempts=attempts)
     except StoreError as error:
         return Ended(run.run_id, f"{type(error).__name__}: {error}")
     return Ended(run.run_id)
-
-
-def _verdict(generation: int) -> Verdict:
-    return Verdict(promoted=True, rules=(), reason="a race", generation=generation)
 
 
 def check_one_winner_each(place: Place, rounds: Sequence[Sequence[Ended]]) -> None:

@@ -1,7 +1,6 @@
 """Putting a run together, publishing it, and what is left on this machine after a failure."""
 
 import errno
-import functools
 import hashlib
 import os
 import time
@@ -14,7 +13,7 @@ import pytest
 
 from fmnist.environment import describe_environment
 from fmnist.errors import DamagedError, ExitCode, StoreError
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
+from fmnist.evaluation.comparison import Comparison, ComparisonFailed
 from fmnist.evaluation.gate import Verdict, undecided
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
@@ -51,11 +50,6 @@ def score(model: bytes) -> Probabilities:
     predicted[int(model) :] = (predicted[int(model) :] + 1) % 10
     probabilities: Probabilities = np.eye(10, dtype=np.float32)[predicted]
     return probabilities
-
-
-@functools.cache
-def judged(model: bytes) -> Evaluation:
-    return evaluate(score(model), LABELS, records.CLASS_NAMES)
 
 
 def judge_of(
@@ -178,23 +172,13 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist.report.figures.png", lambda _: b"a figure")
 
 
-AGAINST = compare(
-    "20260301T000000Z-ffffffff",
-    score(POOR),
-    score(GOOD),
-    LABELS,
-    records.CLASS_NAMES,
-    same_test_set=True,
-)
-
-
 @pytest.mark.parametrize("promoted", [True, False])
 @pytest.mark.parametrize(
     ("against", "more"),
     [
         (None, set()),
         (ComparisonFailed("a", "it is damaged"), {keys.COMPARISON}),
-        (AGAINST, {keys.COMPARISON, COMPARED}),
+        (records.comparison(), {keys.COMPARISON, COMPARED}),
     ],
     ids=["alone", "beside a champion that cannot be scored", "beside a champion"],
 )
@@ -357,7 +341,7 @@ def test_a_failed_publication_names_the_folder_that_is_kept(
             raise kind("the store is on fire", retryable=temporary)
 
     store.before = refuse
-    run = records.run(judged=judged(GOOD))
+    run = records.run(judged=evaluate(score(GOOD), LABELS, records.CLASS_NAMES))
     with (
         pytest.raises(StoreError) as caught,
         workspace(StoreSettings(work=tmp_path / "work"), records.RUN_ID) as folder,

@@ -102,13 +102,6 @@ def test_the_p_values_are_those_of_scipys_binomial_test(gained: int, lost: int) 
         assert value == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_p_value_of_few_images_is_the_one_worked_out_by_hand() -> None:
-    """One gain and seven losses: twice the 9 of 256 ways in which eight coins give one head or none."""
-    found = records.comparison(1, 7)
-    assert found.p_value == pytest.approx(2 * 9 / 256)
-    assert found.p_value_worse == pytest.approx(9 / 256)
-
-
 def test_two_models_of_the_same_answers_are_level() -> None:
     found = made(CHAMPION, CHAMPION, LABELS)
     assert (found.difference, found.p_value, found.changed) == (0, 1, ())

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,20 +35,6 @@ def scores(wrong: int) -> Probabilities:
     return np.eye(10, dtype=np.float32)[predicted]
 
 
-@dataclass
-class Scorer:
-    """Scores the made-up models of these tests, and remembers which."""
-
-    asked: list[bytes] = field(default_factory=list)
-
-    def __call__(self, model: bytes) -> Probabilities:
-        self.asked.append(model)
-        kind, _, wrong = model.partition(b" ")
-        if kind != b"wrong":
-            raise DamagedError("model.keras holds no network of this project")
-        return scores(int(wrong))
-
-
 class Leaving(MemoryStore):
     """A store that from some moment on cannot be read any more, below a prefix."""
 
@@ -70,14 +56,23 @@ def store() -> Leaving:
 
 
 @pytest.fixture
-def scorer() -> Scorer:
-    return Scorer()
+def asked() -> list[bytes]:
+    """The models that were scored."""
+    return []
 
 
 @pytest.fixture
-def judge(store: Leaving, scorer: Scorer) -> Judge:
+def judge(store: Leaving, asked: list[bytes]) -> Judge:
     """The judge of the run `NEW`, who lets none through that is significantly worse."""
-    test_set = TestSet(LABELS, NAMES, ORIGIN.test_set, scorer)
+
+    def score(model: bytes) -> Probabilities:
+        asked.append(model)
+        kind, _, wrong = model.partition(b" ")
+        if kind != b"wrong":
+            raise DamagedError("model.keras holds no network of this project")
+        return scores(int(wrong))
+
+    test_set = TestSet(LABELS, NAMES, ORIGIN.test_set, score)
     return Judge(store, test_set, NOT_WORSE, NEW, True)
 
 
@@ -105,13 +100,13 @@ def crown(store: Leaving) -> Crown:
 # ---- which champion a model meets -------------------------------------------------------------------------
 
 
-def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, scorer: Scorer) -> None:
+def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, asked: list[bytes]) -> None:
     """The first model of a store is compared with nothing, and scored once."""
     found = judge.judge(b"wrong 50", 0)
     assert found.champion is found.against is None
     assert found.verdict.promoted and found.verdict.generation == 0
     assert found.evaluation == evaluate(scores(50), LABELS, NAMES)
-    assert scorer.asked == [b"wrong 50"]
+    assert asked == [b"wrong 50"]
 
 
 def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_model(
@@ -133,12 +128,12 @@ def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_mod
 
 
 def test_the_champion_is_scored_now_on_the_same_images(
-    judge: Judge, scorer: Scorer, crown: Crown
+    judge: Judge, asked: list[bytes], crown: Crown
 ) -> None:
     """Its own model is read from the store and scored; what its record says is not taken for it."""
     champion = crown(model=b"wrong 55")
     found = judge.judge(b"wrong 50", 1)
-    assert scorer.asked == [b"wrong 50", b"wrong 55"]
+    assert asked == [b"wrong 50", b"wrong 55"]
     assert found.champion == champion
     assert found.against == compare(OLD, scores(55), scores(50), LABELS, NAMES, same_test_set=True)
     assert found.verdict.promoted and found.verdict.generation == champion.generation
@@ -155,7 +150,7 @@ def test_the_verdict_is_the_gates(judge: Judge, crown: Crown) -> None:
 
 
 def test_a_decision_against_another_champion_scores_that_one(
-    judge: Judge, scorer: Scorer, crown: Crown
+    judge: Judge, asked: list[bytes], crown: Crown
 ) -> None:
     figures = evaluate(scores(50), LABELS, NAMES)
     assert judge.decide(figures, scores(50), None).against is None
@@ -163,7 +158,7 @@ def test_a_decision_against_another_champion_scores_that_one(
     again = judge.decide(figures, scores(50), champion)
     assert isinstance(again.against, Comparison)
     assert again.evaluation is figures
-    assert scorer.asked == [b"wrong 60"]
+    assert asked == [b"wrong 60"]
 
 
 @pytest.mark.parametrize("safe", [True, False])
@@ -223,7 +218,7 @@ def test_a_damaged_champion_is_named_and_rejects_where_a_rule_asks(
     settings: GateSettings,
     judge: Judge,
     store: Leaving,
-    scorer: Scorer,
+    asked: list[bytes],
     crown: Crown,
 ) -> None:
     """The verdict names the file, and only `off` lets a model replace a champion that it cannot meet."""
@@ -236,11 +231,11 @@ def test_a_damaged_champion_is_named_and_rejects_where_a_rule_asks(
     assert found.champion == champion
     assert found.verdict.promoted is (settings.champion == "off")
     assert found.verdict.decided and found.verdict.generation == 1
-    assert scorer.asked == [b"wrong 0"]
+    assert asked == [b"wrong 0"]
 
 
 def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
-    judge: Judge, store: Leaving, scorer: Scorer, crown: Crown
+    judge: Judge, store: Leaving, asked: list[bytes], crown: Crown
 ) -> None:
     """Another model under a manifest that fits it is still not what was promoted."""
     crown()
@@ -249,7 +244,7 @@ def test_a_champion_that_was_rewritten_as_a_whole_is_not_met(
     found = judge.judge(b"wrong 50", 1)
     assert isinstance(found.against, ComparisonFailed)
     assert "is not the manifest that was promoted" in found.against.reason
-    assert scorer.asked == [b"wrong 50"]
+    assert asked == [b"wrong 50"]
 
 
 NO_DIGESTS = b'{"source": "mirrors", "official": true, "sha256": {}}'
