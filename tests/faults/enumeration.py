@@ -75,7 +75,6 @@ class Laboratory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes."""
         self.helpers.shutdown()
 
     def on_server(self, server: S3Server, kind: str, scenario: str) -> Row:

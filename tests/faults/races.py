@@ -1,13 +1,11 @@
 """Publishers in processes of their own that all try to become the champion at the same moment."""
 
-import itertools
 import re
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import Barrier
@@ -16,15 +14,15 @@ from pathlib import Path
 from fmnist.errors import StoreError
 from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
-from fmnist.registry.champion import champion_history, current_champion, generation_of, promote_run
+from fmnist.registry.champion import champion_history, current_champion, promote_run
 from fmnist.registry.records import ChampionRecord, StoredRun
-from fmnist.registry.runs import read_file, read_run, seal_run, upload_run
+from fmnist.registry.runs import read_file, read_run, upload_run
 from fmnist.store.base import Store
 from tests.faults.children import hasten
-from tests.faults.scenarios import Place
+from tests.faults.scenarios import Place, check_history
+from tests.support.registry import BY, passed, seal
 
 _LONGEST_ROUND = 120
-_BY = "tests/faults"
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,9 @@ def _publisher(
     run = _store_run(store, f"publisher-{number}-run-0")
     try:
         for _ in range(rounds):
-            generation = generation_of(current_champion(store))
+            champion = current_champion(store)
             barrier.wait(_LONGEST_ROUND)
-            ended.append(_promote(store, run, generation, attempts))
+            ended.append(_promote(store, run, champion, attempts))
             barrier.wait(_LONGEST_ROUND)
             if not ended[-1].error:
                 run = _store_run(store, f"publisher-{number}-run-{len(ended)}")
@@ -83,26 +81,20 @@ def _publisher(
 
 def _store_run(store: Store, run_id: str) -> StoredRun:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / keys.MODEL).write_bytes(run_id.encode())
-        seal_run(Path(folder), run_id, datetime.now(UTC))
-        return upload_run(store, Path(folder))
+        return upload_run(store, seal(Path(folder), run_id, {keys.MODEL: run_id.encode()}))
 
 
-def _promote(store: Store, run: StoredRun, generation: int, attempts: int) -> Ended:
-    def decide(record: ChampionRecord | None) -> Verdict:
+def _promote(store: Store, run: StoredRun, champion: ChampionRecord | None, attempts: int) -> Ended:
+    def decide(later: ChampionRecord | None) -> Verdict:
         if attempts == 1:
             raise StoreError("another one was faster")
-        return _verdict(generation_of(record))
+        return passed(later)
 
     try:
-        promote_run(store, run, 0.91, _verdict(generation), decide, by=_BY, attempts=attempts)
+        promote_run(store, run, 0.91, passed(champion), decide, by=BY, attempts=attempts)
     except StoreError as error:
         return Ended(run.run_id, f"{type(error).__name__}: {error}")
     return Ended(run.run_id)
-
-
-def _verdict(generation: int) -> Verdict:
-    return Verdict(promoted=True, rules=(), reason="a race", generation=generation)
 
 
 def check_one_winner_each(place: Place, rounds: Sequence[Sequence[Ended]]) -> None:
@@ -117,27 +109,18 @@ def check_one_winner_each(place: Place, rounds: Sequence[Sequence[Ended]]) -> No
     assert _champions(place) == winners
 
 
-def check_all_promoted(place: Place, rounds: Sequence[Sequence[Ended]]) -> None:
-    """Every publisher must have promoted its run in every round, each in a generation of its own."""
-    assert [end.error for ended in rounds for end in ended if end.error] == []
-    champions, first = _champions(place), 0
-    for ended in rounds:
-        promoted = champions[first : first + len(ended)]
-        assert sorted(promoted) == sorted(end.run_id for end in ended)
-        first += len(ended)
-    assert first == len(champions)
+def check_all_promoted(place: Place, ended: Sequence[Ended]) -> None:
+    """Every publisher must have promoted its run, each in a generation of its own."""
+    assert [end.error for end in ended if end.error] == []
+    assert sorted(_champions(place)) == sorted(end.run_id for end in ended)
 
 
 def _champions(place: Place) -> list[str]:
     """The champions by generation, each of them a complete run that was the champion just once."""
     store = place.open()
+    found = {key: store.read(key) for key in (*store.list_entries(keys.HISTORY), keys.CHAMPION)}
+    check_history(store, current_champion(store), found)
     history = list(champion_history(store))[::-1]
-    assert [record.generation for record in history] == list(range(1, len(history) + 1))
-    *earlier, last = (keys.of_generation(record.generation) for record in history)
-    # A loser may have copied the last champion record, ahead of a move that it did not make.
-    assert set(store.list_entries(keys.HISTORY)) - {last} == set(earlier)
-    for before, record in itertools.pairwise(history):
-        assert record.previous == before.run_id
     for record in history:
         run = read_run(store, record.run_id, record.manifest_sha256)
         assert read_file(store, run, keys.MODEL) == record.run_id.encode()

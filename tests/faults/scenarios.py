@@ -92,18 +92,18 @@ def environment_of(server: S3Server) -> dict[str, str]:
 class Scenario:
     """Something that is done to a store, and what it makes of the champion.
 
-    `start` names the content of the store it begins with. `old` is the champion before, `new` the
-    one after it, and `moves` by how much it raises the generation. `complete` are the runs that the
-    store has in the end, `judged` how many its test set has judged.
+    `start` names the content of the store it begins with. `complete` are the runs that the store
+    has in the end. `old` is the champion before, `new` the one after it, and `moves` by how much it
+    raises the generation. `judged` is how many models the test set has judged in the end.
     """
 
     start: str
     act: Act
-    old: str | None
-    new: str | None
-    moves: int
     complete: Set[str]
-    judged: int
+    old: str | None = FIRST
+    new: str = FIRST
+    moves: int = 1
+    judged: int = 2
 
 
 # ---- acts ---------------------------------------------------------------------------------------
@@ -149,38 +149,18 @@ def _count(store: Store, folder: Path) -> None:
 
 
 SCENARIOS = {
-    "first promotion": Scenario(
-        "empty", _publish(FIRST), None, FIRST, moves=1, complete={FIRST}, judged=1
-    ),
-    "replacement": Scenario(
-        "first", _publish(SECOND), FIRST, SECOND, moves=1, complete={FIRST, SECOND}, judged=2
-    ),
+    "first promotion": Scenario("empty", _publish(FIRST), {FIRST}, old=None, new=FIRST, judged=1),
+    "replacement": Scenario("first", _publish(SECOND), {FIRST, SECOND}, new=SECOND),
     "replacement, decided again": Scenario(
-        "first",
-        _publish(OVERTAKEN),
-        FIRST,
-        OVERTAKEN,
-        moves=1,
-        complete={FIRST, OVERTAKEN},
-        judged=2,
+        "first", _publish(OVERTAKEN), {FIRST, OVERTAKEN}, new=OVERTAKEN
     ),
-    "rejected run": Scenario(
-        "first", _publish(POOR), FIRST, FIRST, moves=0, complete={FIRST, POOR}, judged=2
-    ),
+    "rejected run": Scenario("first", _publish(POOR), {FIRST, POOR}, moves=0),
     "publication after a failure": Scenario(
-        "half of the second",
-        _publish(SECOND),
-        FIRST,
-        SECOND,
-        moves=1,
-        complete={FIRST, SECOND},
-        judged=2,
+        "half of the second", _publish(SECOND), {FIRST, SECOND}, new=SECOND
     ),
-    "rollback": Scenario(
-        "second", _roll_back, SECOND, FIRST, moves=1, complete={FIRST, SECOND}, judged=2
-    ),
-    "prune": Scenario("third", _prune, THIRD, THIRD, moves=1, complete={SECOND, THIRD}, judged=3),
-    "count of uses": Scenario("first", _count, FIRST, FIRST, moves=0, complete={FIRST}, judged=2),
+    "rollback": Scenario("second", _roll_back, {FIRST, SECOND}, old=SECOND),
+    "prune": Scenario("third", _prune, {SECOND, THIRD}, old=THIRD, new=THIRD, judged=3),
+    "count of uses": Scenario("first", _count, {FIRST}, moves=0),
 }
 
 
@@ -331,7 +311,7 @@ def _check_readable(
         raise Broken("the champion record was changed within its generation")
     if (current.run_id if current else None) != (scenario.new if moved else scenario.old):
         raise Broken(f"the champion is {current}")
-    _check_history(stored, current, found)
+    check_history(stored, current, found)
 
     complete = _complete_runs(stored, found)
     if finished and complete != scenario.complete:
@@ -379,7 +359,10 @@ def _check_champion(store: Store, current: ChampionRecord, folder: Path) -> None
         raise Broken(f"the champion {current.run_id} is not the one that was published")
 
 
-def _check_history(store: Store, current: ChampionRecord | None, found: Objects) -> None:
+def check_history(
+    store: Store, current: ChampionRecord | None, found: Mapping[str, bytes | None]
+) -> None:
+    """The history has no gap, no branch and no run that was promoted twice."""
     history = list(champion_history(store))
     generations = [past.generation for past in history]
     if generations != list(range(generation_of(current), 0, -1)):

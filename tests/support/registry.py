@@ -130,7 +130,6 @@ def champions(store: Store) -> list[str]:
 
 
 def remove(store: Store, run: str) -> None:
-    """Delete every file of a run."""
     for key in list(store.list_entries(f"{keys.of_run(run)}/")):
         store.delete(key)
 
@@ -213,7 +212,6 @@ SPOILT: dict[str, Callable[[bytes], bytes | None]] = {
 
 
 def spoil(store: MemoryStore, key: str, change: Callable[[bytes], bytes | None]) -> None:
-    """Damage an object."""
     overwrite(store, key, change(store.objects[key]))
 
 

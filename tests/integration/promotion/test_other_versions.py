@@ -126,17 +126,15 @@ def test_earlier_settings_have_their_present_names(store: FolderStore) -> None:
     assert recorded_section(store, run, "gate", GateSettings) == expected
 
 
-def test_an_earlier_champion_can_be_rolled_back(store: FolderStore, call: Call) -> None:
-    """The champion before it becomes the champion again."""
+def test_an_earlier_champion_is_rolled_back_and_judged_again(
+    store: FolderStore, call: Call
+) -> None:
+    """The one before it is the champion again, which it is then compared with."""
     call("rollback")
     assert champions(store) == [FIRST, SECOND, FIRST]
-
-
-def test_an_earlier_run_is_judged_again(store: FolderStore, call: Call) -> None:
-    """It is compared with the current champion, as the gate requires."""
-    printed = call("promote", FIRST, "--gate.champion", "not_worse")
-    assert f"against the champion {SECOND}" in printed and "not significantly worse" in printed
-    assert champions(store) == [FIRST, SECOND, FIRST]
+    printed = call("promote", SECOND, "--gate.champion", "not_worse")
+    assert f"against the champion {FIRST}" in printed and "not significantly worse" in printed
+    assert champions(store) == [SECOND, FIRST, SECOND, FIRST]
 
 
 def test_an_earlier_champion_is_loaded_in_one_line(store: FolderStore) -> None:

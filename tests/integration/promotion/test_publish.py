@@ -1,7 +1,6 @@
 """Putting a run together, publishing it, and what is left on this machine after a failure."""
 
 import errno
-import functools
 import hashlib
 import os
 import time
@@ -14,7 +13,7 @@ import pytest
 
 from fmnist.environment import describe_environment
 from fmnist.errors import DamagedError, ExitCode, StoreError
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
+from fmnist.evaluation.comparison import Comparison, ComparisonFailed
 from fmnist.evaluation.gate import Verdict, undecided
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
@@ -53,12 +52,6 @@ def score(model: bytes) -> Probabilities:
     return probabilities
 
 
-@functools.cache
-def judged(model: bytes) -> Evaluation:
-    """The figures of a made-up model."""
-    return evaluate(score(model), LABELS, records.CLASS_NAMES)
-
-
 def judge_of(
     store: MemoryStore,
     run_id: str = records.RUN_ID,
@@ -89,36 +82,35 @@ def finish(folder: Path) -> None:
 # ---- the work folder ----------------------------------------------------------------------------
 
 
-def test_a_success_leaves_nothing_on_this_machine(tmp_path: Path) -> None:
-    with workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
-        assert finished_folder(folder).is_dir()
+def test_a_success_leaves_nothing_on_this_machine_and_disturbs_no_other_run(tmp_path: Path) -> None:
+    settings = StoreSettings(work=tmp_path / "work")
+    with workspace(settings, "id") as folder:
         assert folder == tmp_path / "work" / "id"
+        with workspace(settings, "other") as other:
+            assert finished_folder(other).is_dir()
+        assert not other.exists()
+        assert finished_folder(folder).is_dir()
         finish(folder)
     assert files_in(tmp_path) == set()
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("error", [Trouble, KeyboardInterrupt, SystemExit])
-def test_a_failure_before_the_end_leaves_nothing(
-    error: type[BaseException], tmp_path: Path
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_failure_keeps_a_finished_run_and_nothing_else(
+    finished: bool, error: type[BaseException], tmp_path: Path
 ) -> None:
+    """Of an unfinished one not even the folder stays."""
     with pytest.raises(error), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
         (folder / "train.npz").write_bytes(b"arrays")
         (finished_folder(folder) / "model.keras").write_bytes(b"model")
+        if finished:
+            finish(folder)
         raise error
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize("error", [Trouble, KeyboardInterrupt, SystemExit])
-def test_a_failure_after_the_end_keeps_the_finished_run(
-    error: type[BaseException], tmp_path: Path
-) -> None:
-    """An error after the run was finished keeps exactly the files that make up the run."""
-    with pytest.raises(error), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
-        finish(folder)
-        raise error
-    assert files_in(folder) == {"run/model.keras", "run/figures/a.png", "run/manifest.json"}
-    assert [path.name for path in folder.iterdir()] == ["run"]
+    assert folder.exists() is finished
+    if finished:
+        assert files_in(folder) == {"run/model.keras", "run/figures/a.png", "run/manifest.json"}
+        assert [path.name for path in folder.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(("work", "parent"), [(None, "."), (Path("~/work"), "home/work")])
@@ -133,16 +125,7 @@ def test_the_work_folder_is_in_the_users_cache_or_where_the_setting_says(
         assert folder.name == "id"
 
 
-def test_two_runs_do_not_disturb_each_other(tmp_path: Path) -> None:
-    settings = StoreSettings(work=tmp_path / "work")
-    with workspace(settings, "one") as one:
-        with workspace(settings, "two"):
-            pass
-        assert finished_folder(one).is_dir()
-
-
 def test_a_work_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """In one line, with the setting to change."""
     work = tmp_path / "taken"
     work.write_text("a file")
 
@@ -189,30 +172,20 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist.report.figures.png", lambda _: b"a figure")
 
 
-AGAINST = compare(
-    "20260301T000000Z-ffffffff",
-    score(POOR),
-    score(GOOD),
-    LABELS,
-    records.CLASS_NAMES,
-    same_test_set=True,
-)
-
-
 @pytest.mark.parametrize("promoted", [True, False])
 @pytest.mark.parametrize(
     ("against", "more"),
     [
         (None, set()),
         (ComparisonFailed("a", "it is damaged"), {keys.COMPARISON}),
-        (AGAINST, {keys.COMPARISON, COMPARED}),
+        (records.comparison(), {keys.COMPARISON, COMPARED}),
     ],
     ids=["alone", "beside a champion that cannot be scored", "beside a champion"],
 )
 def test_a_run_is_put_together_whole(
     promoted: bool, against: Comparison | ComparisonFailed | None, more: set[str], work: Path
 ) -> None:
-    """All documented files are there, each record reads back, and the manifest lists them all."""
+    """All documented files are there, records read back, the report shows the figures beside it."""
     run = records.run(promoted, folder=work, champion_before=records.champion(), against=against)
     folder = finished_folder(work)
     write_run(run, records.drawn_images(), folder)
@@ -226,8 +199,11 @@ def test_a_run_is_put_together_whole(
         *([(keys.COMPARISON, against, type(against))] if against else []),
     ):
         assert from_json(kind, (folder / name).read_bytes(), name) == record
-    for figure in {*FIGURES.values()} - {COMPARED} | more - {keys.COMPARISON}:
-        assert (folder / figure).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    report = (folder / "report.md").read_text()
+    for title, name in FIGURES.items():
+        drawn = name != COMPARED or name in more
+        assert (f"![{title}]({name})" in report) is drawn
+        assert not drawn or (folder / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     manifest = from_json(Manifest, (folder / keys.MANIFEST).read_bytes(), keys.MANIFEST)
     assert manifest.run_id == run.run_id
     assert manifest.files.keys() == (DOCUMENTED | more) - {keys.MANIFEST}
@@ -236,23 +212,9 @@ def test_a_run_is_put_together_whole(
         assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-@pytest.mark.usefixtures("quick_figures")
-@pytest.mark.parametrize("against", [None, AGAINST], ids=["alone", "beside a champion"])
-def test_the_report_shows_the_figures_beside_it(against: Comparison | None, work: Path) -> None:
-    folder = finished_folder(work)
-    run = records.run(folder=work, champion_before=records.champion(), against=against)
-    write_run(run, records.drawn_images(), folder)
-    report = (folder / "report.md").read_text()
-    for title, name in FIGURES.items():
-        drawn = name != COMPARED or against is not None
-        assert (f"![{title}]({name})" in report) is drawn
-        assert (folder / name).is_file() is drawn
-
-
 def test_no_local_path_or_secret_is_published(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No file of a run tells the work folder, the home folder, or a key of this machine."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "THEUSERSKEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "TheUsersSecret")
     monkeypatch.setenv("HOME", str(tmp_path / "the-users-home"))
@@ -274,8 +236,6 @@ def test_no_local_path_or_secret_is_published(
 def test_a_disk_that_cannot_take_the_files_is_told(
     code: int, advice: str, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full or read-only disk is reported in one line, with the folder and what to do."""
-
     def refuse(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
@@ -291,7 +251,6 @@ def test_a_disk_that_cannot_take_the_files_is_told(
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A store in memory."""
     return MemoryStore()
 
 
@@ -351,11 +310,9 @@ def test_only_a_promoted_run_becomes_the_champion(
         champion = current_champion(store)
         assert (champion.run_id if champion else None) == run.champion_after
         if promoted:
-            assert champion
-            assert champion.run_id == run.run_id
+            assert champion and (champion.run_id, champion.by) == (run.run_id, "flows/train.py")
             assert champion.accuracy == run.evaluation.accuracy
             assert champion.previous == (before.run_id if before else None)
-            assert champion.by == "flows/train.py"
         else:
             assert champion == before
 
@@ -384,7 +341,7 @@ def test_a_failed_publication_names_the_folder_that_is_kept(
             raise kind("the store is on fire", retryable=temporary)
 
     store.before = refuse
-    run = records.run(judged=judged(GOOD))
+    run = records.run(judged=evaluate(score(GOOD), LABELS, records.CLASS_NAMES))
     with (
         pytest.raises(StoreError) as caught,
         workspace(StoreSettings(work=tmp_path / "work"), records.RUN_ID) as folder,
@@ -407,7 +364,6 @@ def test_a_failed_publication_names_the_folder_that_is_kept(
 
 
 def test_a_damaged_champion_does_not_lose_the_run(make: Make, store: MemoryStore) -> None:
-    """A champion that cannot be read fails the publication, but the run's files are stored."""
     run, folder = make(GOOD)
     store.objects[keys.CHAMPION] = b"damaged"
     refused(lambda: publish_run(run, folder, judge_of(store)), ExitCode.DAMAGED, keys.CHAMPION)
@@ -419,26 +375,23 @@ def test_a_damaged_champion_does_not_lose_the_run(make: Make, store: MemoryStore
 
 STORED_MODEL = keys.of_run(records.RUN_ID, keys.MODEL)
 NOT_THE_FILE = f"{STORED_MODEL} is not the file"
-LIES: dict[str, tuple[bytes | None, Callable[[bytes], Probabilities], str]] = {
-    "another model": (POOR, score, NOT_THE_FILE),
-    "a byte changed": (b"9301", score, NOT_THE_FILE),
-    "cut short": (b"930", score, NOT_THE_FILE),
-    "longer": (b"9300\0", score, NOT_THE_FILE),
-    "nothing": (b"", score, NOT_THE_FILE),
-    "missing": (None, score, f"{STORED_MODEL} is missing"),
-    "other predictions": (
-        BETTER,
-        lambda _: score(POOR),
-        "predicts other classes than the model that was judged",
-    ),
-    "cannot be loaded": (BETTER, lambda _: score(b"none"), "holds no network of this project"),
+# Of each: what the store gives, the model that it is loaded as, and what the message says.
+LIES: dict[str, tuple[bytes | None, bytes, str]] = {
+    "another model": (POOR, BETTER, NOT_THE_FILE),
+    "a byte changed": (b"9301", BETTER, NOT_THE_FILE),
+    "cut short": (b"930", BETTER, NOT_THE_FILE),
+    "longer": (b"9300\0", BETTER, NOT_THE_FILE),
+    "nothing": (b"", BETTER, NOT_THE_FILE),
+    "missing": (None, BETTER, f"{STORED_MODEL} is missing"),
+    "other predictions": (BETTER, POOR, "predicts other classes than the model that was judged"),
+    "cannot be loaded": (BETTER, b"none", "holds no network of this project"),
 }
 
 
-@pytest.mark.parametrize(("content", "answer", "told"), LIES.values(), ids=LIES.keys())
+@pytest.mark.parametrize(("content", "loaded", "told"), LIES.values(), ids=LIES.keys())
 def test_a_model_that_does_not_read_back_as_it_was_judged_is_not_promoted(
     content: bytes | None,
-    answer: Callable[[bytes], Probabilities],
+    loaded: bytes,
     told: str,
     make: Make,
     store: MemoryStore,
@@ -455,20 +408,23 @@ def test_a_model_that_does_not_read_back_as_it_was_judged_is_not_promoted(
         patched.setattr(
             store, "read", lambda key: content if key == STORED_MODEL else objects.get(key)
         )
-        judge = judge_of(store, score=answer)
+        judge = judge_of(store, score=lambda _: score(loaded))
         with pytest.raises(DamagedError) as caught:
             publish_run(run, folder, judge)
-    assert told in str(caught.value) and kept in str(caught.value)
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert told in message and kept in message and "\n" not in message
     assert caught.value.exit_code == ExitCode.DAMAGED and not caught.value.retryable
     assert current_champion(store) == old
     assert publish_run(run, folder, judge_of(store)).verdict.promoted
     assert champion_of(store).run_id == run.run_id
 
 
-def test_what_is_read_back_is_what_the_store_holds(make: Make, store: MemoryStore) -> None:
-    """The model that is scored again comes from the store, after all of the run was stored."""
-    run, folder = make(GOOD)
+@pytest.mark.parametrize("model", [GOOD, POOR], ids=["promoted", "rejected"])
+def test_only_a_model_to_be_promoted_is_read_back(
+    model: bytes, make: Make, store: MemoryStore
+) -> None:
+    """It is scored again as it comes from the store, after all of the run was stored."""
+    run, folder = make(model)
     seen = []
 
     def watch(model: bytes) -> Probabilities:
@@ -476,17 +432,8 @@ def test_what_is_read_back_is_what_the_store_holds(make: Make, store: MemoryStor
         (folder / keys.MODEL).write_bytes(POOR)
         return score(model)
 
-    publish_run(run, folder, judge_of(store, score=watch))
-    assert seen == [(GOOD, True)]
-
-
-def test_a_rejected_model_costs_no_second_look(make: Make, store: MemoryStore) -> None:
-    run, folder = make(POOR)
-
-    def refuse(model: bytes) -> Probabilities:
-        pytest.fail("scored for nothing")
-
-    assert publish_run(run, folder, judge_of(store, score=refuse)) == run
+    assert publish_run(run, folder, judge_of(store, score=watch)) == run
+    assert seen == ([(GOOD, True)] if model == GOOD else [])
 
 
 # ---- a champion that moved meanwhile ------------------------------------------------------------
@@ -597,7 +544,6 @@ def test_a_run_that_a_person_promoted_meanwhile_is_reported_as_promoted(
 def test_a_run_that_was_pruned_is_not_said_to_be_published_yet(
     make: Make, store: MemoryStore
 ) -> None:
-    """The message gives no advice that would not help."""
     promote(store, make(GOOD, "first"))
     run, folder = make(BETTER)
     retire(store, [run.run_id], by="fmnist prune")

@@ -37,7 +37,6 @@ def sealed(tmp_path: Path) -> Path:
 
 
 def publish(store: Store, folder: Path) -> None:
-    """Publish a run and make it the champion."""
     promote(store, upload_run(store, folder))
 
 
@@ -86,13 +85,8 @@ def test_a_bucket_that_is_deleted_during_publication_is_named(
     before = files_below(sealed)
     with monkeypatch.context() as patched:
         patched.setattr(store, moment, vanish)
-        refused(
-            lambda: publish(store, sealed),
-            ExitCode.STORE,
-            f"'{bucket}'",
-            "does not exist",
-            "create it",
-        )
+        told = (f"'{bucket}'", "does not exist", "create it")
+        refused(lambda: publish(store, sealed), ExitCode.STORE, *told)
     assert bucket not in [found["Name"] for found in client.list_buckets()["Buckets"]]
     assert files_below(sealed) == before
     client.create_bucket(Bucket=bucket)

@@ -41,12 +41,18 @@ def planned(store: MemoryStore, keep: int) -> list[int]:
 
 
 def test_the_newest_and_the_champions_are_kept(store: MemoryStore) -> None:
-    """Kept are the newest runs, the champion, and as many champions before it."""
+    """Kept are the newest runs, the champion, and as many champions before it.
+
+    After a rollback to the first champion the later ones still count as champions before it.
+    """
     put_runs(store, 10, champions=range(1, 5))
     assert planned(store, 2) == [1, 5, 6, 7, 8]
     assert planned(store, 1) == [1, 2, 5, 6, 7, 8, 9]
     assert planned(store, 3) == [5, 6, 7]
     assert planned(store, 10) == []
+    assert rollback(store, run_id(1)).rollback_to is None
+    assert planned(store, 1) == [2, 3, 5, 6, 7, 8, 9]
+    assert planned(store, 2) == [2, 5, 6, 7, 8]
 
 
 def test_the_runs_that_rollbacks_lead_to_are_kept(store: MemoryStore) -> None:
@@ -58,15 +64,6 @@ def test_the_runs_that_rollbacks_lead_to_are_kept(store: MemoryStore) -> None:
     assert 1 not in planned(store, 1)
     prune_store(store, 1, LONG_AFTER, by="test")
     assert rollback(store).run_id == run_id(1)
-
-
-def test_champions_that_no_rollback_leads_to_any_more_are_kept(store: MemoryStore) -> None:
-    """After a rollback to the first champion the later ones still count as champions before it."""
-    put_runs(store, 8, champions=range(1, 4))
-    rollback(store, run_id(1))
-    assert champion_of(store).rollback_to is None
-    assert planned(store, 1) == [2, 4, 5, 6, 7]
-    assert planned(store, 2) == [4, 5, 6]
 
 
 def test_a_damaged_run_is_none_of_those_to_keep(store: MemoryStore) -> None:
@@ -109,8 +106,7 @@ def test_a_gap_in_the_history_stops_a_prune(store: MemoryStore) -> None:
 # ---- how it is removed --------------------------------------------------------------------------
 
 
-def test_runs_are_retired_before_anything_is_removed(store: MemoryStore) -> None:
-    """A run is recorded as retired first; then its manifest goes, then its other files."""
+def test_runs_are_retired_and_then_removed_manifest_first(store: MemoryStore) -> None:
     run = put_runs(store, 4, champions=[3])[0]
     record_verdict(store, run, passed(None))
     deleted: list[str] = []
@@ -182,7 +178,6 @@ def test_a_run_that_another_prune_removed_and_somebody_published_again_stays(
 
 @pytest.mark.parametrize("word", ["promoted", "undecided", "rejected", "damaged"])
 def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: MemoryStore) -> None:
-    """A complete run may still be about to be promoted, unless it was rejected."""
     content = b"damaged"
     if word != "damaged":
         verdict = replace(passed(None), promoted=word == "promoted", decided=word != "undecided")
@@ -196,7 +191,6 @@ def test_a_run_that_may_be_promoted_yet_is_kept_for_a_day(word: str, store: Memo
 
 
 def test_a_run_promoted_at_the_same_time_is_not_removed(store: MemoryStore) -> None:
-    """A run that becomes the champion between plan and retirement stays complete."""
     first = put_runs(store, 5, champions=[4])[0]
     overtaken_by(store, lambda: promote(store, first))
     removed = prune_store(store, 1, LONG_AFTER, by="test")

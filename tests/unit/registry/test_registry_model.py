@@ -61,7 +61,6 @@ class Truth:
 
     @property
     def champion(self) -> str | None:
-        """The current champion."""
         return self.moves[-1][1] if self.moves else None
 
     def promote(self, run_id: str, forced: bool = False) -> None:
@@ -105,7 +104,6 @@ class Registry(RuleBasedStateMachine):
         self.store.before = self.store.after = lambda verb, key: self.read()
 
     def teardown(self) -> None:
-        """Remove what was made."""
         shutil.rmtree(self.folder)
 
     # ---- what is done ---------------------------------------------------------------------------
@@ -120,7 +118,6 @@ class Registry(RuleBasedStateMachine):
         return run_id, folder
 
     def publish(self) -> StoredRun:
-        """A new run in the store."""
         return upload_run(self.store, self.seal()[1])
 
     def promote(
@@ -136,17 +133,14 @@ class Registry(RuleBasedStateMachine):
         promote_run(self.store, run, 0.91, verdict, decide, by=BY, forced=reason)
 
     def make_champion(self, run: StoredRun, *, forced: bool = False) -> None:
-        """Promote it, and note that."""
         self.promote(run, forced=forced)
         self.truth.promote(run.run_id, forced)
 
     def roll_back(self, goal: str) -> None:
-        """Go back to it, and note that."""
         assert rollback(self.store, goal).run_id == goal
         self.truth.rollback(goal)
 
     def retire(self, run_id: str) -> None:
-        """Retire it, which must succeed, and note that."""
         assert retire(self.store, [run_id], by="a rival") == (run_id,)
         self.truth.retire(run_id)
 
@@ -340,9 +334,11 @@ class Registry(RuleBasedStateMachine):
 
         overtaken_by(self.store, meddle)
         if rival == "retires the goal":
-            refused(lambda: rollback(self.store, goal))
+            refused(lambda: rollback(self.store))
         else:
-            self.roll_back(goal)
+            # A rival's rollback to the same run is taken for this one, its promotion is not.
+            assert rollback(self.store).run_id == goal
+            self.truth.rollback(goal)
 
     @precondition(lambda self: self.truth.way_back)
     @rule()
@@ -355,7 +351,7 @@ class Registry(RuleBasedStateMachine):
             self.make_champion(run)
 
         lose_the_reply(self.store, follow)
-        assert rollback(self.store, goal).run_id == run.run_id
+        assert rollback(self.store).run_id == run.run_id
 
     @precondition(lambda self: self.free())
     @rule(data=st.data())

@@ -47,7 +47,6 @@ from tests.support.registry import (
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A store in memory."""
     return MemoryStore()
 
 
@@ -91,27 +90,23 @@ def test_a_manifest_is_there_completely_or_not_at_all(
     assert files_in(tmp_path / "run") == ALL
 
 
-def test_the_manifest_is_written_last(sealed: Path, store: MemoryStore) -> None:
-    upload_run(store, sealed)
+def test_the_manifest_is_written_last_and_a_repeat_changes_nothing(
+    sealed: Path, store: MemoryStore
+) -> None:
+    run = upload_run(store, sealed)
+    assert run.content == (sealed / keys.MANIFEST).read_bytes()
+    assert run.sha256 == hashlib.sha256(run.content).hexdigest()
     place = f"runs/{records.RUN_ID}"
-    assert {key for _, key in store.writes} == {f"{place}/{name}" for name in ALL}
     assert {verb for verb, _ in store.writes} == {"put_if_absent"}
     assert store.writes[-1] == ("put_if_absent", f"{place}/{keys.MANIFEST}")
-    for name in ALL:
-        assert store.objects[f"{place}/{name}"] == (sealed / name).read_bytes()
-
-
-def test_publishing_may_be_repeated(sealed: Path, store: MemoryStore) -> None:
-    first = upload_run(store, sealed)
-    before = dict(store.objects)
-    assert upload_run(store, sealed) == first
-    assert store.objects == before
-    assert first.content == (sealed / keys.MANIFEST).read_bytes()
-    assert first.sha256 == hashlib.sha256(first.content).hexdigest()
+    stored = {f"{place}/{name}": (sealed / name).read_bytes() for name in ALL}
+    assert {key for _, key in store.writes} == stored.keys()
+    assert store.objects == stored
+    assert upload_run(store, sealed) == run
+    assert store.objects == stored
 
 
 def test_another_run_of_the_same_id_is_refused(sealed: Path, store: MemoryStore) -> None:
-    """A run with other files under a published id is refused, and the published one stays."""
     upload_run(store, sealed)
     before = dict(store.objects)
     reseal(sealed, "model.keras", b"other")
@@ -228,7 +223,6 @@ def test_a_file_that_was_lost_while_the_run_was_stored_is_noticed(
 
 
 def test_a_run_exists_when_its_manifest_does(sealed: Path, store: MemoryStore) -> None:
-    """Without its manifest a run is not found, whatever else of it is there."""
     published = upload_run(store, sealed)
     assert find_run(store, records.RUN_ID) == published
     assert read_run(store, records.RUN_ID, published.sha256) == published
@@ -252,7 +246,6 @@ def test_runs_are_listed_the_newest_first(store: MemoryStore) -> None:
 
 
 def test_the_manifest_of_another_run_is_noticed(store: MemoryStore) -> None:
-    """A valid manifest in another run's place is an error that names that place."""
     put(store, "one")
     other = put(store, "two")
     store.objects[f"runs/one/{keys.MANIFEST}"] = other.content
@@ -265,21 +258,16 @@ def test_the_manifest_of_another_run_is_noticed(store: MemoryStore) -> None:
 def test_a_file_that_is_not_the_listed_one_is_never_read(
     change: Callable[[bytes], bytes | None], store: MemoryStore
 ) -> None:
-    """A file of another size or digest than its manifest lists is an error that names it."""
+    """Not listed at all, or of another size or digest, it is an error that names it."""
     run = put(store, "one", promoted=True)
+    store.objects["runs/one/extra"] = b"extra"
+    with pytest.raises(DamagedError, match="runs/one/extra is not listed"):
+        read_file(store, run, "extra")
     assert read_file(store, run, "model.keras") == FILES["model.keras"]
     spoil(store, "runs/one/model.keras", change)
     for action in (lambda: read_file(store, run, "model.keras"), lambda: read_champion(store)):
         with pytest.raises(DamagedError, match=r"memory/runs/one/model\.keras is (not|missing)"):
             action()
-
-
-def test_a_file_that_is_not_listed_is_never_read(store: MemoryStore) -> None:
-    """A file that was put beside a run is no part of it."""
-    run = put(store, "one")
-    store.objects["runs/one/extra"] = b"extra"
-    with pytest.raises(DamagedError, match="runs/one/extra is not listed"):
-        read_file(store, run, "extra")
 
 
 def test_a_file_of_a_run_is_read_as_a_record(sealed: Path, store: MemoryStore) -> None:

@@ -20,7 +20,6 @@ def test_each_run_is_counted_once() -> None:
 
 
 def test_the_count_grows_beyond_the_runs_that_it_remembers() -> None:
-    """The number stays right after the ids of the first runs were dropped."""
     store = MemoryStore()
     for number in range(_REMEMBERED + 5):
         assert record_use(store, "ab", f"run-{number}") == number + 1
@@ -59,7 +58,6 @@ def test_a_counter_that_always_loses_ends() -> None:
 
 
 def test_a_damaged_count_is_named() -> None:
-    """A count that cannot be read is an error that names it, and stays as it is."""
     store = MemoryStore()
     store.objects["test-sets/ab.json"] = b'{"format": 2, "models": -1, "latest": []}'
     with pytest.raises(DamagedError, match="memory/test-sets/ab.json"):

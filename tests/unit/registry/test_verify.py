@@ -9,6 +9,7 @@ import pytest
 from fmnist.errors import ExitCode, StoreError
 from fmnist.registry import keys
 from fmnist.registry.prune import prune_store
+from fmnist.registry.records import to_json
 from fmnist.registry.runs import record_verdict
 from fmnist.registry.usage import record_use
 from fmnist.registry.verify import verify_store
@@ -17,6 +18,7 @@ from tests.support.memory import MemoryStore
 from tests.support.registry import (
     FILES,
     LONG_AFTER,
+    champion_of,
     load,
     overwrite,
     passed,
@@ -29,16 +31,21 @@ from tests.support.registry import (
 
 
 def test_a_store_in_order_has_no_faults(store: MemoryStore) -> None:
-    """Every run is read, and nothing is wrong or left over after an ordinary life."""
+    """Every run is read, and nothing is wrong or left over after an ordinary life.
+
+    Nor is the copy of the current record, which a publisher leaves that dies before the swap.
+    """
     runs = put_runs(store, 5, champions=range(1, 4))
     record_use(store, "ab" * 32, run_id(1))
     record_verdict(store, runs[3], passed(None))
     rollback(store)
-    report = verify_store(store, load, LONG_AFTER)
-    assert report.damage == [] and report.leftovers == ()
-    assert [run.run_id for run in report.runs] == [run_id(number) for number in range(1, 6)]
     size = sum(map(len, FILES.values())) + len(run_id(1))
-    assert {(run.files, run.size) for run in report.runs} == {(4, size)}
+    for _ in range(2):
+        report = verify_store(store, load, LONG_AFTER)
+        assert report.damage == [] and report.leftovers == ()
+        assert [run.run_id for run in report.runs] == [run_id(number) for number in range(1, 6)]
+        assert {(run.files, run.size) for run in report.runs} == {(4, size)}
+        store.put_if_absent(keys.of_generation(4), to_json(champion_of(store)))
 
 
 @pytest.mark.parametrize(
@@ -71,24 +78,13 @@ def test_each_kind_of_damage_is_found(
 
 
 def test_a_model_that_holds_no_network_is_a_fault(store: MemoryStore) -> None:
-    """A model whose digest is right but that cannot be loaded is reported with its place."""
     put(store, 1, files={"model.keras": b"no network"})
     (fault,) = verify_store(store, load, LONG_AFTER).damage
     where = store.location(f"runs/{run_id(1)}/model.keras")
     assert fault == f"{where}: model.keras holds no network of this project: really"
 
 
-def test_the_copy_that_an_interrupted_move_left_is_no_fault(store: MemoryStore) -> None:
-    """A publisher that dies before the swap leaves a copy of the current record."""
-    put(store, 1, promoted=True)
-    content = store.read("champion.json")
-    assert content
-    store.put_if_absent(keys.of_generation(1), content)
-    assert verify_store(store, load, LONG_AFTER).damage == []
-
-
 def test_a_run_removed_while_it_is_read_is_no_fault(store: MemoryStore) -> None:
-    """A prune at the same time does not look like damage."""
     put_runs(store, 4, champions=[4])
 
     def prune_now(content: bytes) -> None:
