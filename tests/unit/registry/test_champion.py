@@ -29,7 +29,7 @@ from fmnist.registry.records import (
     new_run_id,
     to_json,
 )
-from fmnist.registry.runs import later_verdicts, upload_run
+from fmnist.registry.runs import later_verdicts, read_run, upload_run
 from tests.support import records
 from tests.support.memory import MemoryStore
 from tests.support.registry import (
@@ -578,6 +578,38 @@ def test_a_damaged_run_is_not_restored(
         with pytest.raises(DamagedError, match=re.escape(f"memory/runs/one/{name}")):
             rollback(two, run_id)
     assert current_champion(two) == champion
+
+
+@pytest.mark.parametrize(
+    ("rivals", "after"),
+    [("", "BCBA"), ("D", "BDCBA"), ("BD", "BDBCBA")],
+    ids=["goes back too", "is promoted", "is promoted after the goal"],
+)
+def test_a_rollback_gets_where_it_was_asked_to_whatever_a_rival_does(
+    rivals: str, after: str, store: MemoryStore
+) -> None:
+    """Another's rollback to the same run is taken for this one, a promotion of that run is not."""
+    put_champions(store, *"ABC")
+    put(store, "D")
+
+    def meddle() -> None:
+        for rival in rivals:
+            promote(store, read_run(store, rival))
+        if not rivals:
+            rollback(store)
+
+    overtaken_by(store, meddle)
+    assert rollback(store) == current_champion(store)
+    assert champions(store) == list(after)
+    assert moves(store)[0] == f"{len(after)} rollback B"
+
+
+def test_a_rollback_whose_reply_was_lost_is_not_repeated(store: MemoryStore) -> None:
+    """It is recognised in the history even when another champion stands on top of it."""
+    put_champions(store, *"AB")
+    lose_the_reply(store, lambda: put_champions(store, "rival"))
+    assert rollback(store).run_id == "rival"
+    assert champions(store) == ["rival", "A", "B", "A"]
 
 
 def test_a_rollback_that_failed_says_how_to_try_again(store: MemoryStore) -> None:
