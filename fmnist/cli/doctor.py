@@ -26,6 +26,7 @@ from fmnist.errors import (
     PrefectError,
     StoreError,
     without_credentials,
+    writing,
 )
 from fmnist.promotion.workspace import work_folder
 from fmnist.registry import keys
@@ -109,15 +110,10 @@ def _downloads(settings: Settings) -> bool:
 
 
 def _writable(folder: Path, setting: str, failure: type[JobError]) -> str:
-    try:
+    with writing(folder, f"set {setting} to another folder", failure):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(b"1")
-    except OSError as error:
-        raise failure(
-            f"{folder} cannot be written ({error.strerror or error}); give this user the right "
-            f"to, or set {setting} to another folder"
-        ) from error
     return f"{folder} can be written"
 
 

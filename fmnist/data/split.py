@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from fmnist.data.idx import read_labelled_images, size_text
 from fmnist.data.records import FetchedData, LabelledImages, PreparedData
-from fmnist.errors import DataError, StoreError
+from fmnist.errors import DataError, writing
 from fmnist.settings import SplitSettings
 
 
@@ -76,11 +76,6 @@ def load_images(path: Path) -> LabelledImages:
 
 
 def _save(data: LabelledImages, path: Path) -> Path:
-    try:
+    with writing(path, "set store.work to another folder"):
         np.savez(path, images=data.images, labels=data.labels)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "free some space, or set store.work to another folder"
-        ) from error
     return path

@@ -1,12 +1,11 @@
 """Write a run's files, publish them, and promote the run if the gate says so."""
 
-import errno
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fmnist.data.records import Bytes
-from fmnist.errors import DamagedError, StoreError
+from fmnist.errors import DamagedError, StoreError, writing
 from fmnist.evaluation.metrics import digest_of_predictions
 from fmnist.promotion.judge import Decision, Judge
 from fmnist.registry import keys
@@ -36,18 +35,11 @@ def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
     }
     if run.against:
         contents[keys.COMPARISON] = to_json(run.against)
-    try:
+    with writing(folder, "set store.work to another folder"):
         for name, content in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         seal_run(folder, run.run_id, datetime.now(UTC))
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise StoreError(
-            f"cannot write the run's files into {folder}: {error.strerror}; "
-            + ("free some space" if full else "give this user the right to write there")
-            + ", or set store.work to another folder"
-        ) from error
 
 
 def publish_run(run: Run, folder: Path, judge: Judge) -> Run:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from fmnist.errors import StoreError
+from fmnist.errors import writing
 from fmnist.registry import keys
 from fmnist.settings import StoreSettings
 
@@ -28,13 +28,8 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
     parent = work_folder(settings)
     folder = parent / run_id
     _remove_leftovers(parent)
-    try:
+    with writing(folder, "set store.work to another folder"):
         finished_folder(folder).mkdir(parents=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot create the work folder {folder}: {error.strerror or error}; "
-            "free some space, or set store.work to another folder"
-        ) from error
     try:
         yield folder
     except BaseException:
