@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group, UnknownCommandError
@@ -92,7 +91,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
     start = datetime.now(UTC)
     words = sys.argv[1:] if arguments is None else arguments
     for_programs = json and JSON in words
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
     # Without a terminal nothing is wrapped, so that each row is one line.
     width = None if sys.stdout.isatty() else _NO_TERMINAL
     console = _Console(markup=False, highlight=False, quiet=for_programs, width=width)
@@ -230,7 +229,3 @@ class _Console(Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

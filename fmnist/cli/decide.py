@@ -17,7 +17,7 @@ from fmnist.promotion.stored import (
     remove_kept_folder,
 )
 from fmnist.registry import keys
-from fmnist.registry.champion import current_champion, no_champion, roll_back
+from fmnist.registry.champion import existing_champion, roll_back
 from fmnist.store.base import Store
 
 
@@ -79,8 +79,8 @@ def rollback(
 ) -> Result:
     """Make an earlier champion the champion again."""
     store = context.store()
-    if current_champion(store) is None:
-        raise no_champion(store)
+    # Before the check, which would create the store's folder.
+    existing_champion(store)
     store.check()
     champion = roll_back(store, run, reason=reason or "", by="fmnist rollback")
     where = store.location(keys.of_run(champion.run_id))

@@ -27,7 +27,7 @@ from fmnist.registry.champion import current_champion, generation_of
 from fmnist.registry.records import new_run_id
 from fmnist.report.run import Run
 from fmnist.settings import Settings
-from fmnist.store.base import open_store
+from fmnist.store.base import Store, open_store
 from fmnist.training.records import TrainingResult
 
 logger = logging.getLogger("fmnist.flow")
@@ -41,19 +41,19 @@ class Job:
         run_id: the run's id, which is also the flow run's name.
         started_at: when the flow started, in UTC.
         settings: the run's complete settings.
+        store: where the run will be published.
         conditional_writes: whether the store honours conditional writes.
         seen_generation: the champion's generation before training; 0 if there was no champion.
         environment: code, machine and versions.
-        location: where the run's files will be in the store.
     """
 
     run_id: str
     started_at: datetime
     settings: Settings
+    store: Store
     conditional_writes: bool
     seen_generation: int
     environment: Environment
-    location: str
 
 
 @contextmanager
@@ -61,10 +61,6 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     """Name this flow run, complete its settings and check its store; announce a failure.
 
     Ctrl-C leaves the block without an exception: the code after it marks the run as cancelled.
-
-    Raises:
-        SettingsError: a setting has a wrong name, type or range.
-        StoreError: the store cannot be used.
     """
     _set_up_logging()
     started_at = datetime.now(UTC)
@@ -77,14 +73,9 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
         conditional_writes = store.check()
         # Read now, to notice a damaged champion before training.
         seen_generation = generation_of(current_champion(store))
+        environment = describe_environment()
         yield Job(
-            run_id,
-            started_at,
-            settings,
-            conditional_writes,
-            seen_generation,
-            describe_environment(),
-            store.location(keys.of_run(run_id)),
+            run_id, started_at, settings, store, conditional_writes, seen_generation, environment
         )
     except JobError as error:
         error.run_id = run_id
@@ -105,7 +96,7 @@ def describe_run(
     return Run(
         run_id=job.run_id,
         started_at=job.started_at,
-        location=job.location,
+        location=job.store.location(keys.of_run(job.run_id)),
         settings=job.settings,
         data=data,
         prepared=prepared,
@@ -154,9 +145,6 @@ def complete_settings(parameters: Settings | Mapping[str, Any]) -> Settings:
 
     Prefect would let the run's parameters replace all of the deployment's: a run started by hand
     with one setting would silently lose the others, the gate among them.
-
-    Raises:
-        SettingsError: a setting has a wrong name, type or range.
     """
     if isinstance(parameters, Settings):
         return parameters

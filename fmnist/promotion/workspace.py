@@ -64,8 +64,3 @@ def _remove_leftovers(parent: Path) -> None:
 def finished_folder(folder: Path) -> Path:
     """The folder within a work folder that holds the files of the published run."""
     return folder / _FINISHED
-
-
-def model_file(folder: Path) -> Path:
-    """The trained model within a work folder, one of the files of the published run."""
-    return finished_folder(folder) / keys.MODEL

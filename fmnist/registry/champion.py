@@ -46,7 +46,7 @@ def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[st
         StoreError: there is no champion, or the store cannot be read.
     """
     while True:
-        champion = _existing_champion(store)
+        champion = existing_champion(store)
         try:
             run = read_run(store, champion.run_id, champion.manifest_sha256)
             files = {name: read_file(store, run, name) for name in names or run.manifest.files}
@@ -58,14 +58,10 @@ def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[st
             return champion, files if names else {**files, keys.MANIFEST: run.content}
 
 
-def no_champion(store: Store) -> StoreError:
-    """The error that says that a store has no champion."""
-    return StoreError(f"{store.location(keys.CHAMPION)} is not there: no run was promoted yet")
-
-
-def _existing_champion(store: Store) -> ChampionRecord:
+def existing_champion(store: Store) -> ChampionRecord:
+    """The current champion; a `StoreError` if no run was ever promoted."""
     if (champion := current_champion(store)) is None:
-        raise no_champion(store)
+        raise StoreError(f"{store.location(keys.CHAMPION)} is not there: no run was promoted yet")
     return champion
 
 
@@ -163,7 +159,7 @@ def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> Cham
         RetiredError: the run has been removed from the store.
         StoreError: there is no previous champion, or the run never was the champion.
     """
-    first = _existing_champion(store)
+    first = existing_champion(store)
     goal = run_id or first.rollback_to
     if goal is None:
         raise StoreError(
@@ -216,7 +212,7 @@ def retire(store: Store, run_ids: Sequence[str], *, by: str) -> tuple[str, ...]:
     """
     for run_id in run_ids:
         checked_run_id(run_id)
-    first = _existing_champion(store)
+    first = existing_champion(store)
 
     def successor(current: ChampionRecord | None) -> ChampionRecord | None:
         if current is None:

@@ -52,15 +52,19 @@ def upload_run(store: Store, folder: Path) -> StoredRun:
     for name, content in (*contents.items(), (keys.MANIFEST, run.content)):
         store.put_if_absent(keys.of_run(run.run_id, name), content)
     # One may have been removed in the meantime.
+    check_listing(store, run, "publish the run again")
+    return run
+
+
+def check_listing(store: Store, run: StoredRun, advice: str) -> None:
+    """Check that the store lists every file of a run with the right size, without reading them."""
     listed = store.list_entries(f"{keys.of_run(run.run_id)}/")
     for name, entry in run.manifest.files.items():
         key = keys.of_run(run.run_id, name)
         if key not in listed or listed[key].size != entry.size:
-            raise DamagedError(
-                f"{store.location(key)} was stored but is missing from the listing or has the "
-                "wrong size; publish the run again"
-            )
-    return run
+            found = f"has {listed[key].size:,} bytes" if key in listed else "is not listed"
+            wanted = f"{keys.MANIFEST} says {entry.size:,} bytes"
+            raise DamagedError(f"{store.location(key)} {found}, but {wanted}; {advice}")
 
 
 def _read_sealed(folder: Path) -> tuple[StoredRun, Mapping[str, bytes]]:
