@@ -137,10 +137,8 @@ def parse(
 ) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
     """The function that a command line asks for, and its arguments, the `Context` first.
 
-    `--help`, `--version` and `--install-completion` work without settings and get no `Context`.
-
-    Raises:
-        SettingsError: an argument, an option or a setting is wrong; one line for each fault.
+    `--help`, `--version` and `--install-completion` work without settings and get no `Context`. A
+    `SettingsError` has one line for each argument, option or setting that is wrong.
     """
     if not words and app.default_command is None:
         raise SettingsError(_no_command(app, ""))

@@ -175,7 +175,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
             "settings changed": ", ".join(settings) or "none",
         },
     )
-    tables.say_decision(context, verdict, against)
+    tables.say_verdict(context, verdict, against)
     for passed_later in later:
         context.say(f"\njudged again, against generation {passed_later.generation}:")
         tables.say_verdict(context, passed_later)

@@ -54,7 +54,6 @@ def download(settings: DataSettings, base: str, name: str, sha256: str) -> Path:
 
     Raises:
         Unusable: the source cannot supply the file; the message says why.
-        DataError: the cache folder cannot be written.
     """
 
     def write(url: str, output_file: str, _pooch: object) -> None:

@@ -18,10 +18,7 @@ from fmnist.settings import SplitSettings
 def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages, LabelledImages]:
     """Divide into training and validation, each class in the same proportions on both sides.
 
-    The same seed gives the same split.
-
-    Raises:
-        DataError: a class has too few images to have some on both sides.
+    The same seed gives the same split. A class with too few images for both sides is refused.
     """
     shares = f"{1 - settings.validation:.0%} / {settings.validation:.0%}"
     refusal = f"the training images cannot be split {shares} by class"
@@ -48,7 +45,6 @@ def prepare_sets(
     """Read and check the fetched files, split them, and write the three sets into `folder`.
 
     Raises:
-        DataError: the data are not fit to use, or the test images have another size.
         StoreError: the folder cannot be written.
     """
     everything = read_labelled_images(fetched.train_images, fetched.train_labels, classes)

@@ -101,11 +101,8 @@ def describe_run(
         data=data,
         prepared=prepared,
         training=trained,
-        evaluation=decision.evaluation,
-        verdict=decision.verdict,
         environment=job.environment,
-        champion_before=decision.champion,
-        against=decision.against,
+        **vars(decision),
     )
 
 

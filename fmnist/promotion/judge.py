@@ -1,8 +1,4 @@
-"""Score a model on the test images, and decide whether to promote it.
-
-Unless it says otherwise, everything that needs the store raises `StoreError` if the store cannot be
-read or written.
-"""
+"""Score a model on the test images, and decide whether to promote it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -63,13 +59,13 @@ class Decision:
     Attributes:
         evaluation: its figures on the test set.
         verdict: whether it is promoted, and why.
-        champion: the champion it was judged against; `None` if there was none.
+        champion_before: the champion it was judged against; `None` if there was none.
         against: the comparison with that champion; `None` if there was none.
     """
 
     evaluation: Evaluation
     verdict: Verdict
-    champion: ChampionRecord | None
+    champion_before: ChampionRecord | None
     against: Comparison | ComparisonFailed | None
 
 
@@ -96,9 +92,6 @@ class Judge:
 
         If the store cannot be read, the verdict stays undecided rather than losing the run;
         `seen_generation` is then the generation of the champion that was last seen.
-
-        Raises:
-            DamagedError: the bytes hold no network of this project.
         """
         probabilities = self.test_set.score(model)
         evaluation = evaluate(probabilities, self.test_set.labels, self.test_set.class_names)

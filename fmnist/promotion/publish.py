@@ -17,11 +17,7 @@ from fmnist.report.run import Run
 
 
 def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
-    """Write every file of the run except its model into `folder`, and seal it with a manifest.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
+    """Write every file of the run except its model into `folder`, and seal it with a manifest."""
     figures = draw_figures(run, test_images)
     contents = {
         **figures,
@@ -50,10 +46,8 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
     gate decides again; the run that is returned has the verdict that counted.
 
     Raises:
-        DamagedError: what the store returns is not what was judged.
         RetiredError: the run has been removed from the store.
-        StoreError: the store cannot be read or written. Like that of a `DamagedError`, the message
-            names the folder in which the run is kept.
+        StoreError: like a `DamagedError`, names the folder in which the run is kept.
     """
     try:
         stored = upload_run(judge.store, folder)
@@ -75,6 +69,4 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
             "finishes it)",
             retryable=error.retryable,
         ) from error
-    return replace(
-        run, verdict=decision.verdict, champion_before=decision.champion, against=decision.against
-    )
+    return replace(run, **vars(decision))

@@ -21,9 +21,6 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
     """A folder on this machine to put a run together in, removed at the end.
 
     If the block fails after the run was finished, the run's files are kept in `finished_folder`.
-
-    Raises:
-        StoreError: the folder cannot be created.
     """
     parent = work_folder(settings)
     folder = parent / run_id

@@ -1,8 +1,7 @@
 """Read the champion and its history, and change it: promote, roll back, retire.
 
-`fmnist.registry.records` explains the protocol. Everything here raises `DamagedError` if
-`champion.json` or the history is damaged, and `StoreError` if the store cannot be read or written;
-a move also does if others changed the champion at each of its attempts.
+`fmnist.registry.records` explains the protocol. A move also raises `StoreError` if others changed
+the champion at each of its attempts.
 """
 
 import random
@@ -42,8 +41,7 @@ def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[st
     """The current champion with these files of its run, or with all of them; checked by digest.
 
     Raises:
-        DamagedError: `champion.json`, the manifest or a file is damaged, missing or swapped.
-        StoreError: there is no champion, or the store cannot be read.
+        StoreError: also if there is no champion.
     """
     while True:
         champion = existing_champion(store)
@@ -155,7 +153,6 @@ def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> Cham
     All of its files are read and checked first. Simultaneous rollbacks to one run count as one.
 
     Raises:
-        DamagedError: a file of that run is damaged or missing.
         RetiredError: the run has been removed from the store.
         StoreError: there is no previous champion, or the run never was the champion.
     """
@@ -319,24 +316,19 @@ def _earlier(store: Store, record: ChampionRecord) -> ChampionRecord | None:
     if record.generation == 1:
         return None
     key = keys.of_generation(record.generation - 1)
-    content = store.read(key)
+    content, where = store.read(key), store.location(key)
     if content is None:
-        raise DamagedError(f"{store.location(key)} is missing: the history has a gap")
-    earlier = from_json(ChampionRecord, content, store.location(key))
-    if earlier.generation != record.generation - 1:
-        raise DamagedError(
-            f"{store.location(key)} is of generation {earlier.generation}: the history is out of "
-            "order"
-        )
+        raise DamagedError(f"{where} is missing: the history has a gap")
+    earlier = from_json(ChampionRecord, content, where)
+    if (found := earlier.generation) != record.generation - 1:
+        raise DamagedError(f"{where} is of generation {found}: the history is out of order")
     return earlier
 
 
 def _refuse_retired(run_id: str, record: ChampionRecord) -> None:
     if run_id in record.retired:
-        raise RetiredError(
-            f"{run_id} was removed by `fmnist prune` and can no longer become the champion; train "
-            "again"
-        )
+        why = "was removed by `fmnist prune` and can no longer become the champion; train again"
+        raise RetiredError(f"{run_id} {why}")
 
 
 def _parse(store: Store, stored: StoredObject | None) -> ChampionRecord | None:

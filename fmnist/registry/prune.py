@@ -1,8 +1,4 @@
-"""Remove old runs and leftovers.
-
-Both planning and pruning raise `DamagedError` if `champion.json` or the history is damaged, so that
-nobody knows what to keep, and `StoreError` if the store cannot be read or written.
-"""
+"""Remove old runs and leftovers; a damaged history refuses both, since nobody knows what to keep."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

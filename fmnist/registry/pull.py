@@ -36,8 +36,7 @@ def pull_champion(store: Store, folder: Path) -> Pulled:
 
     Raises:
         SettingsError: the folder exists and holds something else.
-        DamagedError: a file of the champion is damaged, missing or swapped.
-        StoreError: there is no champion, or the store cannot be read or the folder written.
+        StoreError: also if there is no champion, or the folder cannot be written.
     """
     champion, files = read_champion(store)
     pulled = Pulled(champion, folder, tuple(sorted(files)), new=True)

@@ -1,8 +1,4 @@
-"""Store runs and read them back.
-
-Everything here that is given a store raises `DamagedError` if what it reads is damaged, missing or
-not what its manifest says, and `StoreError` if the store cannot be read or written.
-"""
+"""Store runs and read them back."""
 
 from collections.abc import Mapping
 from datetime import datetime

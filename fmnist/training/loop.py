@@ -44,7 +44,6 @@ def train_network(
 
     Raises:
         TrainingError: the loss is not a finite number.
-        StoreError: the file cannot be written.
     """
     start = time.monotonic()
     keras.utils.set_random_seed(settings.seed)
