@@ -205,7 +205,7 @@ def _recorded_evaluation(
     store: Store, run_id: str, content: bytes
 ) -> tuple[RecordedFigures, Mapping[str, Any]]:
     """The figures that are shown, and everything that was recorded, whatever the version."""
-    where = store.location(f"{keys.of_run(run_id)}/{keys.EVALUATION}")
+    where = store.location(keys.of_run(run_id, keys.EVALUATION))
     return from_json(RecordedFigures, content, where), from_json(dict[str, Any], content, where)
 
 

@@ -50,7 +50,10 @@ def _reason(_: object, tokens: Sequence[Token]) -> str:
 
 
 def _folder(_: object, tokens: Sequence[Token]) -> Path | None:
-    return expand_home(Path(tokens[0].value))
+    try:
+        return expand_home(Path(tokens[0].value))
+    except ValueError as error:
+        raise SettingsError(f"{tokens[0].value} {error}") from error
 
 
 RunId = Annotated[

@@ -111,6 +111,14 @@ def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun 
     return StoredRun(manifest, content)
 
 
+def readable_run(store: Store, run_id: str) -> StoredRun | None:
+    """A run by its id; `None` if its manifest is missing or damaged."""
+    try:
+        return find_run(store, run_id)
+    except DamagedError:
+        return None
+
+
 def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
     """A run that must exist: without it, the store is damaged if its digest is known."""
     run = find_run(store, run_id, sha256)
