@@ -52,8 +52,7 @@ def local_copy(settings: DataSettings, name: str, sha256: str) -> Path | None:
 def download(settings: DataSettings, base: str, name: str, sha256: str) -> Path:
     """Fill a file below `base` into the cache; it gets its name once it is verified and on disk.
 
-    Raises:
-        Unusable: the source cannot supply the file; the message says why.
+    What the source cannot supply is `Unusable`.
     """
 
     def write(url: str, output_file: str, _pooch: object) -> None:

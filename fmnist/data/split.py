@@ -42,11 +42,7 @@ def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages
 def prepare_sets(
     fetched: FetchedData, settings: SplitSettings, classes: int, folder: Path
 ) -> PreparedData:
-    """Read and check the fetched files, split them, and write the three sets into `folder`.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
+    """Read and check the fetched files, split them, and write the three sets into `folder`."""
     everything = read_labelled_images(fetched.train_images, fetched.train_labels, classes)
     test = read_labelled_images(fetched.test_images, fetched.test_labels, classes)
     if test.images.shape[1:] != everything.images.shape[1:]:

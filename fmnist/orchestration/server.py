@@ -45,10 +45,7 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
 
 
 def api_address_and_login() -> tuple[str, str | None]:
-    """Address and login of the Prefect API, from the environment or from Prefect's profile.
-
-    The address is empty if a run would start a temporary server.
-    """
+    """Address and login of the Prefect API; no address if a run would start a temporary server."""
     try:
         with warnings.catch_warnings():
             # A run would fail over such a file, while here Prefect only warns and ignores it.

@@ -40,8 +40,7 @@ def current_champion(store: Store) -> ChampionRecord | None:
 def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[str, bytes]]:
     """The current champion with these files of its run, or with all of them; checked by digest.
 
-    Raises:
-        StoreError: also if there is no champion.
+    It is a `StoreError` if there is none.
     """
     while True:
         champion = existing_champion(store)

@@ -34,9 +34,7 @@ class Pulled:
 def pull_champion(store: Store, folder: Path) -> Pulled:
     """Copy the champion's files into a new folder, all of them or none.
 
-    Raises:
-        SettingsError: the folder exists and holds something else.
-        StoreError: also if there is no champion, or the folder cannot be written.
+    A folder that exists and holds something else is a `SettingsError`.
     """
     champion, files = read_champion(store)
     pulled = Pulled(champion, folder, tuple(sorted(files)), new=True)
