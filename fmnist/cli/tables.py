@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmnist.cli.command import Context
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
+from fmnist.evaluation.comparison import Against, Comparison, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import CONFIDENCE, Interval
 
@@ -29,9 +29,7 @@ def comparison_lines(
     ]
 
 
-def say_verdict(
-    context: Context, verdict: Verdict, against: Comparison | ComparisonFailed | None = None
-) -> None:
+def say_verdict(context: Context, verdict: Verdict, against: Against = None) -> None:
     """Show a verdict with its rules and notes, and the comparison behind it."""
     context.say("", f"{verdict.word}: {verdict.reason}")
     if verdict.rules:

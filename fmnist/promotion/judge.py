@@ -3,12 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
-from fmnist.data.records import Bytes, DataOrigin, LabelledImages
+from fmnist.data.records import Bytes, DataOrigin, LabelledImages, Probabilities
 from fmnist.errors import DamagedError, StoreError
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
+from fmnist.evaluation.comparison import Against, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, Verdict, decide, undecided
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.registry import keys
@@ -19,8 +16,6 @@ from fmnist.registry.usage import record_use
 from fmnist.settings import GateSettings
 from fmnist.store.base import Store
 from fmnist.tensorflow_import import quiet_tensorflow_import
-
-Probabilities = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Decision:
     evaluation: Evaluation
     verdict: Verdict
     champion_before: ChampionRecord | None
-    against: Comparison | ComparisonFailed | None
+    against: Against
 
 
 @dataclass(frozen=True)
@@ -121,9 +116,7 @@ class Judge:
         )
         return Decision(evaluation, decide(evaluation, self.gate, context), champion, against)
 
-    def _compare(
-        self, probabilities: Probabilities, champion: ChampionRecord | None
-    ) -> Comparison | ComparisonFailed | None:
+    def _compare(self, probabilities: Probabilities, champion: ChampionRecord | None) -> Against:
         """Score the champion now, and compare these probabilities with its own."""
         if champion is None:
             return None
