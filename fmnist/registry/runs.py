@@ -58,7 +58,7 @@ def check_listing(store: Store, run: StoredRun, advice: str) -> None:
     for name, entry in run.manifest.files.items():
         key = keys.of_run(run.run_id, name)
         if key not in listed or listed[key].size != entry.size:
-            found = f"has {listed[key].size:,} bytes" if key in listed else "is not listed"
+            found = f"has {listed[key].size:,} bytes" if key in listed else "is not there"
             wanted = f"{keys.MANIFEST} says {entry.size:,} bytes"
             raise DamagedError(f"{store.location(key)} {found}, but {wanted}; {advice}")
 
