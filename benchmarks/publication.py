@@ -115,11 +115,8 @@ def main() -> None:
                 data=fetched.origin,
                 prepared=prepared,
                 training=trained,
-                evaluation=evaluation,
-                verdict=judged.verdict,
                 environment=environment,
-                champion_before=judged.champion,
-                against=judged.against,
+                **vars(judged),
             )
             with measured(publishing):
                 publish_run(run, sealed, judge)

@@ -36,7 +36,7 @@ from fmnist.orchestration.job import (
 from fmnist.orchestration.server import run_flow
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.publish import publish_run, write_run
-from fmnist.promotion.workspace import finished_folder, model_file, workspace
+from fmnist.promotion.workspace import finished_folder, workspace
 from fmnist.registry import keys
 from fmnist.report.run import Run
 from fmnist.settings import DataSettings, Settings
@@ -92,7 +92,7 @@ def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingR
             len(settings.data.class_names),
             settings.model,
             settings.training,
-            model_file(folder),
+            finished_folder(folder) / keys.MODEL,
             report,
         )
 
@@ -100,8 +100,8 @@ def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingR
 @task(cache_policy=NO_CACHE)
 def evaluate(job: Job, data: DataOrigin, prepared: PreparedData, folder: Path) -> Decision:
     """Score the saved model once on the test images, and decide about it against the champion."""
-    judge = _judge(job, data, load_images(prepared.test))
-    return judge.judge(model_file(folder).read_bytes(), job.seen_generation)
+    model = (finished_folder(folder) / keys.MODEL).read_bytes()
+    return _judge(job, data, load_images(prepared.test)).judge(model, job.seen_generation)
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=is_retryable)

@@ -97,7 +97,9 @@ def describe_faults(error: ValidationError) -> list[str]:
         name = ".".join(place[:2])
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            lines.append(unknown_setting(name.replace(_DELIMITER, ".")))
+            name = name.replace(_DELIMITER, ".")
+            hint = suggest(name, known) or "see --help for all settings"
+            lines.append(f"{name}: no such setting; {hint}")
         elif name in known:
             given = hide_secrets(fault["input"])
             rule = message if fault["type"] == "value_error" else f"allowed: {known[name].allowed}"
@@ -105,12 +107,6 @@ def describe_faults(error: ValidationError) -> list[str]:
         else:
             lines.append(message)
     return list(dict.fromkeys(lines))
-
-
-def unknown_setting(name: str) -> str:
-    """The line about a name that is not a setting's."""
-    known = [setting.name for setting in all_settings()]
-    return f"{name}: no such setting; {suggest(name, known) or 'see --help for all settings'}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

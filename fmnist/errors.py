@@ -1,7 +1,10 @@
 """The foreseeable failures, and the exit code of each kind."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -79,6 +82,16 @@ class PrefectError(JobError):
     """The Prefect server could not be reached."""
 
     exit_code = ExitCode.PREFECT
+
+
+@contextmanager
+def writing(place: Path, otherwise: str, kind: type[JobError] = StoreError) -> Iterator[None]:
+    """Say of a file or folder that cannot be written what to do; `otherwise` is the last resort."""
+    try:
+        yield
+    except OSError as error:
+        remedies = f"free some space, give this user the right to write there, or {otherwise}"
+        raise kind(f"{place} cannot be written ({error.strerror or error}); {remedies}") from error
 
 
 def without_credentials(text: str) -> str:

@@ -39,10 +39,7 @@ def track(label: str, total: float) -> Iterator[Advance]:
 
 
 def _occasional_lines(label: str, total: float) -> Advance:
-    """Log at every tenth of the work and every minute, but at most every two seconds.
-
-    The end is always logged.
-    """
+    """Log the end, and before it every tenth and every minute, but at most every two seconds."""
     start = time.monotonic()
     last_share, last_time = 0.0, start
 

@@ -251,11 +251,7 @@ def read_sources() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 def sections() -> Mapping[str, type[BaseModel]]:
     """The sections of the tree by name, in the order of the stages."""
-    return {
-        name: field.annotation
-        for name, field in Settings.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    }
+    return {name: type(field.default) for name, field in Settings.model_fields.items()}
 
 
 def non_defaults(settings: Settings) -> Mapping[str, Any]:

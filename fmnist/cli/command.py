@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group, UnknownCommandError
@@ -92,7 +91,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
     start = datetime.now(UTC)
     words = sys.argv[1:] if arguments is None else arguments
     for_programs = json and JSON in words
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
     # Without a terminal nothing is wrapped, so that each row is one line.
     width = None if sys.stdout.isatty() else _NO_TERMINAL
     console = _Console(markup=False, highlight=False, quiet=for_programs, width=width)
@@ -138,10 +137,8 @@ def parse(
 ) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
     """The function that a command line asks for, and its arguments, the `Context` first.
 
-    `--help`, `--version` and `--install-completion` work without settings and get no `Context`.
-
-    Raises:
-        SettingsError: an argument, an option or a setting is wrong; one line for each fault.
+    `--help`, `--version` and `--install-completion` work without settings and get no `Context`. A
+    `SettingsError` has one line for each argument, option or setting that is wrong.
     """
     if not words and app.default_command is None:
         raise SettingsError(_no_command(app, ""))
@@ -230,7 +227,3 @@ class _Console(Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -1,23 +1,16 @@
 """Console commands that change the champion."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from fmnist.cli.command import Context, Result, done
-from fmnist.cli.options import Reason, RunId, flag, takes_settings
-from fmnist.cli.tables import home_expanded, say_decision, say_verdict
+from fmnist.cli.options import Folder, Reason, RunId, flag, takes_settings
+from fmnist.cli.tables import say_verdict
 from fmnist.errors import ExitCode, SettingsError
-from fmnist.promotion.stored import (
-    GateRequest,
-    Promotion,
-    promote_stored_run,
-    publish_kept_run,
-    remove_kept_folder,
-)
+from fmnist.promotion import stored
 from fmnist.registry import keys
-from fmnist.registry.champion import current_champion, no_champion, roll_back
+from fmnist.registry.champion import existing_champion, roll_back
 from fmnist.store.base import Store
 
 
@@ -42,14 +35,14 @@ def promote(
     if reason is not None and not force:
         raise SettingsError("--reason needs --force; without it, the verdict is the reason")
     store = context.store()
-    promotion = promote_stored_run(store, run, _request(context, "fmnist promote", reason))
-    return _result(context, store, promotion)
+    request = _request(context, "fmnist promote", reason)
+    return _result(context, store, stored.promote_stored_run(store, run, request))
 
 
 @takes_settings("store", "data", "gate")
 def publish_folder(
     context: Context,
-    folder: Annotated[Path, Parameter(help="The folder that the failure's message names.")],
+    folder: Annotated[Folder, Parameter(help="The folder that the failure's message names.")],
     /,
 ) -> Result:
     """Finish a run whose publication failed.
@@ -58,10 +51,10 @@ def publish_folder(
     Safe to repeat. The folder is then removed if it is the one that the job kept below store.work;
     any other folder is left as it is.
     """
-    folder, store = home_expanded(folder), context.store()
-    promotion = publish_kept_run(store, folder, _request(context, "fmnist publish"))
+    store = context.store()
+    promotion = stored.publish_kept_run(store, folder, _request(context, "fmnist publish"))
     result = _result(context, store, promotion)
-    removed = remove_kept_folder(folder, promotion.run_id, context.settings)
+    removed = stored.remove_kept_folder(folder, promotion.run_id, context.settings)
     note = () if removed else (f"{folder} is left as it is",)
     document = {**result.document, "folder_removed": removed}
     return Result(result.code, (*result.line, *note), document)
@@ -79,8 +72,8 @@ def rollback(
 ) -> Result:
     """Make an earlier champion the champion again."""
     store = context.store()
-    if current_champion(store) is None:
-        raise no_champion(store)
+    # Before the check, which would create the store's folder.
+    existing_champion(store)
     store.check()
     champion = roll_back(store, run, reason=reason or "", by="fmnist rollback")
     where = store.location(keys.of_run(champion.run_id))
@@ -94,25 +87,23 @@ def rollback(
     )
 
 
-def _request(context: Context, by: str, forced: str | None = None) -> GateRequest:
+def _request(context: Context, by: str, forced: str | None = None) -> stored.GateRequest:
     """Of the gate, only options on the command line replace what is recorded in the run."""
     given = [name.partition(".")[2] for name in context.overrides if name.startswith("gate.")]
     overrides = {name: getattr(context.settings.gate, name) for name in given}
-    return GateRequest(context.settings, overrides, by, forced)
+    return stored.GateRequest(context.settings, overrides, by, forced)
 
 
-def _result(context: Context, store: Store, promotion: Promotion) -> Result:
+def _result(context: Context, store: Store, promotion: stored.Promotion) -> Result:
     """Show what was decided, and sum it up."""
-    if promotion.decision:
-        say_decision(context, promotion.decision.verdict, promotion.decision.against)
-    elif promotion.verdict:
-        say_verdict(context, promotion.verdict)
-    found: dict[str, object] = {"run_id": promotion.run_id}
+    decision, run_id, reason = promotion.decision, promotion.run_id, promotion.reason
+    found: dict[str, object] = {"run_id": run_id}
     if promotion.verdict:
+        say_verdict(context, promotion.verdict, decision.against if decision else None)
         found["verdict"] = promotion.verdict
-    if promotion.decision:
-        found |= {"evaluation": promotion.decision.evaluation, "champion": promotion.champion}
-    run_id, reason, champion = promotion.run_id, promotion.reason, promotion.promoted_by
+    if decision:
+        found |= {"evaluation": decision.evaluation, "champion": promotion.champion}
+    champion = promotion.promoted_by
     if champion is None:
         line = ("rejected", run_id, reason)
         return Result(ExitCode.REJECTED, line, {"message": reason, **found})

@@ -19,18 +19,18 @@ from fmnist.data.cache import cache_folder
 from fmnist.data.fetch import check_source
 from fmnist.environment import installed, requirements
 from fmnist.errors import (
-    DamagedError,
     DataError,
     ExitCode,
     JobError,
     PrefectError,
     StoreError,
     without_credentials,
+    writing,
 )
 from fmnist.promotion.workspace import work_folder
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion
-from fmnist.registry.runs import read_run
+from fmnist.registry.runs import check_listing, read_run
 from fmnist.settings import MIRRORS, Settings, non_defaults
 from fmnist.store.base import Store, open_store
 
@@ -109,15 +109,10 @@ def _downloads(settings: Settings) -> bool:
 
 
 def _writable(folder: Path, setting: str, failure: type[JobError]) -> str:
-    try:
+    with writing(folder, f"set {setting} to another folder", failure):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(b"1")
-    except OSError as error:
-        raise failure(
-            f"{folder} cannot be written ({error.strerror or error}); give this user the right "
-            f"to, or set {setting} to another folder"
-        ) from error
     return f"{folder} can be written"
 
 
@@ -216,16 +211,7 @@ def _champion(store: Store) -> str:
     if champion is None:
         return "none yet: the first run that passes the gate becomes it"
     run = read_run(store, champion.run_id, champion.manifest_sha256)
-    key = keys.of_run(run.run_id)
-    listed = store.list_entries(f"{key}/")
-    for name, entry in run.manifest.files.items():
-        found = listed.get(f"{key}/{name}")
-        if found is None or found.size != entry.size:
-            fault = f"has {found.size:,} bytes" if found else "is not there"
-            raise DamagedError(
-                f"{store.location(f'{key}/{name}')} {fault}, but {keys.MANIFEST} lists it with "
-                f"{entry.size:,}; `fmnist rollback` goes back to the champion before"
-            )
+    check_listing(store, run, "`fmnist rollback` goes back to the champion before")
     return (
         f"{champion.run_id}, generation {champion.generation}, accuracy {champion.accuracy:.4f}: "
         f"its manifest is the promoted one, its {len(run.manifest.files)} files are there in their "

@@ -22,7 +22,12 @@ from fmnist.evaluation.metrics import Interval
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.stored import fetch_test_data, recorded_changes
 from fmnist.registry import keys, runs
-from fmnist.registry.champion import champion_history, current_champion, no_champion, read_champion
+from fmnist.registry.champion import (
+    champion_history,
+    current_champion,
+    existing_champion,
+    read_champion,
+)
 from fmnist.registry.records import ChampionRecord, RecordedFigures, StoredRun, from_json
 from fmnist.store.base import Store
 
@@ -170,7 +175,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
             "settings changed": ", ".join(settings) or "none",
         },
     )
-    tables.say_decision(context, verdict, against)
+    tables.say_verdict(context, verdict, against)
     for passed_later in later:
         context.say(f"\njudged again, against generation {passed_later.generation}:")
         tables.say_verdict(context, passed_later)
@@ -200,7 +205,7 @@ def _recorded_evaluation(
     store: Store, run_id: str, content: bytes
 ) -> tuple[RecordedFigures, Mapping[str, Any]]:
     """The figures that are shown, and everything that was recorded, whatever the version."""
-    where = store.location(f"{keys.of_run(run_id)}/{keys.EVALUATION}")
+    where = store.location(keys.of_run(run_id, keys.EVALUATION))
     return from_json(RecordedFigures, content, where), from_json(dict[str, Any], content, where)
 
 
@@ -246,9 +251,8 @@ def show_champion(context: Context) -> Result:
 def show_history(context: Context, *, limit: Limit = 20) -> Result:
     """Show every change of the champion, newest first."""
     store = context.store()
+    existing_champion(store)
     moves = list(islice(champion_history(store), limit))
-    if not moves:
-        raise no_champion(store)
     for record in moves:
         when = tables.second_text(record.moved_at)
         program = f"  by {record.by}" if record.by else ""

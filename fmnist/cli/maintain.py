@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from fmnist.cli.command import Context, Result, done
-from fmnist.cli.options import Count, RunId, flag, takes_settings
-from fmnist.cli.tables import counted, home_expanded, megabytes
+from fmnist.cli.options import Count, Folder, RunId, flag, takes_settings
+from fmnist.cli.tables import counted, megabytes
 from fmnist.errors import ExitCode
 from fmnist.registry.champion import current_champion
 from fmnist.registry.prune import Removal, plan_prune, prune_store
@@ -93,11 +93,13 @@ def prune_runs(
 @takes_settings("store")
 def pull_model(
     context: Context,
-    folder: Annotated[Path, Parameter(help="A folder that does not exist yet.")] = Path("champion"),
+    folder: Annotated[Folder, Parameter(help="A folder that does not exist yet.")] = Path(
+        "champion"
+    ),
     /,
 ) -> Result:
     """Copy the champion, verified, into a folder."""
-    pulled = pull_champion(context.store(), home_expanded(folder))
+    pulled = pull_champion(context.store(), folder)
     state = f"{len(pulled.files)} files" if pulled.new else "was there already, complete"
     return done(pulled.champion.run_id, state, str(pulled.folder), **vars(pulled))
 

@@ -3,12 +3,14 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter, Token
 
 from fmnist.configure import all_settings, as_text
 from fmnist.errors import SettingsError
+from fmnist.locations import expand_home
 from fmnist.settings import RENAMED, Settings, read_sources, sections
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -47,9 +49,17 @@ def _reason(_: object, tokens: Sequence[Token]) -> str:
     return words
 
 
+def _folder(_: object, tokens: Sequence[Token]) -> Path | None:
+    try:
+        return expand_home(Path(tokens[0].value))
+    except ValueError as error:
+        raise SettingsError(f"{tokens[0].value} {error}") from error
+
+
 RunId = Annotated[
     str, Parameter(converter=_run_id, help="The id of a run, as `fmnist runs` lists it.")
 ]
+Folder = Annotated[Path, Parameter(converter=_folder)]
 Count = Annotated[int, Parameter(converter=_count, metavar="N")]
 Reason = Annotated[
     str | None, Parameter(converter=_reason, metavar="TEXT", help="Why; kept in the history.")

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from fmnist.cli.command import Context
-from fmnist.errors import SettingsError
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
+from fmnist.evaluation.comparison import Against, Comparison, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import CONFIDENCE, Interval
 
@@ -31,29 +29,8 @@ def comparison_lines(
     ]
 
 
-def home_expanded(folder: Path) -> Path:
-    """A folder of the command line; a leading `~` is the user's home.
-
-    Raises:
-        SettingsError: it is the home of an unknown user.
-    """
-    try:
-        return folder.expanduser()
-    except RuntimeError as error:
-        raise SettingsError(f"{folder} is in the home of an unknown user; correct it") from error
-
-
-def say_decision(
-    context: Context, verdict: Verdict, against: Comparison | ComparisonFailed | None
-) -> None:
-    """Show a verdict, and the comparison behind it."""
-    say_verdict(context, verdict)
-    if isinstance(against, Comparison):
-        context.say("", f"against the champion {against.champion}:", *comparison_lines(against))
-
-
-def say_verdict(context: Context, verdict: Verdict) -> None:
-    """Show a verdict with its rules and notes."""
+def say_verdict(context: Context, verdict: Verdict, against: Against = None) -> None:
+    """Show a verdict with its rules and notes, and the comparison behind it."""
     context.say("", f"{verdict.word}: {verdict.reason}")
     if verdict.rules:
         table = make_table(context, "rule", "measured", "needed", "result", right=(1, 2))
@@ -63,6 +40,8 @@ def say_verdict(context: Context, verdict: Verdict) -> None:
         context.say(table)
     for note in verdict.notes:
         context.say(f"note: {note}")
+    if isinstance(against, Comparison):
+        context.say("", f"against the champion {against.champion}:", *comparison_lines(against))
 
 
 def say_facts(context: Context, facts: Mapping[str, str]) -> None:

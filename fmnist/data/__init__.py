@@ -1,1 +1,4 @@
-"""The data set: fetched, verified, checked and split."""
+"""The data set: fetched, verified, checked and split.
+
+What cannot be had or is not fit to use is a `DataError`.
+"""

@@ -13,7 +13,7 @@ import platformdirs
 import pooch
 
 from fmnist.data.sources import Interrupted, Unusable, WrongDigest, chunks
-from fmnist.errors import DataError
+from fmnist.errors import DataError, writing
 from fmnist.settings import DataSettings
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,7 @@ def local_copy(settings: DataSettings, name: str, sha256: str) -> Path | None:
 def download(settings: DataSettings, base: str, name: str, sha256: str) -> Path:
     """Fill a file below `base` into the cache; it gets its name once it is verified and on disk.
 
-    Raises:
-        Unusable: the source cannot supply the file; the message says why.
-        DataError: the cache folder cannot be written.
+    What the source cannot supply is `Unusable`.
     """
 
     def write(url: str, output_file: str, _pooch: object) -> None:
@@ -70,23 +68,19 @@ def download(settings: DataSettings, base: str, name: str, sha256: str) -> Path:
 
     cache = cache_folder(settings)
     pooch.get_logger().setLevel(logging.WARNING)
-    try:
+    with writing(cache, "set data.cache to another folder", DataError):
         cache.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(cache)
         with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=cache) as folder:
             files = pooch.create(folder, base, registry={name: sha256}, retry_if_failed=_RETRIES)
-            path = Path(files.fetch(name, downloader=write))
+            try:
+                path = Path(files.fetch(name, downloader=write))
+            except Unusable:
+                raise
+            except ValueError as error:
+                raise WrongDigest(str(error).partition(". ")[0]) from error
             path.chmod(0o644)
             return path.replace(_cached(settings, name, sha256))
-    except Unusable:
-        raise
-    except ValueError as error:
-        raise WrongDigest(str(error).partition(". ")[0]) from error
-    except OSError as error:
-        raise DataError(
-            f"cannot write to the data cache {cache}: {error.strerror or error}; "
-            "free some space, or set data.cache to another folder"
-        ) from error
 
 
 def _cached(settings: DataSettings, name: str, sha256: str) -> Path:

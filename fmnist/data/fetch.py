@@ -31,9 +31,6 @@ def fetch_files(settings: DataSettings) -> FetchedData:
 
     The public mirrors are asked only for files that are neither in our cache nor in Keras's. A
     source of the user's own is always asked for its list, since only it knows which files it means.
-
-    Raises:
-        DataError: no source could supply the files, or they are not the expected ones.
     """
     origin, paths = _look_up(settings, cache.download)
     return FetchedData(origin, *(paths[name] for name in FILES))
@@ -44,9 +41,6 @@ def check_source(settings: DataSettings) -> str:
 
     A folder's files and verified copies on this machine are read completely; of any other file only
     the beginning of the answer is.
-
-    Raises:
-        DataError: `fetch_files` would fail too, as far as one can tell.
     """
     elsewhere = []
 
@@ -64,11 +58,7 @@ def check_source(settings: DataSettings) -> str:
 
 
 def parse_sums(text: str) -> dict[str, str]:
-    """Read lines of `sha256sum`: a digest, a space, a space or `*`, a name.
-
-    Raises:
-        ValueError: a line has another form.
-    """
+    """Read lines of `sha256sum`: a digest, a space, a space or `*`, a name; else a `ValueError`."""
     sums = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

@@ -22,12 +22,7 @@ _MIN_SIDE, _MAX_SIDE = 8, 256
 
 
 def read_idx(path: Path, dimensions: int) -> Bytes:
-    """Read a gzip-compressed IDX file of unsigned bytes with that many dimensions.
-
-    Raises:
-        DataError: the file is incomplete, not gzip, not IDX, of another type or number of
-            dimensions, or has more or fewer elements than its header says.
-    """
+    """Read a gzip-compressed IDX file of unsigned bytes with that many dimensions, and no other."""
     try:
         with gzip.open(path) as stream:
             header = stream.read(4)
@@ -71,10 +66,8 @@ def _read(stream: gzip.GzipFile, size: int) -> bytes:
 def read_labelled_images(images_path: Path, labels_path: Path, classes: int) -> LabelledImages:
     """Read an images file and its labels file, and check that they are fit to use.
 
-    Raises:
-        DataError: as `read_idx`; or there are no images, or they have an unusable size or are all
-            identical; or there is not one label per image, or the labels are not exactly the
-            numbers below `classes`.
+    There must be images of a usable size, not all identical, and one label for each; the labels
+    must be exactly the numbers below `classes`.
     """
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if not all(_MIN_SIDE <= side <= _MAX_SIDE for side in images.shape[1:]):

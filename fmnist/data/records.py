@@ -20,6 +20,8 @@ OFFICIAL_SHA256 = {
     TEST_LABELS: "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
 Bytes = npt.NDArray[np.uint8]
+# Of a model's classes, `(n, classes)`.
+Probabilities = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

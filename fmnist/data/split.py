@@ -11,17 +11,14 @@ from sklearn.model_selection import train_test_split
 
 from fmnist.data.idx import read_labelled_images, size_text
 from fmnist.data.records import FetchedData, LabelledImages, PreparedData
-from fmnist.errors import DataError, StoreError
+from fmnist.errors import DataError, writing
 from fmnist.settings import SplitSettings
 
 
 def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages, LabelledImages]:
     """Divide into training and validation, each class in the same proportions on both sides.
 
-    The same seed gives the same split.
-
-    Raises:
-        DataError: a class has too few images to have some on both sides.
+    The same seed gives the same split. A class with too few images for both sides is refused.
     """
     shares = f"{1 - settings.validation:.0%} / {settings.validation:.0%}"
     refusal = f"the training images cannot be split {shares} by class"
@@ -45,12 +42,7 @@ def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages
 def prepare_sets(
     fetched: FetchedData, settings: SplitSettings, classes: int, folder: Path
 ) -> PreparedData:
-    """Read and check the fetched files, split them, and write the three sets into `folder`.
-
-    Raises:
-        DataError: the data are not fit to use, or the test images have another size.
-        StoreError: the folder cannot be written.
-    """
+    """Read and check the fetched files, split them, and write the three sets into `folder`."""
     everything = read_labelled_images(fetched.train_images, fetched.train_labels, classes)
     test = read_labelled_images(fetched.test_images, fetched.test_labels, classes)
     if test.images.shape[1:] != everything.images.shape[1:]:
@@ -76,11 +68,6 @@ def load_images(path: Path) -> LabelledImages:
 
 
 def _save(data: LabelledImages, path: Path) -> Path:
-    try:
+    with writing(path, "set store.work to another folder"):
         np.savez(path, images=data.images, labels=data.labels)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "free some space, or set store.work to another folder"
-        ) from error
     return path

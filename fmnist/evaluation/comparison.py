@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom, binomtest, norm
 
-from fmnist.data.records import Bytes
+from fmnist.data.records import Bytes, Probabilities
 from fmnist.evaluation.metrics import CONFIDENCE, Interval, surest_first
 
 
@@ -132,10 +132,14 @@ class ComparisonFailed:
     reason: str
 
 
+# The comparison with the champion; `None` if there is no champion.
+Against = Comparison | ComparisonFailed | None
+
+
 def compare(
     champion: str,
-    champion_probabilities: npt.NDArray[np.float32],
-    probabilities: npt.NDArray[np.float32],
+    champion_probabilities: Probabilities,
+    probabilities: Probabilities,
     labels: Bytes,
     class_names: Sequence[str],
     *,

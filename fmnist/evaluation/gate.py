@@ -7,7 +7,7 @@ test set's is a rejection.
 import math
 from dataclasses import dataclass, replace
 
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed
+from fmnist.evaluation.comparison import Against, Comparison, ComparisonFailed
 from fmnist.evaluation.metrics import Evaluation
 from fmnist.settings import GateSettings
 
@@ -101,7 +101,7 @@ class GateContext:
     """
 
     test_images: int
-    against: Comparison | ComparisonFailed | None = None
+    against: Against = None
     generation: int = 0
     judged: int = 1
     conditional_writes: bool = True
@@ -136,9 +136,7 @@ def decide(evaluation: Evaluation, settings: GateSettings, context: GateContext)
     return replace(verdict, generation=context.generation, notes=_notes(context))
 
 
-def _rules_against(
-    against: Comparison | ComparisonFailed | None, settings: GateSettings, test_images: int
-) -> list[Rule]:
+def _rules_against(against: Against, settings: GateSettings, test_images: int) -> list[Rule]:
     if against is None or (isinstance(against, Comparison) and not against.same_test_set):
         return []
     found = against if isinstance(against, Comparison) and against.images == test_images else None

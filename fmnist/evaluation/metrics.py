@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 from sklearn.metrics import classification_report, confusion_matrix
 
-from fmnist.data.records import Bytes
+from fmnist.data.records import Bytes, Probabilities
 
 CONFIDENCE = 0.95
 CALIBRATION_BINS = 15
@@ -114,14 +114,12 @@ class Evaluation:
     predictions_sha256: str = ""
 
 
-def digest_of_predictions(probabilities: npt.NDArray[np.float32]) -> str:
+def digest_of_predictions(probabilities: Probabilities) -> str:
     """The SHA-256 of the predicted class of each image, one byte each, in hexadecimal."""
     return hashlib.sha256(probabilities.argmax(axis=1).astype(np.uint8).tobytes()).hexdigest()
 
 
-def evaluate(
-    probabilities: npt.NDArray[np.float32], labels: Bytes, class_names: Sequence[str]
-) -> Evaluation:
+def evaluate(probabilities: Probabilities, labels: Bytes, class_names: Sequence[str]) -> Evaluation:
     """The figures of probabilities `(n, classes)` for images of these labels `(n,)`."""
     predicted = probabilities.argmax(axis=1)
     correct = int((predicted == labels).sum())
@@ -159,7 +157,7 @@ def wilson_interval(correct: int, images: int) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
-def expected_calibration_error(probabilities: npt.NDArray[np.float32], labels: Bytes) -> float:
+def expected_calibration_error(probabilities: Probabilities, labels: Bytes) -> float:
     """Mean distance between confidence and accuracy over 15 equal-width bins of confidence.
 
     Each bin counts by its number of images. Source: Guo et al., "On Calibration of Modern Neural
@@ -185,7 +183,7 @@ def _confused_pairs(
 
 
 def _mistakes(
-    probabilities: npt.NDArray[np.float32],
+    probabilities: Probabilities,
     predicted: npt.NDArray[np.int64],
     labels: Bytes,
     class_names: Sequence[str],

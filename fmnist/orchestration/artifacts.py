@@ -22,10 +22,7 @@ _SECONDS_BETWEEN_UPDATES = 2.0
 
 @contextmanager
 def training_progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
-    """Show progress on the terminal or in the log, and in an artifact.
-
-    Yields the function to call after each epoch.
-    """
+    """Show progress, also in an artifact; yields the function to call after each epoch."""
     artifact = None
     with best_effort("progress is not shown in Prefect"):
         artifact = artifacts.create_progress_artifact(

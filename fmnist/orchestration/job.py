@@ -61,10 +61,6 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     """Name this flow run, complete its settings and check its store; announce a failure.
 
     Ctrl-C leaves the block without an exception: the code after it marks the run as cancelled.
-
-    Raises:
-        SettingsError: a setting has a wrong name, type or range.
-        StoreError: the store cannot be used.
     """
     _set_up_logging()
     started_at = datetime.now(UTC)
@@ -110,10 +106,10 @@ def describe_run(
         data=data,
         prepared=prepared,
         training=trained,
+        environment=job.environment,
         evaluation=decision.evaluation,
         verdict=decision.verdict,
-        environment=job.environment,
-        champion_before=decision.champion,
+        champion_before=decision.champion_before,
         against=decision.against,
     )
 
@@ -154,9 +150,6 @@ def complete_settings(parameters: Settings | Mapping[str, Any]) -> Settings:
 
     Prefect would let the run's parameters replace all of the deployment's: a run started by hand
     with one setting would silently lose the others, the gate among them.
-
-    Raises:
-        SettingsError: a setting has a wrong name, type or range.
     """
     if isinstance(parameters, Settings):
         return parameters

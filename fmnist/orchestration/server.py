@@ -7,19 +7,9 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import httpx
+from prefect import settings as prefect
 from prefect.client.orchestration import get_client
 from prefect.exceptions import Abort, PrefectException, TerminationSignal
-from prefect.settings import (
-    PREFECT_API_REQUEST_TIMEOUT,
-    PREFECT_API_URL,
-    PREFECT_CLIENT_MAX_RETRIES,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
-from prefect.settings import Settings as PrefectSettings
 from pydantic import ValidationError
 
 from fmnist.errors import PrefectError, without_credentials
@@ -39,7 +29,7 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
         PrefectError: no server answers, or it was lost during the run.
         KeyboardInterrupt: the run was interrupted.
     """
-    with temporary_settings(run_settings()):
+    with prefect.temporary_settings(run_settings()):
         try:
             _check_server()
             state = flow(settings, return_state=True)
@@ -50,24 +40,17 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
             raise KeyboardInterrupt from error
         except (httpx.HTTPError, PrefectException) as error:
             raise PrefectError(
-                f"lost the Prefect server at {_address()} ({error}); look at its log, "
-                "then run again"
+                f"lost the Prefect server at {_address()} ({error}); see its log, then run again"
             ) from error
 
 
 def api_address_and_login() -> tuple[str, str | None]:
-    """Address and login of the Prefect API, from the environment or from Prefect's profile.
-
-    The address is empty if a run would start a temporary server.
-
-    Raises:
-        PrefectError: Prefect's settings cannot be read.
-    """
+    """Address and login of the Prefect API; no address if a run would start a temporary server."""
     try:
         with warnings.catch_warnings():
             # A run would fail over such a file, while here Prefect only warns and ignores it.
             warnings.filterwarnings("error", "Failed to load profiles")
-            api = PrefectSettings().api
+            api = prefect.Settings().api
     # Prefect has no error of its own for some of what can be wrong in its files.
     except (OSError, ValueError, UserWarning) as error:
         reason = str(error)
@@ -85,23 +68,26 @@ def api_address_and_login() -> tuple[str, str | None]:
 def run_settings() -> dict[Any, Any]:
     """The Prefect settings that a run started by hand needs."""
     # Where an automation marks runs without a heartbeat as crashed, this run must send one too.
-    settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS}
-    if not PREFECT_API_URL.value():
-        settings |= {
-            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
-            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _LONGEST_SERVER_START,
+    found: dict[Any, Any] = {prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS}
+    if not prefect.PREFECT_API_URL.value():
+        found |= {
+            prefect.PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
+            prefect.PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _LONGEST_SERVER_START,
             # Its telemetry prints a traceback if the database is locked when it starts.
-            PREFECT_SERVER_ANALYTICS_ENABLED: False,
+            prefect.PREFECT_SERVER_ANALYTICS_ENABLED: False,
         }
-    return settings
+    return found
 
 
 def _check_server() -> None:
     """Send the configured Prefect server a first request, or start the temporary one."""
-    patience = {PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER, PREFECT_CLIENT_MAX_RETRIES: 0}
+    patience = {
+        prefect.PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER,
+        prefect.PREFECT_CLIENT_MAX_RETRIES: 0,
+    }
     try:
         with (
-            temporary_settings(patience if PREFECT_API_URL.value() else {}),
+            prefect.temporary_settings(patience if prefect.PREFECT_API_URL.value() else {}),
             _interrupts_held_back(),
             get_client(sync_client=True) as client,
         ):
@@ -138,4 +124,4 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _address() -> str:
-    return without_credentials(PREFECT_API_URL.value() or "a temporary address")
+    return without_credentials(prefect.PREFECT_API_URL.value() or "a temporary address")

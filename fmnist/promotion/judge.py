@@ -1,18 +1,11 @@
-"""Score a model on the test images, and decide whether to promote it.
-
-Unless it says otherwise, everything that needs the store raises `StoreError` if the store cannot be
-read or written.
-"""
+"""Score a model on the test images, and decide whether to promote it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
-from fmnist.data.records import Bytes, DataOrigin, LabelledImages
+from fmnist.data.records import Bytes, DataOrigin, LabelledImages, Probabilities
 from fmnist.errors import DamagedError, StoreError
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
+from fmnist.evaluation.comparison import Against, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, Verdict, decide, undecided
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.registry import keys
@@ -23,8 +16,6 @@ from fmnist.registry.usage import record_use
 from fmnist.settings import GateSettings
 from fmnist.store.base import Store
 from fmnist.tensorflow_import import quiet_tensorflow_import
-
-Probabilities = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -63,14 +54,14 @@ class Decision:
     Attributes:
         evaluation: its figures on the test set.
         verdict: whether it is promoted, and why.
-        champion: the champion it was judged against; `None` if there was none.
+        champion_before: the champion it was judged against; `None` if there was none.
         against: the comparison with that champion; `None` if there was none.
     """
 
     evaluation: Evaluation
     verdict: Verdict
-    champion: ChampionRecord | None
-    against: Comparison | ComparisonFailed | None
+    champion_before: ChampionRecord | None
+    against: Against
 
 
 @dataclass(frozen=True)
@@ -96,9 +87,6 @@ class Judge:
 
         If the store cannot be read, the verdict stays undecided rather than losing the run;
         `seen_generation` is then the generation of the champion that was last seen.
-
-        Raises:
-            DamagedError: the bytes hold no network of this project.
         """
         probabilities = self.test_set.score(model)
         evaluation = evaluate(probabilities, self.test_set.labels, self.test_set.class_names)
@@ -128,9 +116,7 @@ class Judge:
         )
         return Decision(evaluation, decide(evaluation, self.gate, context), champion, against)
 
-    def _compare(
-        self, probabilities: Probabilities, champion: ChampionRecord | None
-    ) -> Comparison | ComparisonFailed | None:
+    def _compare(self, probabilities: Probabilities, champion: ChampionRecord | None) -> Against:
         """Score the champion now, and compare these probabilities with its own."""
         if champion is None:
             return None

@@ -1,12 +1,11 @@
 """Write a run's files, publish them, and promote the run if the gate says so."""
 
-import errno
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fmnist.data.records import Bytes
-from fmnist.errors import DamagedError, StoreError
+from fmnist.errors import DamagedError, StoreError, writing
 from fmnist.evaluation.metrics import digest_of_predictions
 from fmnist.promotion.judge import Decision, Judge
 from fmnist.registry import keys
@@ -18,11 +17,7 @@ from fmnist.report.run import Run
 
 
 def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
-    """Write every file of the run except its model into `folder`, and seal it with a manifest.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
+    """Write every file of the run except its model into `folder`, and seal it with a manifest."""
     figures = draw_figures(run, test_images)
     contents = {
         **figures,
@@ -36,18 +31,11 @@ def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
     }
     if run.against:
         contents[keys.COMPARISON] = to_json(run.against)
-    try:
+    with writing(folder, "set store.work to another folder"):
         for name, content in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         seal_run(folder, run.run_id, datetime.now(UTC))
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise StoreError(
-            f"cannot write the run's files into {folder}: {error.strerror}; "
-            + ("free some space" if full else "give this user the right to write there")
-            + ", or set store.work to another folder"
-        ) from error
 
 
 def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
@@ -58,10 +46,8 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
     gate decides again; the run that is returned has the verdict that counted.
 
     Raises:
-        DamagedError: what the store returns is not what was judged.
         RetiredError: the run has been removed from the store.
-        StoreError: the store cannot be read or written. Like that of a `DamagedError`, the message
-            names the folder in which the run is kept.
+        StoreError: like a `DamagedError`, names the folder in which the run is kept.
     """
     try:
         stored = upload_run(judge.store, folder)
@@ -84,5 +70,8 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
             retryable=error.retryable,
         ) from error
     return replace(
-        run, verdict=decision.verdict, champion_before=decision.champion, against=decision.against
+        run,
+        verdict=decision.verdict,
+        champion_before=decision.champion_before,
+        against=decision.against,
     )

@@ -1,8 +1,4 @@
-"""Decide about runs that are in the store, or wait in a folder to be published.
-
-Everything here that is given a store raises `DamagedError` if a file of the run is damaged or
-missing, and `StoreError` if the store cannot be read or written.
-"""
+"""Decide about runs that are in the store, or wait in a folder to be published."""
 
 import shutil
 from collections.abc import Mapping
@@ -75,7 +71,6 @@ def promote_stored_run(store: Store, run_id: str, request: GateRequest) -> Promo
 
     Raises:
         DataError: the run was made with other data than the settings name.
-        StoreError: the store has no such run.
     """
     # Before the check, which would create the store's folder.
     read_run(store, run_id)
@@ -164,11 +159,7 @@ def remove_kept_folder(folder: Path, run_id: str, settings: Settings) -> bool:
 
 
 def fetch_test_data(settings: DataSettings) -> tuple[DataOrigin, LabelledImages]:
-    """Fetch the test images that the settings name, verified.
-
-    Raises:
-        DataError: they cannot be fetched, or are not usable.
-    """
+    """Fetch the test images that the settings name, verified and checked."""
     fetched = fetch_files(settings)
     classes = len(settings.class_names)
     return fetched.origin, read_labelled_images(fetched.test_images, fetched.test_labels, classes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from fmnist.errors import StoreError
+from fmnist.errors import writing
 from fmnist.registry import keys
 from fmnist.settings import StoreSettings
 
@@ -21,20 +21,12 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
     """A folder on this machine to put a run together in, removed at the end.
 
     If the block fails after the run was finished, the run's files are kept in `finished_folder`.
-
-    Raises:
-        StoreError: the folder cannot be created.
     """
     parent = work_folder(settings)
     folder = parent / run_id
     _remove_leftovers(parent)
-    try:
+    with writing(folder, "set store.work to another folder"):
         finished_folder(folder).mkdir(parents=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot create the work folder {folder}: {error.strerror or error}; "
-            "free some space, or set store.work to another folder"
-        ) from error
     try:
         yield folder
     except BaseException:
@@ -69,8 +61,3 @@ def _remove_leftovers(parent: Path) -> None:
 def finished_folder(folder: Path) -> Path:
     """The folder within a work folder that holds the files of the published run."""
     return folder / _FINISHED
-
-
-def model_file(folder: Path) -> Path:
-    """The trained model within a work folder, one of the files of the published run."""
-    return finished_folder(folder) / keys.MODEL

@@ -1,8 +1,7 @@
 """Read the champion and its history, and change it: promote, roll back, retire.
 
-`fmnist.registry.records` explains the protocol. Everything here raises `DamagedError` if
-`champion.json` or the history is damaged, and `StoreError` if the store cannot be read or written;
-a move also does if others changed the champion at each of its attempts.
+`fmnist.registry.records` explains the protocol. A move also raises `StoreError` if others changed
+the champion at each of its attempts.
 """
 
 import random
@@ -41,12 +40,10 @@ def current_champion(store: Store) -> ChampionRecord | None:
 def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[str, bytes]]:
     """The current champion with these files of its run, or with all of them; checked by digest.
 
-    Raises:
-        DamagedError: `champion.json`, the manifest or a file is damaged, missing or swapped.
-        StoreError: there is no champion, or the store cannot be read.
+    It is a `StoreError` if there is none.
     """
     while True:
-        champion = _existing_champion(store)
+        champion = existing_champion(store)
         try:
             run = read_run(store, champion.run_id, champion.manifest_sha256)
             files = {name: read_file(store, run, name) for name in names or run.manifest.files}
@@ -58,14 +55,10 @@ def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[st
             return champion, files if names else {**files, keys.MANIFEST: run.content}
 
 
-def no_champion(store: Store) -> StoreError:
-    """The error that says that a store has no champion."""
-    return StoreError(f"{store.location(keys.CHAMPION)} is not there: no run was promoted yet")
-
-
-def _existing_champion(store: Store) -> ChampionRecord:
+def existing_champion(store: Store) -> ChampionRecord:
+    """The current champion; a `StoreError` if no run was ever promoted."""
     if (champion := current_champion(store)) is None:
-        raise no_champion(store)
+        raise StoreError(f"{store.location(keys.CHAMPION)} is not there: no run was promoted yet")
     return champion
 
 
@@ -159,11 +152,10 @@ def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> Cham
     All of its files are read and checked first. Simultaneous rollbacks to one run count as one.
 
     Raises:
-        DamagedError: a file of that run is damaged or missing.
         RetiredError: the run has been removed from the store.
         StoreError: there is no previous champion, or the run never was the champion.
     """
-    first = _existing_champion(store)
+    first = existing_champion(store)
     goal = run_id or first.rollback_to
     if goal is None:
         raise StoreError(
@@ -216,7 +208,7 @@ def retire(store: Store, run_ids: Sequence[str], *, by: str) -> tuple[str, ...]:
     """
     for run_id in run_ids:
         checked_run_id(run_id)
-    first = _existing_champion(store)
+    first = existing_champion(store)
 
     def successor(current: ChampionRecord | None) -> ChampionRecord | None:
         if current is None:
@@ -323,24 +315,19 @@ def _earlier(store: Store, record: ChampionRecord) -> ChampionRecord | None:
     if record.generation == 1:
         return None
     key = keys.of_generation(record.generation - 1)
-    content = store.read(key)
+    content, where = store.read(key), store.location(key)
     if content is None:
-        raise DamagedError(f"{store.location(key)} is missing: the history has a gap")
-    earlier = from_json(ChampionRecord, content, store.location(key))
-    if earlier.generation != record.generation - 1:
-        raise DamagedError(
-            f"{store.location(key)} is of generation {earlier.generation}: the history is out of "
-            "order"
-        )
+        raise DamagedError(f"{where} is missing: the history has a gap")
+    earlier = from_json(ChampionRecord, content, where)
+    if (found := earlier.generation) != record.generation - 1:
+        raise DamagedError(f"{where} is of generation {found}: the history is out of order")
     return earlier
 
 
 def _refuse_retired(run_id: str, record: ChampionRecord) -> None:
     if run_id in record.retired:
-        raise RetiredError(
-            f"{run_id} was removed by `fmnist prune` and can no longer become the champion; train "
-            "again"
-        )
+        why = "was removed by `fmnist prune` and can no longer become the champion; train again"
+        raise RetiredError(f"{run_id} {why}")
 
 
 def _parse(store: Store, stored: StoredObject | None) -> ChampionRecord | None:

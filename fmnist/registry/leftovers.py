@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fmnist.errors import DamagedError
 from fmnist.registry import keys
 from fmnist.registry.records import StoredRun, is_run_id
-from fmnist.registry.runs import find_run
+from fmnist.registry.runs import readable_run
 from fmnist.store.base import Entry, Store
 from fmnist.store.folder import FolderStore
 
@@ -121,11 +120,3 @@ def is_old(files: Mapping[str, Entry], now: datetime) -> bool:
 
 def _newest(files: Mapping[str, Entry]) -> datetime:
     return max(entry.modified for entry in files.values())
-
-
-def readable_run(store: Store, run_id: str) -> StoredRun | None:
-    """A run by its id; `None` if its manifest is missing or damaged."""
-    try:
-        return find_run(store, run_id)
-    except DamagedError:
-        return None

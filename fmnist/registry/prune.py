@@ -1,8 +1,4 @@
-"""Remove old runs and leftovers.
-
-Both planning and pruning raise `DamagedError` if `champion.json` or the history is damaged, so that
-nobody knows what to keep, and `StoreError` if the store cannot be read or written.
-"""
+"""Remove old runs and leftovers; a damaged history refuses both, since nobody knows what to keep."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +10,9 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.progress import track
 from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion, retire
-from fmnist.registry.leftovers import (
-    Leftover,
-    by_run,
-    find_leftovers,
-    is_old,
-    readable_run,
-    size_of,
-)
+from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, is_old, size_of
 from fmnist.registry.records import is_run_id
-from fmnist.registry.runs import find_run, read_record
+from fmnist.registry.runs import find_run, read_record, readable_run
 from fmnist.store.base import Entry, Store
 
 _RETIRED_AT_ONCE = 100

@@ -3,10 +3,11 @@
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmnist.errors import SettingsError, StoreError
+from fmnist.errors import SettingsError, writing
 from fmnist.registry.champion import read_champion
 from fmnist.registry.records import ChampionRecord
 from fmnist.store.base import Store
@@ -33,15 +34,13 @@ class Pulled:
 def pull_champion(store: Store, folder: Path) -> Pulled:
     """Copy the champion's files into a new folder, all of them or none.
 
-    Raises:
-        SettingsError: the folder exists and holds something else.
-        DamagedError: a file of the champion is damaged, missing or swapped.
-        StoreError: there is no champion, or the store cannot be read or the folder written.
+    A folder that exists and holds something else is a `SettingsError`.
     """
     champion, files = read_champion(store)
     pulled = Pulled(champion, folder, tuple(sorted(files)), new=True)
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
-    try:
+    with writing(folder, "name another folder"), ExitStack() as at_end:
+        at_end.callback(shutil.rmtree, temporary, ignore_errors=True)
         if folder.exists() or folder.is_symlink():
             if _holds(folder, files):
                 return Pulled(champion, folder, pulled.files, new=False)
@@ -56,13 +55,6 @@ def pull_champion(store: Store, folder: Path) -> Pulled:
             flush_folder(path)
         temporary.rename(folder)
         flush_folder(folder.parent)
-    except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be written ({error.strerror or error}); free some space, or name "
-            "a folder where this user may write"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return pulled
 
 

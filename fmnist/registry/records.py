@@ -240,11 +240,7 @@ def new_run_id(now: datetime) -> str:
 
 
 def checked_run_id(text: str) -> str:
-    """A run id that somebody entered.
-
-    Raises:
-        SettingsError: it is not a run id.
-    """
+    """A run id that somebody entered; a `SettingsError` if it is none."""
     if not is_run_id(text):
         entered = without_credentials(text)[:100]
         raise SettingsError(f"{entered!r} is not a run id; `fmnist runs` lists those in the store")
@@ -262,10 +258,9 @@ def to_json(record: object) -> bytes:
 
 
 def from_json(kind: type[Record], content: bytes, where: str) -> Record:
-    """Read a record of that kind; fields that it does not have are ignored.
+    """Read a record of that kind, or raise a `DamagedError` that says `where` the content is.
 
-    Raises:
-        DamagedError: the content is not such a record; the message says `where` it is.
+    Fields that such a record does not have are ignored.
     """
     try:
         record: Record = _adapter(kind).validate_json(content)

@@ -1,8 +1,4 @@
-"""Store runs and read them back.
-
-Everything here that is given a store raises `DamagedError` if what it reads is damaged, missing or
-not what its manifest says, and `StoreError` if the store cannot be read or written.
-"""
+"""Store runs and read them back."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -52,15 +48,19 @@ def upload_run(store: Store, folder: Path) -> StoredRun:
     for name, content in (*contents.items(), (keys.MANIFEST, run.content)):
         store.put_if_absent(keys.of_run(run.run_id, name), content)
     # One may have been removed in the meantime.
+    check_listing(store, run, "publish the run again")
+    return run
+
+
+def check_listing(store: Store, run: StoredRun, advice: str) -> None:
+    """Check that the store lists every file of a run with the right size, without reading them."""
     listed = store.list_entries(f"{keys.of_run(run.run_id)}/")
     for name, entry in run.manifest.files.items():
         key = keys.of_run(run.run_id, name)
         if key not in listed or listed[key].size != entry.size:
-            raise DamagedError(
-                f"{store.location(key)} was stored but is missing from the listing or has the "
-                "wrong size; publish the run again"
-            )
-    return run
+            found = f"has {listed[key].size:,} bytes" if key in listed else "is not there"
+            wanted = f"{keys.MANIFEST} says {entry.size:,} bytes"
+            raise DamagedError(f"{store.location(key)} {found}, but {wanted}; {advice}")
 
 
 def _read_sealed(folder: Path) -> tuple[StoredRun, Mapping[str, bytes]]:
@@ -109,6 +109,14 @@ def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun 
     if manifest.run_id != run_id:
         raise DamagedError(f"{store.location(key)} is the manifest of another run")
     return StoredRun(manifest, content)
+
+
+def readable_run(store: Store, run_id: str) -> StoredRun | None:
+    """A run by its id; `None` if its manifest is missing or damaged."""
+    try:
+        return find_run(store, run_id)
+    except DamagedError:
+        return None
 
 
 def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:

@@ -13,10 +13,6 @@ def record_use(store: Store, test_set: str, run_id: str) -> int:
     """Count one more model that a test set has judged; returns the number so far.
 
     `test_set` is its digest. The same run is counted once, so it is safe to repeat.
-
-    Raises:
-        DamagedError: the count cannot be understood.
-        StoreError: the store cannot be read or written.
     """
     key = f"{keys.TEST_SETS}{test_set}.json"
     for _ in range(_ATTEMPTS):

@@ -9,9 +9,9 @@ from fmnist.errors import DamagedError, StoreError
 from fmnist.progress import track
 from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, generation_of
-from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, find_strays, readable_run
+from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, find_strays
 from fmnist.registry.records import ChampionRecord, TestSetUsage, from_json
-from fmnist.registry.runs import later_verdicts, read_file, read_run, run_exists
+from fmnist.registry.runs import later_verdicts, read_file, read_run, readable_run, run_exists
 from fmnist.store.base import Store
 
 

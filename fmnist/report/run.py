@@ -5,7 +5,7 @@ from datetime import datetime
 
 from fmnist.data.records import DataOrigin, PreparedData
 from fmnist.environment import Environment
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed
+from fmnist.evaluation.comparison import Against
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Evaluation
 from fmnist.registry.records import ChampionRecord
@@ -45,7 +45,7 @@ class Run:
     verdict: Verdict
     environment: Environment
     champion_before: ChampionRecord | None
-    against: Comparison | ComparisonFailed | None
+    against: Against
 
     @property
     def champion_after(self) -> str | None:

@@ -63,22 +63,16 @@ class Store(Protocol):
     def check(self) -> bool:
         """Check that the store exists, has room and honours conditions, by reading and writing.
 
-        Returns:
-            Whether conditional writes are honoured; `False` only if `single_publisher` allows it.
+        Returns whether conditional writes are honoured; `False` only if `single_publisher` is set.
         """
 
     def put_if_absent(self, key: str, content: bytes) -> None:
-        """Write an object that does not exist yet.
-
-        Raises:
-            Conflict: an object with other content exists.
-        """
+        """Write an object that does not exist yet; a `Conflict` if one with other content does."""
 
     def compare_and_swap(self, key: str, version: str | None, content: bytes) -> None:
         """Replace that version of an object, or write a new one if `version` is `None`.
 
-        Raises:
-            Conflict: the object does not have that version, or no longer.
+        It is a `Conflict` if the object does not have that version, or no longer.
         """
 
     def read(self, key: str) -> bytes | None:

@@ -156,15 +156,12 @@ class S3Store:
 
     def list_entries(self, prefix: str) -> Mapping[str, Entry]:
         """See `Store.list_entries`."""
-        found = {
-            item["Key"].removeprefix(self._prefix): Entry(item["Size"], item["LastModified"])
-            for item in self._list(prefix).get("Contents", ())
-        }
-        return {
-            key: entry
-            for key, entry in found.items()
-            if not key.endswith("/") and "/." not in f"/{key}"
-        }
+        found = {}
+        for item in self._list(prefix).get("Contents", ()):
+            key = item["Key"].removeprefix(self._prefix)
+            if not key.endswith("/") and "/." not in f"/{key}":
+                found[key] = Entry(item["Size"], item["LastModified"])
+        return found
 
     def _list(self, prefix: str, **options: str) -> Mapping[str, Any]:
         def all_pages(**place: str) -> Mapping[str, Any]:

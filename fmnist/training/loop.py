@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from fmnist.data.records import LabelledImages
-from fmnist.errors import StoreError, TrainingError
+from fmnist.errors import TrainingError, writing
 from fmnist.settings import ModelSettings, TrainingSettings
 from fmnist.training.augmentation import erasing_masks, shift
 from fmnist.training.calibration import divide_logits, fit_temperature
@@ -44,7 +44,6 @@ def train_network(
 
     Raises:
         TrainingError: the loss is not a finite number.
-        StoreError: the file cannot be written.
     """
     start = time.monotonic()
     keras.utils.set_random_seed(settings.seed)
@@ -72,12 +71,9 @@ def train_network(
     )
     temperature = fit_temperature(predict(network, validation_set.images), validation_set.labels)
     calibrated = divide_logits(network, temperature)
-    try:
+    with writing(path, "set store.work to another folder"):
         calibrated.save(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        remedy = "free some space, or set store.work to another folder"
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
     return TrainingResult(
         model_sha256=digest,
         parameters=network.count_params(),

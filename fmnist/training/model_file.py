@@ -7,9 +7,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
-from fmnist.data.records import Bytes
+from fmnist.data.records import Bytes, Probabilities
 from fmnist.errors import DamagedError
 
 # So small that a batch of a convolutional network's activations fits into memory.
@@ -52,14 +51,14 @@ def load_model_bytes(content: bytes) -> keras.Model:
         return load_model(path)
 
 
-def scorer(images: Bytes, classes: int) -> Callable[[bytes], npt.NDArray[np.float32]]:
+def scorer(images: Bytes, classes: int) -> Callable[[bytes], Probabilities]:
     """A function from the bytes of a network's file to probabilities `(n, classes)` of the images.
 
     It raises a `DamagedError` too if the network takes other images or has other classes.
     """
     asked = " x ".join(map(str, images.shape[1:]))
 
-    def score(content: bytes) -> npt.NDArray[np.float32]:
+    def score(content: bytes) -> Probabilities:
         network = load_model_bytes(content)
         (_, height, width), (_, known) = network.input_shape, network.output_shape
         if (height, width) != images.shape[1:]:
@@ -71,6 +70,6 @@ def scorer(images: Bytes, classes: int) -> Callable[[bytes], npt.NDArray[np.floa
     return score
 
 
-def predict(network: keras.Model, images: Bytes) -> npt.NDArray[np.float32]:
+def predict(network: keras.Model, images: Bytes) -> Probabilities:
     """Class probabilities `(n, classes)` for raw images `(n, h, w)` of 0..255."""
     return np.asarray(network.predict(images, batch_size=_BATCH, verbose=0))

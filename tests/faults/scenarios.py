@@ -211,14 +211,7 @@ def _finish(run_id: str, store: Store, folder: Path) -> None:
     judge = _judge(run_id, copy.deepcopy(store), folder)
     found = judge.judge(model, seen_generation=0)
     assert found.verdict.promoted is (run_id != POOR), found.verdict
-    run = replace(
-        records.run(run_id=run_id, settings=_SETTINGS),
-        evaluation=found.evaluation,
-        verdict=found.verdict,
-        champion_before=found.champion,
-        against=found.against,
-        data=ORIGIN,
-    )
+    run = replace(records.run(run_id=run_id, settings=_SETTINGS), data=ORIGIN, **vars(found))
     sealed = _sealed(folder, run_id)
     (sealed / "figures").mkdir(parents=True)
     # What the registry reads, and a figure for the rest: each further file is the same step again.

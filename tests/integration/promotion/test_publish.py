@@ -271,7 +271,7 @@ def make(store: MemoryStore, tmp_path: Path, quick_figures: None) -> Make:
         run = records.run(
             run_id=run_id,
             judged=found.evaluation,
-            champion_before=found.champion,
+            champion_before=found.champion_before,
             against=found.against,
             folder=tmp_path / "work",
         )

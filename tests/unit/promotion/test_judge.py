@@ -103,7 +103,7 @@ def crown(store: Leaving) -> Crown:
 def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, asked: list[bytes]) -> None:
     """The first model of a store is compared with nothing, and scored once."""
     found = judge.judge(b"wrong 50", 0)
-    assert found.champion is found.against is None
+    assert found.champion_before is found.against is None
     assert found.verdict.promoted and found.verdict.generation == 0
     assert found.evaluation == evaluate(scores(50), LABELS, NAMES)
     assert asked == [b"wrong 50"]
@@ -123,7 +123,7 @@ def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_mod
 
     monkeypatch.setattr(store, "read", read_late)
     found = judge.judge(b"wrong 50", 0)
-    assert found.champion == current_champion(store)
+    assert found.champion_before == current_champion(store)
     assert isinstance(found.against, Comparison) and found.against.champion == "rival"
 
 
@@ -134,7 +134,7 @@ def test_the_champion_is_scored_now_on_the_same_images(
     champion = crown(model=b"wrong 55")
     found = judge.judge(b"wrong 50", 1)
     assert asked == [b"wrong 50", b"wrong 55"]
-    assert found.champion == champion
+    assert found.champion_before == champion
     assert found.against == compare(OLD, scores(55), scores(50), LABELS, NAMES, same_test_set=True)
     assert found.verdict.promoted and found.verdict.generation == champion.generation
 
@@ -228,7 +228,7 @@ def test_a_damaged_champion_is_named_and_rejects_where_a_rule_asks(
     assert isinstance(found.against, ComparisonFailed)
     assert found.against.champion == OLD
     assert f"runs/{OLD}/{name}" in found.against.reason
-    assert found.champion == champion
+    assert found.champion_before == champion
     assert found.verdict.promoted is (settings.champion == "off")
     assert found.verdict.decided and found.verdict.generation == 1
     assert asked == [b"wrong 0"]
@@ -291,7 +291,7 @@ def test_a_store_that_does_not_answer_leaves_the_verdict_undecided(
     assert not found.verdict.decided and not found.verdict.promoted
     assert found.verdict.generation == 1
     assert "the store does not answer" in found.verdict.reason
-    assert found.champion is found.against is None
+    assert found.champion_before is found.against is None
     assert found.evaluation.correct == 950
 
 
