@@ -34,6 +34,9 @@ from tests.integration.cli.conftest import (
 from tests.support import records
 from tests.support.processes import files_in
 
+# For what is decided before any data are asked for.
+NO_DATA = ("--data.source", "nowhere")
+
 
 @pytest.fixture(autouse=True)
 def places(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +183,7 @@ def test_a_promotion_decides_again_when_the_champion_moved(
 
 def test_promoting_in_a_store_that_is_not_there_makes_none(call: Call) -> None:
     """A mistyped store is told, and no folder of that name is made."""
-    call("promote", run_id(1), "--store.url", "typo").fails(ExitCode.STORE)
+    call("promote", run_id(1), "--store.url", "typo", *NO_DATA).fails(ExitCode.STORE)
     assert not Path("typo").exists()
 
 
@@ -255,14 +258,15 @@ def test_a_real_finished_run_is_published(world: World, call: Call) -> None:
 def test_a_kept_run_that_was_rejected_is_stored_as_such(
     world: World, call: Call, machine: Machine
 ) -> None:
-    """A run that its own verdict rejected is stored, code 3, and nothing is promoted."""
-    output = call("publish", str(kept(world, 1, world.poor)))
+    """A run that its own verdict rejected is stored, not judged again, and nothing is promoted."""
+    output = call("publish", str(kept(world, 1, world.poor)), *NO_DATA)
     assert output.code == ExitCode.REJECTED
     assert output.last.startswith(f"rejected  {run_id(1)}  test accuracy")
     store = FolderStore("store")
     assert find_run(store, run_id(1)) and current_champion(store) is None
+    assert later_verdicts(store, run_id(1)) == []
     assert files_in(Path("work")) == set()
-    assert machine("publish", str(kept(world, 2, world.poor)))["kind"] == "rejected"
+    assert machine("publish", str(kept(world, 2, world.poor)), *NO_DATA)["kind"] == "rejected"
 
 
 @pytest.mark.parametrize("network", ["good", "poor"])
@@ -306,12 +310,13 @@ def test_a_folder_that_is_no_run_is_not_published(tmp_path: Path, world: World, 
     """No manifest is code 2, a damaged file code 8; nothing is stored either time."""
     (tmp_path / "some").mkdir()
     for place in (tmp_path / "some", tmp_path / "nowhere"):
-        call("publish", str(place)).fails(ExitCode.SETTINGS, f"{place} is not a finished run")
+        output = call("publish", str(place), *NO_DATA)
+        output.fails(ExitCode.SETTINGS, f"{place} is not a finished run")
     folder = kept(world, 1, world.good)
     (folder / "model.keras").write_bytes(b"other")
-    call("publish", str(folder)).fails(ExitCode.DAMAGED, "nothing is published")
+    call("publish", str(folder), *NO_DATA).fails(ExitCode.DAMAGED, "nothing is published")
     (folder / "manifest.json").write_bytes(b"{}")
-    assert call("publish", str(folder)).code == ExitCode.DAMAGED
+    assert call("publish", str(folder), *NO_DATA).code == ExitCode.DAMAGED
     assert not [name for name in files_in(Path("store")) if not name.startswith(".")]
 
 

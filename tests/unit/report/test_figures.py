@@ -16,6 +16,7 @@ from fmnist.data.records import FetchedData
 from fmnist.evaluation.comparison import Comparison, compare
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.report.figures import (
+    _DOTS_PER_INCH,
     champion_and_challenger,
     confident_mistakes,
     confusion_matrix,
@@ -129,7 +130,7 @@ def test_figures_of_other_classes_have_no_overlapping_text(classes: int) -> None
         confident_mistakes(evaluation, images),
         champion_and_challenger(compared, images),
     ):
-        figure.set_dpi(96)  # as in the PNG file
+        figure.set_dpi(_DOTS_PER_INCH)
         figure.draw_without_rendering()
         for axes in figure.axes:
             assert not overlaps(axes.get_yticklabels())
@@ -271,7 +272,10 @@ def test_class_names_are_drawn_as_they_are_written() -> None:
     odd = ["top $5 or $6", r"$\shirt$", "under_score^2", "100 %"]
     names = [*odd, *records.CLASS_NAMES[4:]]
     found = records.evaluation()
-    mistakes = [replace(each, true=name) for name, each in zip(odd, found.mistakes, strict=False)]
+    mistakes = [
+        replace(each, true=name, predicted=name)
+        for name, each in zip(odd, found.mistakes, strict=False)
+    ]
     classes = [replace(each, name=name) for name, each in zip(names, found.classes, strict=True)]
     for figure in (
         confusion_matrix(replace(found, classes=tuple(classes))),

@@ -343,8 +343,14 @@ def test_no_difference_has_no_minus_sign() -> None:
     ("gate", "words"),
     [
         ({}, "`gate.champion` is `off`: this is shown and does not decide."),
-        ({"champion": "not_worse"}, "`not_worse`: a significantly worse challenger is rejected."),
-        ({"champion": "better"}, "`better`: only a significantly better challenger passes."),
+        (
+            {"champion": "not_worse"},
+            "`gate.champion` is `not_worse`: a significantly worse challenger is rejected.",
+        ),
+        (
+            {"champion": "better"},
+            "`gate.champion` is `better`: only a significantly better challenger passes.",
+        ),
         (
             {"max_class_drop": 0.02},
             "`gate.max_class_drop` is 0.02: a challenger that loses more recall than that in any "
@@ -372,7 +378,10 @@ def test_a_comparison_on_other_data_is_said_not_to_decide() -> None:
     ("gate", "words"),
     [
         ({}, "No rule of the gate needs a comparison"),
-        ({"champion": "not_worse"}, "is rejected. That takes a comparison: this run is rejected."),
+        (
+            {"champion": "not_worse"},
+            "`gate.champion` is `not_worse`: a significantly worse challenger is rejected. That takes a comparison: this run is rejected.",
+        ),
         ({"max_class_drop": 0.1}, "this run is rejected."),
     ],
     ids=["off", "not_worse", "a class"],

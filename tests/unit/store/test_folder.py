@@ -24,6 +24,12 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "s"))
 
 
+def test_a_store_may_be_below_folders_that_are_not_there_yet(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "not" / "there" / "yet"))
+    assert store.read("a") is None and store.list_names("") == []
+    assert store.check() is True
+
+
 def test_only_one_of_many_writers_wins(store: Store) -> None:
     only_one_wins(store)
 
