@@ -143,9 +143,10 @@ def read_services(variables: Mapping[str, str], state: Path) -> dict[str, Servic
         own = tuple(folder for folder in folders.values() if folder.is_relative_to(state))
         home = own[0] if own else state / "volumes" / name
         environment = {n: os.environ[n] for n in ("LANG", "TZ", "SSL_CERT_FILE") if n in os.environ}
-        environment |= {"PATH": search_path(), "HOME": str(home)}
         for file in spec.get("env_file", []):
             environment |= read_env_file(HERE / interpolate(file["path"], variables))
+        # After the env files: a PATH of theirs would hide this Python and its programs.
+        environment |= {"PATH": search_path(), "HOME": str(home)}
         environment |= {key: native(value) for key, value in spec.get("environment", {}).items()}
         return Service(
             name=name,

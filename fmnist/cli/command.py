@@ -111,9 +111,9 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
         message = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
         result = Result(ExitCode.DEFECT, ("defect", message), {"message": message})
     if result.line:
-        console.quiet = False
         end = _document(result) if for_programs else "  ".join(result.line)
-        console.out(end, highlight=False)
+        # A console of its own: the other one still holds what it could not write.
+        _Console(markup=False, width=width).out(end, highlight=False)
     return result.code
 
 

@@ -256,6 +256,8 @@ def _prefect() -> str:
 def _packages() -> str:
     """Check versions against the declared bounds, which a later `pip install` may override."""
     bounds = requirements()
+    if not bounds:
+        raise PrefectError("fmnist is not installed, so what it needs is unknown; run `make setup`")
     versions = {name: installed(name) for name in bounds}
     wrong = [
         f"{name} is {version or 'not installed'}, but must be {bounds[name]}"

@@ -53,7 +53,7 @@ def _folder(_: object, tokens: Sequence[Token]) -> Path | None:
     try:
         return expand_home(Path(tokens[0].value))
     except ValueError as error:
-        raise SettingsError(f"{tokens[0].value} {error}") from error
+        raise SettingsError(f"{tokens[0].value} {error}; correct it") from error
 
 
 RunId = Annotated[

@@ -141,7 +141,7 @@ def _http_reasons(timeout: float) -> Iterator[None]:
         yield
     except Unusable:
         raise
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         # Not tried again at once, since the next mirror is the better choice.
         raise Unusable(f"cannot connect ({str(error) or 'no answer'})", retryable=True) from error
     except httpx.TimeoutException as error:

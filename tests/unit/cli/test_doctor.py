@@ -286,6 +286,16 @@ def test_a_package_out_of_its_bounds_is_named(
     assert bad(settings(), "packages", ExitCode.PREFECT, "make setup").startswith(told)
 
 
+def test_a_checkout_that_was_never_installed_is_not_called_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def requires(package: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    bad(settings(), "packages", ExitCode.PREFECT, "make setup")
+
+
 def test_every_finding_is_made_even_if_all_are_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cache", "work", "store"):
         Path(name).write_text("a file")

@@ -71,6 +71,15 @@ def test_an_env_file_has_comments_and_quotes(tmp_path: Path) -> None:
     assert stack.read_env_file(tmp_path / "env") == {"A": "1", "B": "x=y"}
 
 
+def test_an_env_file_does_not_say_where_programs_are(tmp_path: Path) -> None:
+    """Its other variables reach the worker; its PATH would hide the project's own Python."""
+    (tmp_path / "job").write_text("PATH=/nowhere\nFMNIST_TRAINING__PATIENCE=3\n")
+    variables = {**VARIABLES, "JOB_ENV_FILE": str(tmp_path / "job")}
+    worker = stack.read_services(variables, tmp_path)["worker"]
+    assert worker.environment["FMNIST_TRAINING__PATIENCE"] == "3"
+    assert worker.environment["PATH"] == stack.search_path()
+
+
 def test_services_come_after_what_they_need(services: dict[str, stack.Service]) -> None:
     """They can be started in this order and stopped in reverse."""
     names = list(services)
