@@ -332,7 +332,7 @@ def _bring_up(service: Service, supervisor: Any) -> None:
 
 
 def _wait_for(condition: Callable[[], Any], seconds: float, late: str) -> Any:
-    """Repeat a question until its answer is true, and return it; after `seconds`, fail as `late`."""
+    """Repeat a question until its answer is true, and return it; after `seconds`, fail with `late`."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         if time.monotonic() > deadline:

@@ -86,7 +86,7 @@ class PrefectError(JobError):
 
 @contextmanager
 def writing(place: Path, otherwise: str, kind: type[JobError] = StoreError) -> Iterator[None]:
-    """Say of a file or folder that cannot be written what to do; `otherwise` is the last resort."""
+    """Turn a failed write into an error that says what to do; `otherwise` is the last resort."""
     try:
         yield
     except OSError as error:

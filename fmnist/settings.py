@@ -75,7 +75,7 @@ class DataSettings(_Section):
         ),
         min_length=1,
     )
-    """Addresses of the official files, tried in their order when the source is 'mirrors'."""
+    """Addresses of the official files, tried in order when the source is 'mirrors'."""
     cache: OptionalFolder = None
     """Folder for verified downloads; none uses the user's cache folder."""
     timeout: float = Field(30.0, gt=0, le=600)

@@ -165,9 +165,10 @@ def _class_rule(found: Comparison | None, bound: float) -> Rule:
 
 def _notes(context: GateContext) -> tuple[str, ...]:
     against, judged = context.against, context.judged
-    notes = [f"this test set has judged {judged:,} model{'s' * (judged != 1)} in this store"]
-    if judged != 1:
-        notes[0] += ": the more it judges, the less a pass proves"
+    used = f"this test set has judged {judged:,} models in this store"
+    notes = [f"{used}: the more it judges, the less a pass proves"]
+    if judged == 1:
+        notes = ["this test set has judged 1 model in this store"]
     if isinstance(against, ComparisonFailed):
         notes.append(
             f"the champion {against.champion} could not be scored: {against.reason}; check it with "

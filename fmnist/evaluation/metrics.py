@@ -204,5 +204,5 @@ def _mistakes(
 def surest_first(
     indices: npt.NDArray[np.intp], confidence: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.intp]:
-    """These images, the one first that the model is surest of; those of one confidence as before."""
+    """The indices of images by falling confidence; those of equal confidence keep their order."""
     return indices[np.argsort(-confidence[indices], kind="stable")]

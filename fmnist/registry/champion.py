@@ -221,7 +221,7 @@ def retire(store: Store, run_ids: Sequence[str], *, by: str) -> tuple[str, ...]:
             current,
             current,
             move="retirement",
-            reason=f"{len(going):,} run{'s' * (len(going) != 1)} removed",
+            reason="1 run removed" if len(going) == 1 else f"{len(going):,} runs removed",
             by=by,
             retired=tuple(dict.fromkeys([*still, *going])),
         )

@@ -1,4 +1,4 @@
-"""Remove old runs and leftovers; a damaged history refuses both, since nobody knows what to keep."""
+"""Remove old runs and leftovers, unless the history, which says what to keep, is damaged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
