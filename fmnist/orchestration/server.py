@@ -1,9 +1,7 @@
 """The Prefect server a run reports to: the configured one, or a temporary one."""
 
-import signal
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, cast
 
 import httpx
@@ -12,7 +10,9 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import Abort, PrefectException, TerminationSignal
 from pydantic import ValidationError
 
+from fmnist import process
 from fmnist.errors import PrefectError, without_credentials
+from fmnist.orchestration import temporary_server
 from fmnist.report.run import Run
 from fmnist.settings import Settings
 
@@ -32,6 +32,7 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
     with prefect.temporary_settings(run_settings()):
         try:
             _check_server()
+            process.hold_back()
             state = flow(settings, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
@@ -86,9 +87,10 @@ def _check_server() -> None:
         prefect.PREFECT_CLIENT_MAX_RETRIES: 0,
     }
     try:
+        process.end_at_once()
+        temporary_server.prepare()
         with (
             prefect.temporary_settings(patience if prefect.PREFECT_API_URL.value() else {}),
-            _interrupts_held_back(),
             get_client(sync_client=True) as client,
         ):
             client.read_flows(limit=1)
@@ -103,24 +105,6 @@ def no_answer(address: str, error: Exception) -> PrefectError:
         f"no Prefect server answers at {address} ({reason}); start it or correct PREFECT_API_URL, "
         "or unset that to use a temporary server"
     )
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Protect processes started in this block from the terminal's Ctrl-C.
-
-    Ctrl-C reaches every process of the command. The temporary server, which is started in here,
-    inherits the blocked signal and so survives to record that the run was cancelled; its parent
-    then ends it.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _address() -> str:
