@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from fmnist.errors import ExitCode
+from fmnist.errors import ExitCode, StoreError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LONGEST_END = 8.0  # seconds
@@ -46,6 +47,7 @@ def begin() -> None:
             os.fstat(number)
         except OSError:  # It was closed, and the next file to be opened would take its place.
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     end_at_once()
@@ -58,6 +60,20 @@ def _stream(number: int, before: Any) -> io.TextIOWrapper:
         errors="backslashreplace" if number == 2 else "replace",
         line_buffering=number == 2 or os.isatty(number),
     )
+
+
+def check_current_folder() -> None:
+    """Look before a program is started, which would end without a word.
+
+    Raises:
+        StoreError: the current folder has been deleted.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise StoreError(
+            f"the current folder cannot be used ({error.strerror}); change to another one"
+        ) from error
 
 
 def end_at_once() -> None:

@@ -97,6 +97,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
     console = _Console(markup=False, highlight=False, quiet=for_programs, width=width)
     try:
         with process.interruptible():
+            process.check_current_folder()
             command, positional, named = parse(app, words, console)
             result = command(*positional, **named)
         result = result if isinstance(result, Result) else Result()  # of --help or --version

@@ -86,15 +86,16 @@ def _check_server() -> None:
         prefect.PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER,
         prefect.PREFECT_CLIENT_MAX_RETRIES: 0,
     }
+    process.check_current_folder()
+    process.end_at_once()
+    temporary_server.prepare()
     try:
-        process.end_at_once()
-        temporary_server.prepare()
         with (
             prefect.temporary_settings(patience if prefect.PREFECT_API_URL.value() else {}),
             get_client(sync_client=True) as client,
         ):
             client.read_flows(limit=1)
-    except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
+    except (httpx.HTTPError, PrefectException, OSError, RuntimeError, ValueError) as error:
         raise no_answer(_address(), error) from error
 
 

@@ -21,16 +21,22 @@ def prepare() -> None:
 
     class TemporaryServer(SubprocessASGIServer):
         def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+            settings = get_current_settings()
+            home = settings.home.expanduser().absolute()
+            home.mkdir(parents=True, exist_ok=True)
             return subprocess.Popen(  # noqa: S603
                 [sys.executable, __file__, str(self.port)],
                 env=os.environ
-                | get_current_settings().to_environment_variables(exclude_unset=True)
+                | settings.to_environment_variables(exclude_unset=True)
                 | {
+                    "PREFECT_HOME": str(home),
                     "PREFECT_UI_ENABLED": "0",
                     "PREFECT__SERVER_EPHEMERAL": "1",
                     "PREFECT__SERVER_FINAL": "1",
                 },
                 stdin=subprocess.PIPE,
+                # The run's current folder may be deleted while the server starts.
+                cwd=home,
                 start_new_session=True,
             )
 
