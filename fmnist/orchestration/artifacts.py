@@ -12,6 +12,7 @@ from prefect import artifacts
 
 from fmnist.orchestration.job import best_effort
 from fmnist.progress import track
+from fmnist.promotion.unchanged import Unchanged
 from fmnist.report.figures import figure_titles
 from fmnist.report.markdown import classification_table, markdown
 from fmnist.report.run import Run
@@ -72,4 +73,18 @@ def show_report(run: Run, folder: Path) -> None:
             [dict(zip(header, row, strict=True)) for row in rows],
             key="classification-report",
             description=f"Scores on {run.evaluation.images:,} test images",
+        )
+
+
+def show_unchanged(found: Unchanged) -> None:
+    """Put a short report on the page of a run that trained nothing: which run it would repeat."""
+    with best_effort("the report is not shown in Prefect"):
+        artifacts.create_markdown_artifact(
+            f"# Unchanged: {found.run_id}\n\n"
+            f"Nothing was trained, since the same data, settings, code and versions made "
+            f"{found.earlier} (test accuracy {found.accuracy:.4f}).\n\n"
+            f"Its verdict: **{found.verdict.word}**. {found.verdict.reason}.\n\n"
+            f"Its report: `{found.location}/report.md`\n",
+            key="report",
+            description=f"Unchanged since {found.earlier}",
         )

@@ -13,6 +13,7 @@ from prefect.exceptions import Abort, PrefectException, TerminationSignal
 from pydantic import ValidationError
 
 from fmnist.errors import PrefectError, without_credentials
+from fmnist.promotion.unchanged import Unchanged
 from fmnist.report.run import Run
 from fmnist.settings import Settings
 
@@ -21,7 +22,7 @@ _LONGEST_FIRST_ANSWER = 15
 _SECONDS_BETWEEN_HEARTBEATS = 30
 
 
-def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
+def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
     """Run the flow in this process, on the configured Prefect server or a temporary one.
 
     Raises:
@@ -35,7 +36,7 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
             state = flow(settings, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
-            return cast(Run, state.result())
+            return cast(Run | Unchanged, state.result())
         except (TerminationSignal, Abort) as error:
             raise KeyboardInterrupt from error
         except (httpx.HTTPError, PrefectException) as error:

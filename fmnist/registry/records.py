@@ -90,12 +90,14 @@ class Manifest:
         run_id: the run's id.
         created_at: when the run was finished.
         files: every file except the manifest itself, by its path relative to the run.
+        fingerprint: identifies everything that determines the model; `None` in older runs.
     """
 
     format: Literal[2]
     run_id: RunId
     created_at: AwareDatetime
     files: Mapping[FileName, FileEntry]
+    fingerprint: Digest | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,25 @@ class TestSetUsage:
     format: Literal[2]
     models: Annotated[int, Field(ge=0)]
     latest: tuple[RunId, ...]
+
+
+@dataclass(frozen=True)
+class FingerprintedRun:
+    """The latest run with a fingerprint.
+
+    Attributes:
+        format: the version of the store's layout.
+        run_id: the run.
+        accuracy: its test accuracy.
+        gate: a digest of the settings of the gate that last judged it.
+        verdict: what that gate decided.
+    """
+
+    format: Literal[2]
+    run_id: RunId
+    accuracy: float
+    gate: Digest
+    verdict: Verdict
 
 
 def new_run_id(now: datetime) -> str:

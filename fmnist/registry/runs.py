@@ -21,7 +21,7 @@ from fmnist.store.base import Store
 from fmnist.store.durable import whole_file
 
 
-def seal_run(folder: Path, run_id: str, now: datetime) -> Manifest:
+def seal_run(folder: Path, run_id: str, now: datetime, fingerprint: str | None = None) -> Manifest:
     """Write the manifest of a finished run's folder; nothing in it may change afterwards."""
     files = {
         path.relative_to(folder).as_posix(): FileEntry(
@@ -30,7 +30,7 @@ def seal_run(folder: Path, run_id: str, now: datetime) -> Manifest:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / keys.MANIFEST
     }
-    manifest = Manifest(FORMAT, run_id, now, files)
+    manifest = Manifest(FORMAT, run_id, now, files, fingerprint)
     with whole_file(folder / keys.MANIFEST, to_json(manifest)) as written:
         written.replace(folder / keys.MANIFEST)
     return manifest

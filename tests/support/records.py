@@ -162,6 +162,7 @@ def run(
         started_at=datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC),
         location=f"s3://models/team/runs/{run_id}",
         settings=settings,
+        fingerprint="f1" * 32,
         data=DataOrigin(source="mirrors", official=True, sha256=OFFICIAL_SHA256),
         prepared=PreparedData(
             train=folder / "train.npz",

@@ -63,6 +63,7 @@ def put(
     *,
     promoted: bool = False,
     files: Mapping[str, bytes] = MappingProxyType({}),
+    fingerprint: str | None = None,
 ) -> StoredRun:
     """Store a run, given by its id or its number, with these files besides its usual ones."""
     name = run if isinstance(run, str) else run_id(run)
@@ -72,7 +73,7 @@ def put(
     entries = {
         file: FileEntry(len(content), digest_of(content)) for file, content in contents.items()
     }
-    manifest = to_json(Manifest(FORMAT, name, NOW, entries))
+    manifest = to_json(Manifest(FORMAT, name, NOW, entries, fingerprint))
     store.put_if_absent(keys.of_run(name, keys.MANIFEST), manifest)
     stored = read_run(store, name)
     if promoted:
