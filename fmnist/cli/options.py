@@ -57,7 +57,11 @@ def _folder(_: object, tokens: Sequence[Token]) -> Path | None:
 
 
 RunId = Annotated[
-    str, Parameter(converter=_run_id, help="The id of a run, as `fmnist runs` lists it.")
+    str,
+    Parameter(
+        converter=_run_id,
+        help="The id of a run, as `fmnist runs` lists it; its beginning or end is enough.",
+    ),
 ]
 Folder = Annotated[Path, Parameter(converter=_folder)]
 Count = Annotated[int, Parameter(converter=_count, metavar="N")]

@@ -66,6 +66,7 @@ class Verdict:
         notes: what else a person should know.
         decided: `False` if the store could not be asked for the champion, so that the gate decides
             when the run is published.
+        held: whether it passed and is not promoted only because the champion is held.
     """
 
     promoted: bool
@@ -74,18 +75,30 @@ class Verdict:
     generation: int = 0
     notes: tuple[str, ...] = ()
     decided: bool = True
+    held: bool = False
 
     @property
     def word(self) -> str:
-        """`promoted`, `rejected` or `undecided`."""
+        """`promoted`, `rejected`, `held` or `undecided`."""
         if not self.decided:
             return "undecided"
-        return "promoted" if self.promoted else "rejected"
+        return "promoted" if self.promoted else "held" if self.held else "rejected"
 
 
 def undecided(why: str, generation: int) -> Verdict:
     """No verdict yet, since the champion, last seen in that generation, could not be read."""
     return Verdict(False, (), f"not decided yet: {why}", generation, decided=False)
+
+
+def hold_back(verdict: Verdict) -> Verdict:
+    """The verdict while the champion is held: whatever passes the gate waits for its release."""
+    if not verdict.promoted:
+        return verdict
+    reason = (
+        f"{verdict.reason}; it passes, but the champion is held: after `fmnist release`, "
+        "`fmnist promote` with this run judges it again"
+    )
+    return replace(verdict, promoted=False, held=True, reason=reason)
 
 
 @dataclass(frozen=True)
