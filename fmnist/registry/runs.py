@@ -137,8 +137,8 @@ def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
 
 def unknown_run(store: Store, text: str) -> UnknownRunError:
     """The error that says that the store has no such run."""
-    where = store.location(keys.RUNS)
-    return UnknownRunError(f"there is no run {text} in {where}; `fmnist runs` lists them")
+    where = store.location("")
+    return UnknownRunError(f"this store has no run {text}: {where}; `fmnist runs` lists them")
 
 
 def find_run_id(store: Store, text: str) -> str:

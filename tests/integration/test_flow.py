@@ -293,7 +293,7 @@ def test_each_run_ends_in_a_state_of_its_own_name_and_is_tagged(pair: Pair) -> N
         found = flow_run_named(run.run_id)
         assert found.state and (found.state.type, found.state.name) == (StateType.COMPLETED, name)
         assert "test accuracy 0." in (found.state.message or "")
-        assert "the bound" in (found.state.message or "")
+        assert "required" in (found.state.message or "")
         assert {name.lower(), "official-data"} <= set(found.tags)
 
 

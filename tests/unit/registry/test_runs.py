@@ -230,7 +230,7 @@ def test_a_run_exists_when_its_manifest_does(sealed: Path, store: MemoryStore) -
     assert find_run(store, records.RUN_ID) is None
     with pytest.raises(StoreError, match="this store has no run") as caught:
         read_run(store, records.RUN_ID)
-    assert caught.value.exit_code == ExitCode.STORE
+    assert caught.value.exit_code == ExitCode.SETTINGS
     with pytest.raises(DamagedError, match="is missing, although the run was promoted"):
         read_run(store, records.RUN_ID, published.sha256)
 
