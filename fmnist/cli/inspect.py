@@ -200,7 +200,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
     )
     tables.say_verdict(context, verdict, against)
     for passed_later in later:
-        context.say(f"\njudged again, against generation {passed_later.generation}:")
+        context.say("", f"judged again, against generation {passed_later.generation}:")
         tables.say_verdict(context, passed_later)
     table = tables.make_table(context, "bytes", "file", right=(0,))
     for name, entry in sorted(stored.manifest.files.items()):

@@ -60,7 +60,7 @@ RunId = Annotated[
     str,
     Parameter(
         converter=_run_id,
-        help="The id of a run, as `fmnist runs` lists it; its beginning or end is enough.",
+        help="The id of a run, as `fmnist runs` lists it; how it or its last part begins is enough.",
     ),
 ]
 Folder = Annotated[Path, Parameter(converter=_folder)]

@@ -16,6 +16,7 @@ from fmnist.evaluation.gate import Verdict, hold_back
 from fmnist.registry import keys
 from fmnist.registry.records import (
     FORMAT,
+    LARGEST_RECORD,
     ChampionRecord,
     Move,
     PromotionResult,
@@ -35,7 +36,7 @@ Decide = Callable[["ChampionRecord | None"], Verdict]
 
 def current_champion(store: Store) -> ChampionRecord | None:
     """The current champion; `None` if no run was ever promoted."""
-    return _parse(store, store.get(keys.CHAMPION))
+    return _parse(store, store.get(keys.CHAMPION, LARGEST_RECORD))
 
 
 def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[str, bytes]]:
@@ -294,7 +295,7 @@ def _move(
     of which only the reply was lost. Returns the record that is current in the end.
     """
     for left in range(attempts, -1, -1):
-        stored = store.get(keys.CHAMPION)
+        stored = store.get(keys.CHAMPION, LARGEST_RECORD)
         current = _parse(store, stored)
         for later in _back_from(store, current):
             if later.generation <= seen_generation:
@@ -351,7 +352,7 @@ def _earlier(store: Store, record: ChampionRecord) -> ChampionRecord | None:
     if record.generation == 1:
         return None
     key = keys.of_generation(record.generation - 1)
-    content, where = store.read(key), store.location(key)
+    content, where = store.read(key, LARGEST_RECORD), store.location(key)
     if content is None:
         raise DamagedError(f"{where} is missing: the history has a gap")
     earlier = from_json(ChampionRecord, content, where)

@@ -58,12 +58,17 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Interval
 
 FORMAT: Literal[2] = 2
+# The most that a manifest, a champion record, a verdict or a count may have, in bytes.
+LARGEST_RECORD = 2**20
 Record = TypeVar("Record")
 # What can be part of a key without leading anywhere else; of the second kind as many as may be.
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]"
 _RUN_ID = f"{_NAME}{{0,99}}"
 RunId = Annotated[str, Field(pattern=f"^{_RUN_ID}$")]
 FileName = Annotated[str, Field(pattern=f"^{_NAME}*(/{_NAME}*)*$", max_length=200)]
+# Whatever a clock says, but no date that UTC does not have.
+_FIRST, _LAST = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+Moment = Annotated[AwareDatetime, Field(ge=_FIRST, le=_LAST)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Move = Literal["promotion", "forced promotion", "rollback", "hold", "release", "retirement"]
 # Cached, since building an adapter takes longer than reading a record with it.
@@ -96,7 +101,7 @@ class Manifest:
 
     format: Literal[2]
     run_id: RunId
-    created_at: AwareDatetime
+    created_at: Moment
     files: Mapping[FileName, FileEntry]
 
 
@@ -148,7 +153,7 @@ class ChampionRecord:
     run_id: RunId
     manifest_sha256: Digest
     accuracy: float
-    moved_at: AwareDatetime
+    moved_at: Moment
     previous: RunId | None
     generation: Annotated[int, Field(ge=1)]
     rollback_to: RunId | None

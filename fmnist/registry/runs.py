@@ -10,6 +10,7 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
 from fmnist.registry.records import (
     FORMAT,
+    LARGEST_RECORD,
     FileEntry,
     Manifest,
     Record,
@@ -102,7 +103,7 @@ def run_exists(store: Store, run_id: str) -> bool:
 def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun | None:
     """A run by its id, and by its manifest's digest if that is known; `None` if there is none."""
     key = keys.of_run(run_id, keys.MANIFEST)
-    content = store.read(key)
+    content = store.read(key, LARGEST_RECORD)
     if content is None:
         return None
     if sha256 is not None and digest_of(content) != sha256:
@@ -142,7 +143,7 @@ def unknown_run(store: Store, text: str) -> UnknownRunError:
 
 
 def find_run_id(store: Store, text: str) -> str:
-    """The id of the run that somebody means: its id, or a beginning or end that no other has.
+    """The id of the run that somebody means by it, or by how it or its last part begins.
 
     Raises:
         UnknownRunError: there is no such run, or more than one.
@@ -151,7 +152,7 @@ def find_run_id(store: Store, text: str) -> str:
         return text
     known = list_run_ids(store)
     meant = [run for run in known if run == text] or [
-        run for run in known if run.startswith(text) or run.endswith(f"-{text}")
+        run for run in known if run.startswith(text) or run.rpartition("-")[2].startswith(text)
     ]
     if not meant:
         raise unknown_run(store, text)
@@ -167,7 +168,7 @@ def read_file(store: Store, run: StoredRun, name: str) -> bytes:
     where, entry = store.location(key), run.manifest.files.get(name)
     if entry is None:
         raise DamagedError(f"{where} is not listed in the run's {keys.MANIFEST}")
-    content = store.read(key)
+    content = store.read(key, entry.size)
     if content is None:
         raise DamagedError(f"{where} is missing, although {keys.MANIFEST} lists it")
     if not _is(content, entry):
@@ -199,6 +200,6 @@ def later_verdicts(store: Store, run_id: str) -> list[Verdict]:
     found = []
     for name in store.list_names(f"{keys.VERDICTS}{run_id}/"):
         key = f"{keys.VERDICTS}{run_id}/{name}"
-        if (content := store.read(key)) is not None:
+        if (content := store.read(key, LARGEST_RECORD)) is not None:
             found.append(from_json(Verdict, content, store.location(key)))
     return found

@@ -231,6 +231,15 @@ def test_entries_are_all_below(store: Store) -> None:
     assert store.list_entries("run/") == {}
 
 
+def test_an_object_over_the_limit_is_not_read(store: Store) -> None:
+    """Whoever replaced a record by something huge costs its reader an error, and no memory."""
+    store.put_if_absent("a/b", b"12345")
+    assert store.read("a/b", 5) == b"12345" and store.read("a/c", 5) is None
+    for read in (store.read, store.get):
+        with pytest.raises(DamagedError, match="has 5 bytes, but should have no more than 4"):
+            read("a/b", 4)
+
+
 def test_what_is_deleted_is_gone(store: Store) -> None:
     """It is no longer read or listed, unlike the others; deleting it again is harmless."""
     for key in ("runs/a/x", "runs/a/b/y", "runs/z"):

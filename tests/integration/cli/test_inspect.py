@@ -115,7 +115,7 @@ def test_a_page_of_ten_thousand_runs_reads_only_what_it_shows(
                 store.objects[moved] = content.replace(run_id(1).encode(), name.encode())
     asked: list[str] = []
     read, names = store.read, store.list_names
-    monkeypatch.setattr(store, "read", lambda key: asked.append(key) or read(key))
+    monkeypatch.setattr(store, "read", lambda key, *_: asked.append(key) or read(key))
     monkeypatch.setattr(store, "list_names", lambda prefix: asked.append(prefix) or names(prefix))
     monkeypatch.setattr("fmnist.cli.command.open_store", lambda *_, **__: store)
     output = call("runs")
@@ -238,7 +238,7 @@ def test_history_tells_every_move(url: str, store_run: Put, call: Call, machine:
     assert call("rollback", "--reason", "odd  shirts").code == 0
     output = call("history")
     assert output.lines[0].split()[0] == "3"
-    assert output.lines[0].endswith("UTC  rollback  by fmnist rollback")
+    assert "UTC  rollback  by fmnist rollback, " in output.lines[0]
     assert output.lines[1].strip() == f"{run_id(2)} -> {run_id(1)}"
     assert output.lines[2].strip() == "odd shirts"
     assert output.last == f"ok  3 of 3 moves  champion {run_id(1)}"

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed
-from fmnist.evaluation.gate import GateContext, Rule, Verdict, decide, hold_back, undecided, verdict_of
+from fmnist.evaluation.gate import (
+    GateContext,
+    Rule,
+    Verdict,
+    decide,
+    hold_back,
+    undecided,
+    verdict_of,
+)
 from fmnist.evaluation.metrics import Evaluation, evaluate, wilson_interval
 from fmnist.settings import GateSettings
 from tests.support import records

@@ -40,13 +40,13 @@ class Leaving(MemoryStore):
 
     away = "nothing"
 
-    def get(self, key: str) -> StoredObject | None:
+    def get(self, key: str, limit: int | None = None) -> StoredObject | None:
         if key.startswith(self.away):
             raise StoreError("the store does not answer", retryable=True)
-        return super().get(key)
+        return super().get(key, limit)
 
-    def read(self, key: str) -> bytes | None:
-        found = self.get(key)
+    def read(self, key: str, limit: int | None = None) -> bytes | None:
+        found = self.get(key, limit)
         return found.content if found else None
 
 
@@ -115,7 +115,7 @@ def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_mod
     crown()
     read, manifest = store.read, keys.of_run(OLD, keys.MANIFEST)
 
-    def read_late(key: str) -> bytes | None:
+    def read_late(key: str, limit: int | None = None) -> bytes | None:
         if key == manifest and key in store.objects:
             crown("rival", model=b"wrong 40")
             del store.objects[manifest]

@@ -173,7 +173,7 @@ def test_a_champion_removed_while_it_was_read_is_read_again(
     put_champions(store, "old")
     read, manifest = store.read, f"runs/old/{keys.MANIFEST}"
 
-    def read_late(key: str) -> bytes | None:
+    def read_late(key: str, limit: int | None = None) -> bytes | None:
         if key == manifest and key in store.objects:
             put_champions(store, "new", "newest")
             store.delete(key)

@@ -317,7 +317,7 @@ def test_the_section_has_the_figures_of_the_comparison() -> None:
         assert row in text
     assert f"the champion {found.champion}, both scored on the same 10,000 test images" in text
     other = records.comparison(120, 100)
-    row = f"| McNemar's exact test | p {other.p_value:.4f}, two-sided |"
+    row = f"| McNemar's exact test | p = {other.p_value:.4f}, two-sided |"
     assert row in against_the_champion(other)
 
 
