@@ -11,7 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from fmnist.errors import ExitCode, StoreError
+from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.store.base import Conflict, Store
 from fmnist.store.folder import FolderStore
 from tests.support.tiny_s3 import SECRET
