@@ -101,7 +101,7 @@ def _run_line(
     try:
         run = runs.find_run(store, run_id)
         if run is None:
-            return RunLine(run_id, "unfinished", is_champion)
+            return RunLine(run_id, "unfinished", is_champion, held=held, forced=forced)
         figures = runs.read_record(store, run, keys.EVALUATION, RecordedFigures)
         verdict = runs.read_record(store, run, keys.VERDICT, Verdict)
     except StoreError as error:
@@ -110,8 +110,8 @@ def _run_line(
             raise
         if not runs.run_exists(store, run_id):
             # It was removed meanwhile.
-            return RunLine(run_id, "unfinished", is_champion)
-        return RunLine(run_id, "damaged", is_champion, problem=str(error))
+            return RunLine(run_id, "unfinished", is_champion, held=held, forced=forced)
+        return RunLine(run_id, "damaged", is_champion, held=held, forced=forced, problem=str(error))
     return RunLine(
         run_id=run_id,
         state="whole",

@@ -14,7 +14,7 @@ from fmnist.evaluation.gate import GateContext, decide
 from fmnist.evaluation.metrics import evaluate
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
 from fmnist.registry import keys
-from fmnist.registry.champion import current_champion
+from fmnist.registry.champion import current_champion, set_hold
 from fmnist.registry.records import ChampionRecord, to_json
 from fmnist.settings import GateSettings
 from fmnist.store.base import StoredObject
@@ -107,6 +107,15 @@ def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, asked: li
     assert found.verdict.promoted and found.verdict.generation == 0
     assert found.evaluation == evaluate(scores(50), LABELS, NAMES)
     assert asked == [b"wrong 50"]
+
+
+def test_a_held_champion_is_met_and_kept(store: Leaving, judge: Judge, crown: Crown) -> None:
+    """A model that passes is compared with it as ever, and waits; one that does not is rejected."""
+    crown()
+    set_hold(store, held=True, reason="", by="tests")
+    passes, fails = judge.judge(b"wrong 50", 0), judge.judge(b"wrong 400", 0)
+    assert (passes.verdict.word, fails.verdict.word) == ("held", "rejected")
+    assert isinstance(passes.against, Comparison)
 
 
 def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_model(

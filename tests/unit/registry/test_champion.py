@@ -610,6 +610,15 @@ def test_a_hold_whose_reply_was_lost_is_made_once(held: bool, store: MemoryStore
     assert set_hold(store, held=held, reason="", by=BY).generation == before + 1
 
 
+def test_a_hold_that_was_released_before_its_reply_came_is_not_made_again(
+    store: MemoryStore,
+) -> None:
+    put_champions(store, "one")
+    lose_the_reply(store, lambda: set_hold(store, held=False, reason="", by="another"))
+    assert not set_hold(store, held=True, reason="", by=BY).held
+    assert moves(store) == ["3 release one", "2 hold one", "1 promotion one"]
+
+
 def test_rollbacks_go_back_step_by_step(store: MemoryStore) -> None:
     """After A, B and C they lead to B, then to A, and then there is nothing to go back to."""
     put_champions(store, *"ABC")
