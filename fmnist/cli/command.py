@@ -21,7 +21,7 @@ from rich.console import Console, RenderableType
 
 from fmnist.cli.options import JSON, pop_settings
 from fmnist.configure import hide_secrets, load_named_settings, suggest
-from fmnist.errors import ExitCode, JobError, SettingsError, without_credentials
+from fmnist.errors import ExitCode, JobError, SettingsError, printable, without_credentials
 from fmnist.settings import Settings
 from fmnist.store.base import Store, open_store
 
@@ -48,9 +48,12 @@ class Context:
         return open_store(settings.url, single_publisher=settings.single_publisher)
 
     def say(self, *parts: RenderableType) -> None:
-        """Show lines, which the terminal wraps, or tables."""
+        """Show lines, which the terminal wraps, or tables; what is stored cannot fake a line."""
         for part in parts:
-            self.console.print(part, soft_wrap=isinstance(part, str))
+            if isinstance(part, str):
+                self.console.print(printable(part), soft_wrap=True)
+            else:
+                self.console.print(part)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
         message = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
         result = Result(ExitCode.DEFECT, ("defect", message), {"message": message})
     if result.line:
-        end = _document(result) if for_programs else "  ".join(result.line)
+        end = _document(result) if for_programs else printable("  ".join(result.line))
         # A console of its own: the other one still holds what it could not write.
         _Console(markup=False, width=width).out(end, highlight=False)
     return result.code
@@ -185,7 +188,7 @@ def _no_command(app: App, word: str) -> str:
         return f"a command is required, such as `{program} runs`; `{program} --help` lists them"
     commands = [name for name in app if not name.startswith("-")]
     hint = suggest(word, commands) or f"`{program} --help` lists all"
-    return f"{without_credentials(word)[:100]!r} is not a command; {hint}"
+    return f"{hide_secrets(word)} is not a command; {hint}"
 
 
 def _not_understood(app: App, words: Sequence[str], unused: Sequence[str]) -> list[str]:

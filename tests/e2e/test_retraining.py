@@ -39,7 +39,7 @@ def test_a_schedule_creates_a_run_that_is_trained_published_and_promoted(
     assert promoted.auto_scheduled
     assert promoted.state_name == "Promoted", operator.log(promoted.id)
     assert "test accuracy 0." in promoted.state.message
-    assert "above the bound 0.5000" in promoted.state.message
+    assert "above the required 0.5000" in promoted.state.message
     stored = operator.stored()
     run = f"runs/{promoted.name}/"
     assert {key.removeprefix(run) for key in stored if key.startswith(run)} == {
@@ -54,7 +54,7 @@ def test_a_rejected_run_says_why_and_leaves_the_champion(
 ) -> None:
     """It is stored whole too, in a state of its own name, with its message."""
     assert rejected.state_name == "Rejected", operator.log(rejected.id)
-    assert "below the bound 0.9900" in rejected.state.message
+    assert "below the required 0.9900" in rejected.state.message
     assert f"runs/{rejected.name}/manifest.json" in operator.stored()
     assert operator.champion().run_id == promoted.name
 
@@ -92,7 +92,7 @@ def test_settings_that_a_run_does_not_give_come_from_deployment_and_worker(
         run = operator.wait(operator.start_run({"training": {"epochs": 2}}))
     finally:
         operator.deploy()
-    assert "below the bound 0.9700" in run.state.message  # the deployment's
+    assert "below the required 0.9700" in run.state.message  # the deployment's
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_a_worse_model_does_not_replace_the_champion(operator: Operator) -> None
     gate = {"min_accuracy": 0.1, "champion": "not_worse"}
     run = operator.wait(operator.start_run({"training": {"epochs": 1}, "gate": gate}))
     assert run.state_name == "Rejected", operator.log(run.id)
-    assert "above the bound 0.1000" in run.state.message
+    assert "above the required 0.1000" in run.state.message
     assert "worse than the champion" in run.state.message
     assert operator.champion() == champion
     comparison = json.loads(operator.read_object(f"runs/{run.name}/comparison.json"))

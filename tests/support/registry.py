@@ -115,9 +115,9 @@ def promote(store: Store, run: StoredRun, accuracy: float = 0.91) -> ChampionRec
     return result.champion
 
 
-def rollback(store: Store, run: str | None = None) -> ChampionRecord:
+def rollback(store: Store, run: str | None = None, *, hold: bool = False) -> ChampionRecord:
     """Go back to the previous champion, or to the one named."""
-    return roll_back(store, run, reason="it was worse", by=BY)
+    return roll_back(store, run, reason="it was worse", by=BY, hold=hold)
 
 
 def moves(store: Store) -> list[str]:

@@ -134,10 +134,9 @@ def test_all_faults_of_a_line_are_told(call: Call, machine: Machine) -> None:
 def test_a_failure_is_a_document_too(machine: Machine) -> None:
     assert machine("show", run_id(1)) == {
         "ok": False,
-        "exit_code": 5,
-        "kind": "store",
-        "message": f"store/runs/{run_id(1)}/manifest.json does not exist: this store has no "
-        f"run {run_id(1)}; `fmnist runs` lists them",
+        "exit_code": 2,
+        "kind": "settings",
+        "message": f"this store has no run {run_id(1)}: store; `fmnist runs` lists them",
     }
 
 

@@ -259,6 +259,7 @@ def test_a_dotenv_file_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
         ["--store.url", "s3://KEY:TOPSECRET@bucket/prefix"],
         ["--store.url", "S3://KEY:TOPSECRET@bucket"],
         ["--store.url", "http://KEY:TOPSECRET@host"],
+        ["--store.url", "https:/KEY:TOPSECRET@host"],
         ["--store.url", "s3://KEY:TOP/TOPSECRET@bucket"],
         ["--data.source", "https://user:p@TOPSECRET@host/x"],
         ["--data.source", "https://user:TOPSECRET@host/\n"],
