@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow, task
+from fmnist.prefect_import import prefect_import
+
+with prefect_import(end=__name__ == "__main__"):
+    from prefect import flow, task
+
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
@@ -33,6 +37,7 @@ from fmnist.orchestration.job import (
     retrying,
     started_job,
 )
+from fmnist.orchestration.link import settle
 from fmnist.orchestration.server import run_flow
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.publish import publish_run, write_run
@@ -62,7 +67,8 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
             decision = evaluate(job, fetched.origin, prepared, folder)
             run = describe_run(job, fetched.origin, prepared, trained, decision)
             run = retrying(publish, job.settings.store.retry_pauses)(job, run, folder)
-            show_report(run, finished_folder(folder))
+            if settle(run):
+                show_report(run, finished_folder(folder))
         return final_state(run)
     return Cancelled(message="interrupted")
 

@@ -21,6 +21,7 @@ from fmnist.configure import load_settings
 from fmnist.data.records import DataOrigin, PreparedData
 from fmnist.environment import Environment, describe_environment
 from fmnist.errors import JobError
+from fmnist.orchestration.link import end_if_lost, settle
 from fmnist.promotion.judge import Decision
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of
@@ -85,6 +86,8 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     except JobError as error:
         error.run_id = run_id
         logger.error("%s", error)
+        settle(error)
+        end_if_lost()
         _announce("failed", run_id, str(error))
         raise
     except KeyboardInterrupt:
@@ -116,6 +119,7 @@ def describe_run(
 
 def final_state(run: Run) -> State[Any]:
     """Announce and tag a judged run; returns its state, `Promoted` or `Rejected`."""
+    end_if_lost()
     verdict = run.verdict
     _announce(verdict.word, run.run_id, verdict.reason, run)
     with best_effort("the run was not tagged"), get_client(sync_client=True) as client:
@@ -183,13 +187,19 @@ def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> No
 
 def _is_not_foreseen(record: logging.LogRecord) -> bool:
     """Drops Prefect's tracebacks of foreseeable errors, which the flow logs in one line."""
-    return not (record.exc_info and isinstance(record.exc_info[1], JobError))
+    foreseen = (JobError, httpx.HTTPError, PrefectException)
+    return not (record.exc_info and isinstance(record.exc_info[1], foreseen))
 
 
 def _set_up_logging() -> None:
     """Send the package's log lines where Prefect sends its own; safe to repeat."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_not_foreseen)
+    # What sends events and logs in the background complains at length while the server is away.
+    for name in ("prefect.events.clients", "prefect._internal.concurrency", "EventsWorker"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Then logs that cannot be sent are dropped without a word, as in any program at work.
+    logging.raiseExceptions = False
     library = logging.getLogger("fmnist")
     library.setLevel(logging.INFO)
     for name in ("prefect", "prefect.flow_runs"):
