@@ -191,13 +191,18 @@ def _is_not_foreseen(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], foreseen))
 
 
+def _is_of_no_use(_record: logging.LogRecord) -> bool:
+    """Drops what Prefect's background threads say, instead of which one line is logged."""
+    return False
+
+
 def _set_up_logging() -> None:
     """Send the package's log lines where Prefect sends its own; safe to repeat."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_not_foreseen)
     # What sends events and logs in the background complains at length while the server is away.
     for name in ("prefect.events.clients", "prefect._internal.concurrency", "EventsWorker"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).addFilter(_is_of_no_use)
     # Then logs that cannot be sent are dropped without a word, as in any program at work.
     logging.raiseExceptions = False
     library = logging.getLogger("fmnist")

@@ -18,6 +18,8 @@ import httpx
 from packaging.version import Version
 from prefect import settings as prefect
 from prefect.client.orchestration import get_client
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import Abort, PrefectException, TerminationSignal
 from sqlalchemy.engine import make_url
 
@@ -58,6 +60,7 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
         try:
             if not url:
                 _start_temporary_server()
+            _let_events_fail_fast()
             state = flow(settings, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
@@ -74,8 +77,14 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
                     f"lost the Prefect server at {_address()} ({error}); see its log, then run "
                     "again"
                 ) from error
-            logger.warning("Prefect was not told how this run ended: its server is lost")
+            logger.warning(
+                "Prefect was not told how this run ended: its server was lost (%s)",
+                error,
+                extra={"send_to_api": False},
+            )
             return link.outcome
+        finally:
+            EventsWorker.set_client_override(None)
 
 
 def api_address_and_login() -> tuple[str, str | None]:
@@ -110,6 +119,16 @@ def _start_temporary_server() -> None:
             client.read_flows(limit=1)
     except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
         raise no_answer("a temporary address", error) from error
+
+
+def _let_events_fail_fast() -> None:
+    """Try once to send an event, which is sent again with a later one; ten tries take 7 s each."""
+    if not prefect.PREFECT_API_KEY.value():
+        with get_client(sync_client=True) as client:
+            address = str(client.api_url).rstrip("/")
+        EventsWorker.set_client_override(
+            PrefectEventsClient, api_url=address, reconnection_attempts=1
+        )
 
 
 def ask_server(url: str, login: str | None) -> Version:
