@@ -93,4 +93,4 @@ def end_if_lost() -> None:
         Abort: Prefect's engine passes it on and proposes no state, which would take minutes.
     """
     if current_link().lost:
-        raise Abort("the Prefect server was lost")
+        raise Abort("it did not come back")

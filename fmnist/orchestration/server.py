@@ -78,7 +78,7 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
                     "again"
                 ) from error
             logger.warning(
-                "Prefect was not told how this run ended: its server was lost (%s)",
+                "Prefect was not told how this run ended: its server is lost (%s)",
                 error,
                 extra={"send_to_api": False},
             )
