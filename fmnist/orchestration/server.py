@@ -160,13 +160,16 @@ def ask_server(url: str, login: str | None) -> Version:
 
 def check_own_database() -> str:
     """Check that the temporary server can write Prefect's folder and read its database there."""
-    home = prefect.PREFECT_HOME.value().expanduser()
+    # Read now, as the address is, and not when Prefect was imported.
+    found = prefect.Settings()
+    home = found.home.expanduser()
     with writing(home, "set PREFECT_HOME to another folder", PrefectError):
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home) as stream:
             stream.write(bytes(_SMALLEST_ROOM))
             stream.flush()
-    url = make_url(prefect.PREFECT_SERVER_DATABASE_CONNECTION_URL.value() or "")
+    given = found.server.database.connection_url
+    url = make_url(given.get_secret_value() if given else f"sqlite:///{home / 'prefect.db'}")
     database = Path(url.database or home / "prefect.db") if url.database != ":memory:" else home
     if url.get_backend_name() != "sqlite" or not database.is_file():
         return f"{home} can be written"
