@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow, task
+from fmnist.prefect_import import prefect_import
+
+with prefect_import(end=__name__ == "__main__"):
+    from prefect import flow, task
+
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
@@ -35,6 +39,7 @@ from fmnist.orchestration.job import (
     started_job,
     unchanged_state,
 )
+from fmnist.orchestration.link import settle
 from fmnist.orchestration.server import run_flow
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.publish import publish_run, write_run
@@ -61,7 +66,8 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
         with workspace(job.settings.store, job.run_id) as folder:
             fetched = retrying(fetch, job.settings.data.retry_pauses)(job.settings.data)
             if job.settings.training.when == "changed" and (same := find_same(job, fetched.origin)):
-                show_unchanged(same)
+                if settle(same):
+                    show_unchanged(same)
                 return unchanged_state(job, same)
             job = check_store(job)
             prepared = preprocess(fetched, job.settings, folder)
@@ -69,7 +75,8 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
             decision = evaluate(job, fetched.origin, prepared, folder)
             run = describe_run(job, fetched.origin, prepared, trained, decision)
             run = retrying(publish, job.settings.store.retry_pauses)(job, run, folder)
-            show_report(run, finished_folder(folder))
+            if settle(run):
+                show_report(run, finished_folder(folder))
         return final_state(job, run)
     return Cancelled(message="interrupted")
 

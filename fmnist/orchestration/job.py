@@ -22,6 +22,7 @@ from fmnist.configure import load_settings
 from fmnist.data.records import DataOrigin, PreparedData
 from fmnist.environment import Environment, describe_environment
 from fmnist.errors import JobError
+from fmnist.orchestration.link import end_if_lost, settle
 from fmnist.promotion.judge import Decision
 from fmnist.promotion.unchanged import Unchanged, fingerprint_of
 from fmnist.registry import keys
@@ -92,6 +93,8 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     except JobError as error:
         error.run_id = run_id
         logger.error("%s", error)
+        settle(error)
+        end_if_lost()
         _announce("failed", run_id, str(error))
         raise
     except KeyboardInterrupt:
@@ -134,6 +137,7 @@ def final_state(job: Job, run: Run) -> State[Any]:
 
     Prefect's lists, filters and automations pass over states with names of their own.
     """
+    end_if_lost()
     verdict = run.verdict
     _announce(verdict.word, run.run_id, verdict.reason, run)
     data = "official-data" if run.data.official else "own-data"
@@ -143,6 +147,7 @@ def final_state(job: Job, run: Run) -> State[Any]:
 
 def unchanged_state(job: Job, found: Unchanged) -> State[Any]:
     """Announce a run that had nothing to train, and label it like a judged one."""
+    end_if_lost()
     logger.info("%s", found.reason)
     _announce("unchanged", found.run_id, found.reason)
     _label(job, "unchanged", "unchanged", *([found.verdict.word] if found.judged_again else []))
@@ -225,13 +230,24 @@ def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> No
 
 def _is_not_foreseen(record: logging.LogRecord) -> bool:
     """Drops Prefect's tracebacks of foreseeable errors, which the flow logs in one line."""
-    return not (record.exc_info and isinstance(record.exc_info[1], JobError))
+    foreseen = (JobError, httpx.HTTPError, PrefectException)
+    return not (record.exc_info and isinstance(record.exc_info[1], foreseen))
+
+
+def _is_of_no_use(_record: logging.LogRecord) -> bool:
+    """Drops what Prefect's background threads say, instead of which one line is logged."""
+    return False
 
 
 def _set_up_logging() -> None:
     """Send the package's log lines where Prefect sends its own; safe to repeat."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_not_foreseen)
+    # What sends events and logs in the background complains at length while the server is away.
+    for name in ("prefect.events.clients", "prefect._internal.concurrency", "EventsWorker"):
+        logging.getLogger(name).addFilter(_is_of_no_use)
+    # Then logs that cannot be sent are dropped without a word, as in any program at work.
+    logging.raiseExceptions = False
     library = logging.getLogger("fmnist")
     library.setLevel(logging.INFO)
     for name in ("prefect", "prefect.flow_runs"):

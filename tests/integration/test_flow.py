@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from fmnist.data.cache import sha256_of
 from fmnist.data.idx import read_labelled_images
 from fmnist.orchestration.artifacts import training_progress
 from fmnist.orchestration.job import complete_settings
+from fmnist.orchestration.link import new_link
 from fmnist.registry.champion import champion_history, current_champion
 from fmnist.registry.records import Manifest, from_json
 from fmnist.store.base import open_store
@@ -696,7 +698,7 @@ def test_a_server_lost_in_the_middle_ends_with_7(
     def carries(*_: object, **__: object) -> Any:
         return Failed(data=httpx.ReadTimeout("slow"))
 
-    monkeypatch.setattr("fmnist.orchestration.server._check_server", lambda: None)
+    monkeypatch.setattr("fmnist.orchestration.server.ask_server", lambda *_: None)
     monkeypatch.setenv("PREFECT_API_URL", "http://me:hush-hush@127.0.0.1:9/api")
     for job in (raises, carries):
         monkeypatch.setattr(train, "training_job", job)
@@ -713,6 +715,72 @@ def test_a_failed_report_to_prefect_does_not_end_the_run(
         raise httpx.ConnectError("refused")
 
     monkeypatch.setattr("prefect.artifacts.create_progress_artifact", refuse)
-    with caplog.at_level("WARNING", "fmnist"), training_progress(1) as report:
+    with caplog.at_level("WARNING", "fmnist"), new_link(), training_progress(1) as report:
         report(Epoch(1, 1, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
-    assert "progress is not shown in Prefect (refused)" in caplog.text
+    assert caplog.text.count("the Prefect server was lost (refused)") == 1
+
+
+def test_progress_is_sent_beside_the_training_and_only_the_latest_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that hangs holds up no epoch; once it answers, it gets the last value only."""
+    sent: list[float] = []
+    answers = threading.Event()
+
+    def create(percent: float, **_: object) -> str:
+        answers.wait(60)
+        sent.append(percent)
+        return "artifact"
+
+    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", create)
+    monkeypatch.setattr(
+        "prefect.artifacts.update_progress_artifact", lambda _, percent: sent.append(percent)
+    )
+    with new_link(), training_progress(100) as report:
+        for number in range(1, 101):
+            report(Epoch(number, 100, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
+        assert sent == []
+        answers.set()
+    assert sent[-1] == 100.0 and len(sent) <= 3
+
+
+def test_the_progress_of_a_training_is_updated_ten_times_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many epochs there are, a watcher of the run gets few events about them."""
+    sent: list[float] = []
+    monkeypatch.setattr(
+        "prefect.artifacts.create_progress_artifact",
+        lambda percent, **_: sent.append(percent) or "artifact",
+    )
+    monkeypatch.setattr(
+        "prefect.artifacts.update_progress_artifact", lambda _, percent: sent.append(percent)
+    )
+    with new_link(), training_progress(150) as report:
+        for number in range(1, 151):
+            report(Epoch(number, 150, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
+            time.sleep(0.005)
+    assert sent[0] == 0.0 and sent[-1] == 100.0 and 5 < len(sent) <= 11
+
+
+@pytest.mark.parametrize(
+    ("files", "variables", "code", "word"),
+    [
+        ({"home/profiles.toml": b"no TOML"}, {}, 7, "home/profiles.toml"),
+        ({}, {"PREFECT_API_URL": "http://[::1/api"}, 7, "PREFECT_API_URL"),
+        ({"home/prefect.db": os.urandom(100_000)}, {}, 7, "home/prefect.db is damaged"),
+        ({"home": b""}, {}, 7, "set PREFECT_HOME to another folder"),
+        ({".env": b"A=\xe9"}, {}, 2, ".env cannot be read"),
+    ],
+    ids=["profiles", "address", "database", "home", ".env"],
+)
+def test_what_prefect_cannot_use_ends_the_command_before_anything_starts(
+    files: dict[str, bytes], variables: dict[str, str], code: int, word: str, tmp_path: Path
+) -> None:
+    """One line names the file and what to do, without a server that starts in vain."""
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    done = command(tmp_path, **{"PREFECT_HOME": str(tmp_path / "home")} | variables)
+    assert_failed(done, code, "prefect" if code == 7 else "settings", word)
+    assert not (tmp_path / "store").exists()
