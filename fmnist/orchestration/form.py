@@ -37,7 +37,6 @@ class SettingsForm:
         reference = handler(Settings.__pydantic_core_schema__)
         settings = {setting.name: setting for setting in all_settings()}
         tree = handler.resolve_ref_schema(reference)
-        tree["title"] = "Settings"
         tree["properties"] = _ordered(tree["properties"], _TITLES)
         for section, part in tree["properties"].items():
             part.pop("default", None)

@@ -83,7 +83,7 @@ def test_every_file_that_the_documents_name_exists(name: str) -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "deployments/stack.py" in c])
 def test_every_command_of_the_stack_in_the_documents_exists(command: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        stack.main([*shlex.split(command.partition("stack.py ")[2]), "--help"])
+        stack.main([*shlex.split(command.partition("stack.py ")[2].rstrip('")')), "--help"])
     assert ended.value.code == 0
 
 

@@ -8,17 +8,14 @@ from fmnist.orchestration.form import SettingsForm
 from fmnist.settings import sections
 
 
-def _schema() -> dict[str, Any]:
-    def flow(settings: Annotated[dict[str, Any], SettingsForm]) -> None:
-        pass
-
-    return parameter_schema(flow).model_dump()["definitions"]
-
-
 def test_every_section_has_a_plain_name_and_what_is_usually_changed_comes_first() -> None:
     """Training before the store, epochs before the slope; no section or field is left out."""
-    definitions = _schema()
-    properties = definitions["Settings"]["properties"]
+
+    def flow(settings: Annotated[Any, SettingsForm]) -> None:
+        pass
+
+    schema = parameter_schema(flow).model_dump()
+    definitions, properties = schema["definitions"], schema["properties"]["settings"]["properties"]
     assert [part["title"] for part in properties.values()] == [
         *("Training", "Gate", "Data", "Store", "Network", "Split")
     ]
