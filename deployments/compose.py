@@ -65,6 +65,12 @@ def read_env_file(path: Path) -> dict[str, str]:
     return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
 
 
+def used_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those of the variables that compose.yaml uses."""
+    names = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
+    return {name: value for name, value in variables.items() if name in names}
+
+
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
     """Replace `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$`, as compose does."""
 

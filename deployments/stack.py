@@ -14,6 +14,7 @@ running.
 """
 
 import argparse
+import json
 import os
 import secrets
 import shlex
@@ -36,6 +37,7 @@ from compose import (
     missing_programs,
     read_env_file,
     read_services,
+    used_variables,
 )
 from supervisor.xmlrpc import SupervisorTransport
 
@@ -51,6 +53,7 @@ SECRETS = {
 _ACTIVE = ("RUNNING", "STARTING", "BACKOFF")
 _LONGEST_START = 180.0
 _LONGEST_CHECK = 60.0
+_VARIABLES = "variables.json"
 _SUPERVISORD = """\
 [unix_http_server]
 file={state}/supervisor.sock
@@ -115,21 +118,28 @@ class Stack:
     Attributes:
         services: by name, each after those it depends on.
         state: the folder for everything that the services write.
-        env_file: the file with their secrets.
+        variables: those that compose.yaml uses, secrets among them.
     """
 
     services: Mapping[str, Service]
     state: Path
-    env_file: Path
+    variables: Mapping[str, str]
 
     def configure(self) -> None:
-        """Write the configuration of supervisord. It contains no secret: `execute` reads them."""
+        """Write the configuration of supervisord, and the variables in a file for its owner only.
+
+        supervisord itself keeps the environment that it was started with, so a service that it
+        starts later reads that file.
+        """
         for folder in (self.state, self.state / "volumes", self.state / "log"):
             folder.mkdir(parents=True, exist_ok=True)
             # PostgreSQL's own user must be able to pass through, and no more.
             folder.chmod(0o711)
         parts = [_SUPERVISORD.format(state=self.state)]
-        options = ["--state", str(self.state), "--env-file", str(self.env_file)]
+        file = self.state / _VARIABLES
+        file.touch(0o600)
+        file.write_text(json.dumps(self.variables))
+        options = ["--state", str(self.state)]
         for service in self.services.values():
             command = shlex.join([sys.executable, __file__, *options, "exec", service.name])
             values = {"command": command.replace("%", "%%"), "startsecs": 3 * service.lasting}
@@ -323,10 +333,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "secrets":
             make_secrets(env_file)
             return 0
-        services = read_services({**read_env_file(env_file), **os.environ}, state)
+        if options.command == "exec":
+            variables = json.loads((state / _VARIABLES).read_text())
+        else:
+            variables = used_variables({**read_env_file(env_file), **os.environ})
+        services = read_services(variables, state)
         if name and name not in services:
             raise StackError(f"{name} is no service; there are {', '.join(services)}")
-        stack = Stack(services, state, env_file)
+        stack = Stack(services, state, variables)
         match options.command:
             case "status":
                 return 0 if stack.status() else 1

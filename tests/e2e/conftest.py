@@ -168,7 +168,7 @@ class Operator:
 
     def supervisor(self) -> Any:
         """What keeps the services running."""
-        return stack_command.Stack(self.services(), self.state, self.env_file).supervisor()
+        return stack_command.Stack(self.services(), self.state, self.variables).supervisor()
 
     def processes(self, service: str) -> list[psutil.Process]:
         """A service's process and all of its descendants."""

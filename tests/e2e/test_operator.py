@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from tests.e2e.conftest import MEDIUM, PROMOTED, Operator, until
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, free_port
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("promoted")]
 
@@ -105,9 +105,9 @@ def test_old_runs_are_deleted_with_their_logs_and_artifacts(
         event = f"fmnist.test.{day}"
         sql(
             "INSERT INTO events (id, occurred, event, resource_id, resource, related_resource_ids,"
-            " related, payload, received, recorded) SELECT gen_random_uuid(), then, "
-            f"'{event}', 'x', '{{}}', '[]', '[]', '{{}}', then, then "
-            f"FROM (SELECT now() - interval '{day} days' AS then) AS days"
+            " related, payload, received, recorded) SELECT gen_random_uuid(), long_ago, "
+            f"'{event}', 'x', '{{}}', '[]', '[]', '{{}}', long_ago, long_ago "
+            f"FROM (SELECT now() - interval '{day} days' AS long_ago) AS days"
         )
     # The server looks when it starts, and then every hour.
     operator.stack("restart", "prefect")
@@ -138,15 +138,22 @@ def test_a_stopped_service_is_called_stopped(operator: Operator) -> None:
     assert pid(operator, "worker") == worker
 
 
-def test_a_changed_port_moves_the_server_and_its_clients(operator: Operator) -> None:
-    """Both are restarted, all is healthy, and going back works as well."""
-    from tests.support.processes import free_port
-
-    port, worker = str(free_port()), pid(operator, "minio-setup")
-    options = ["--state", operator.state, "--env-file", operator.env_file]
-    del worker
-    before = pid(operator, "worker")
-    operator.succeed("python", "deployments/stack.py", *options, "start", WORKER_PORT=port)
-    assert pid(operator, "worker") != before
-    operator.stack("start")
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_changed_port_moves_the_service(operator: Operator, where: str) -> None:
+    """Wherever it is set, the service is restarted and healthy, and going back works as well."""
+    before, port = pid(operator, "worker"), str(free_port())
+    original = operator.env_file.read_text()
+    options = ["--state", operator.state, "--env-file", operator.env_file, "start"]
+    command = ["python", "deployments/stack.py", *options]
+    try:
+        if where == "environment":
+            operator.succeed(*command, WORKER_PORT=port)
+        else:
+            operator.env_file.write_text(f"{original}WORKER_PORT={port}\n")
+            # The fixture's environment has a port of its own, which would take precedence.
+            operator.succeed("env", "-u", "WORKER_PORT", *command)
+        assert pid(operator, "worker") != before
+    finally:
+        operator.env_file.write_text(original)
+        operator.stack("start")
     assert "NOT HEALTHY" not in operator.stack("status")

@@ -140,11 +140,14 @@ def test_the_jobs_own_settings_come_from_its_env_file(tmp_path: Path) -> None:
     assert "FMNIST_TRAINING__EPOCHS" not in without.environment
 
 
-def test_no_secret_is_written_outside_the_env_file(
+def test_only_their_owner_can_read_the_secrets_that_the_stack_keeps(
     services: dict[str, compose.Service], tmp_path: Path
 ) -> None:
-    stack.Stack(services, tmp_path, tmp_path / "env").configure()
+    """They are in one file beside supervisord's configuration, which has none."""
+    stack.Stack(services, tmp_path, VARIABLES).configure()
     assert "5ec5ec" not in (tmp_path / "supervisord.conf").read_text()
+    assert stat.S_IMODE((tmp_path / "variables.json").stat().st_mode) == 0o600
+    assert compose.used_variables({**VARIABLES, "HOME": "/"}) == VARIABLES
 
 
 def test_a_missing_program_is_named_with_how_to_get_it(
@@ -257,7 +260,7 @@ def test_a_folder_that_postgresql_cannot_pass_is_named_before_anything_starts(
     try:
         services = compose.read_services(VARIABLES, closed / "state")
         with pytest.raises(StackError, match=rf"cannot pass through {closed}: .*--state"):
-            stack.Stack(services, closed / "state", tmp_path / "env").start()
+            stack.Stack(services, closed / "state", VARIABLES).start()
         assert not (closed / "state" / "supervisord.pid").exists()
         closed.chmod(0o711)
         assert stack.closed_folder(closed / "state" / "volumes", "postgres") is None
