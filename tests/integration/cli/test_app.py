@@ -235,7 +235,7 @@ def test_help_and_slips_do_not_wait_for_large_packages(words: list[str]) -> None
 
 
 @pytest.mark.parametrize(
-    "words", ["runs", "champion", "history", "verify", "prune", "pull model", "rollback"]
+    "words", ["runs", "champion", "history", "verify", "prune --keep 1", "pull model", "rollback"]
 )
 def test_a_store_folder_that_does_not_exist_is_an_error(
     words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
