@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group, UnknownCommandError
@@ -21,7 +22,14 @@ from rich.console import Console, RenderableType
 
 from fmnist.cli.options import JSON, pop_settings
 from fmnist.configure import hide_secrets, load_named_settings, suggest
-from fmnist.errors import ExitCode, JobError, SettingsError, printable, without_credentials
+from fmnist.errors import (
+    ExitCode,
+    JobError,
+    SettingsError,
+    StoreError,
+    printable,
+    without_credentials,
+)
 from fmnist.settings import Settings
 from fmnist.store.base import Store, open_store
 
@@ -42,9 +50,18 @@ class Context:
     overrides: Mapping[str, str]
     console: Console
 
-    def store(self) -> Store:
-        """The store of the settings."""
+    def store(self, *, may_be_new: bool = False) -> Store:
+        """The store of the settings; a `StoreError` if its folder must exist and does not."""
         settings = self.settings.store
+        if "://" not in settings.url and not may_be_new:
+            folder = Path(settings.url).expanduser()
+            # As for a link, whatever is there in a folder's place is reported by the store.
+            if not os.path.lexists(folder):
+                raise StoreError(
+                    f"store folder {folder.absolute()} does not exist; set store.url to where runs "
+                    'are published (for the stack: eval "$(python deployments/stack.py env)"), or '
+                    "train a first run"
+                )
         return open_store(settings.url, single_publisher=settings.single_publisher)
 
     def say(self, *parts: RenderableType) -> None:

@@ -58,7 +58,7 @@ def publish_folder(
     Safe to repeat. The folder is then removed if it is the one that the job kept below store.work;
     any other folder is left as it is.
     """
-    store = context.store()
+    store = context.store(may_be_new=True)
     promotion = stored.publish_kept_run(store, folder, _request(context, _by("publish")))
     result = _result(context, store, promotion)
     removed = stored.remove_kept_folder(folder, promotion.run_id, context.settings)

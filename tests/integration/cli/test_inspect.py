@@ -119,6 +119,7 @@ def test_a_page_of_ten_thousand_runs_reads_only_what_it_shows(
     monkeypatch.setattr(store, "read", lambda key, *_: asked.append(key) or read(key))
     monkeypatch.setattr(store, "list_names", lambda prefix: asked.append(prefix) or names(prefix))
     monkeypatch.setattr("fmnist.cli.command.open_store", lambda *_, **__: store)
+    Path("store").mkdir()
     output = call("runs")
     assert output.last.startswith("ok  20 of 10,000 runs")
     assert len([line for line in output.lines if "0.9142" in line]) == 20
@@ -203,6 +204,8 @@ def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Call)
 @pytest.mark.parametrize("name", ["champion", "history", "rollback", "pull"])
 def test_a_store_without_a_champion_is_said_to_be(name: str, url: str, call: Call) -> None:
     """Before the first promotion these end with code 5 and one line, and make nothing."""
+    if "://" not in url:
+        Path(url).mkdir()
     call(name).fails(ExitCode.STORE, "champion.json is not there")
     assert files_in(Path()) == set()
 
