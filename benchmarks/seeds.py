@@ -19,7 +19,7 @@ from fmnist.data.split import load_images, prepare_sets
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.settings import Settings
 from fmnist.training.loop import train_network
-from fmnist.training.model_file import load_model, predict
+from fmnist.training.model_file import load_model_bytes, predict
 from fmnist.training.records import TrainingResult
 
 HEADER = (
@@ -56,7 +56,7 @@ def main() -> None:
             path = folder / f"{seed}.keras"
             classes = len(settings.data.class_names)
             result = train_network(train_set, validation_set, classes, settings.model, recipe, path)
-            probabilities = predict(load_model(path), test_set.images)
+            probabilities = predict(load_model_bytes((path).read_bytes()), test_set.images)
             evaluation = evaluate(probabilities, test_set.labels, settings.data.class_names)
             evaluations.append(evaluation)
             results.append(result)

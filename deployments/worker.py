@@ -4,12 +4,15 @@
 
 Prefect's worker kills its jobs the moment it is stopped: their runs stay `Running` until heartbeats
 are missing, and their files stay behind. Here SIGTERM and SIGINT reach the jobs first, which mark
-their runs and clean up, while the worker is suspended so that it takes no new run.
+their runs and clean up, while the worker is suspended so that it takes no new run. The temporary
+files of all of them are in one folder, which is removed at the end.
 """
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
@@ -42,7 +45,11 @@ def main(command: Sequence[str]) -> int:
     """Run the worker's command; returns its exit code, or 0 if it was asked to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)  # raises KeyboardInterrupt
-    worker = psutil.Popen(command)
+    with tempfile.TemporaryDirectory(prefix="fmnist-worker-", ignore_cleanup_errors=True) as folder:
+        return _run(psutil.Popen(command, env=os.environ | {"TMPDIR": folder}))
+
+
+def _run(worker: psutil.Popen) -> int:
     try:
         return int(worker.wait())
     except KeyboardInterrupt:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fmnist.process import uninterrupted
+
 
 @contextmanager
 def quiet_tensorflow_import() -> Iterator[None]:
@@ -22,7 +24,9 @@ def quiet_tensorflow_import() -> Iterator[None]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        yield
+        # Interrupted, native code may end its import by another error than KeyboardInterrupt.
+        with uninterrupted():
+            yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

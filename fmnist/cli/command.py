@@ -6,7 +6,6 @@ returns a `Result`: the line that sums it up, and the same for a program.
 
 import inspect
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from cyclopts.exceptions import MissingArgumentError, UnknownOptionError
 from pydantic_core import to_json
 from rich.console import Console, RenderableType
 
+from fmnist import process
 from fmnist.cli.options import JSON, pop_settings
 from fmnist.configure import hide_secrets, load_named_settings, suggest
 from fmnist.errors import (
@@ -111,13 +111,15 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
     start = datetime.now(UTC)
     words = sys.argv[1:] if arguments is None else arguments
     for_programs = json and JSON in words
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
+    process.start_command()
     # Without a terminal nothing is wrapped, so that each row is one line.
     width = None if sys.stdout.isatty() else _NO_TERMINAL
     console = _Console(markup=False, highlight=False, quiet=for_programs, width=width)
     try:
-        command, positional, named = parse(app, words, console)
-        result = command(*positional, **named)
+        with process.interruptible():
+            process.check_current_folder()
+            command, positional, named = parse(app, words, console)
+            result = command(*positional, **named)
         result = result if isinstance(result, Result) else Result()  # of --help or --version
     except JobError as error:
         if "\n" in str(error) and not error.run_id:  # else the flow has logged it
@@ -134,6 +136,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
         end = _document(result) if for_programs else printable("  ".join(result.line))
         # A console of its own: the other one still holds what it could not write.
         _Console(markup=False, width=width).out(end, highlight=False)
+    process.end_command(result.code)
     return result.code
 
 

@@ -25,7 +25,7 @@ from fmnist.errors import (
     writing,
 )
 from fmnist.prefect_import import prefect_import
-from fmnist.promotion.workspace import work_folder
+from fmnist.promotion.workspace import left_folders, work_folder
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion
 from fmnist.registry.runs import check_listing, read_run
@@ -70,6 +70,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _finding(
         "work folder", lambda: _writable(work_folder(settings.store), "store.work", StoreError)
     )
+    yield _finding("ended runs", lambda: _left_folders(settings))
     yield from _store_findings(settings)
     yield _finding("Prefect API", _prefect)
     yield _finding("packages", _packages)
@@ -111,6 +112,18 @@ def _writable(folder: Path, setting: str, failure: type[JobError]) -> str:
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(b"1")
     return f"{folder} can be written"
+
+
+def _left_folders(settings: Settings) -> str:
+    found = []
+    try:
+        for left in left_folders(settings.store):
+            size = sum(path.stat().st_size for path in left.path.rglob("*") if path.is_file())
+            reason = left.reason or "nothing in it is needed; the next run removes it"
+            found.append(f"{left.path} ({size / 1e6:.0f} MB): {reason}")
+    except OSError as error:
+        raise StoreError(f"the work folder cannot be read: {error}; set store.work") from error
+    return "; ".join(found) or "none has left anything in the work folder"
 
 
 def _local_places(settings: Settings) -> Iterator[tuple[str, Path]]:

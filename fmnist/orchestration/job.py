@@ -1,6 +1,7 @@
 """The flow run around the stages: its name, settings, retries, events, tags and final state."""
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from prefect.exceptions import PrefectException
 from prefect.states import Completed
 from prefect.utilities.collections import deep_merge
 
+from fmnist import process
 from fmnist.configure import load_settings
 from fmnist.data.records import DataOrigin, PreparedData
 from fmnist.environment import Environment, describe_environment
@@ -65,7 +67,8 @@ class Job:
 def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     """Name this flow run, complete its settings and read its store; announce a failure.
 
-    Ctrl-C leaves the block without an exception: the code after it marks the run as cancelled.
+    Ctrl-C or SIGTERM leaves the block without an exception: the code after it marks the run as
+    cancelled.
     """
     _set_up_logging()
     started_at = datetime.now(UTC)
@@ -77,19 +80,20 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
         else:
             client.update_flow_run(runtime.flow_run.id, name=run_id)
     try:
-        settings = complete_settings(parameters)
-        store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
-        # Read now, to notice a damaged champion before training.
-        seen_generation = generation_of(current_champion(store))
-        yield Job(
-            run_id,
-            named,
-            started_at,
-            settings,
-            seen_generation,
-            describe_environment(),
-            store.location(keys.of_run(run_id)),
-        )
+        with process.interruptible():
+            settings = complete_settings(parameters)
+            store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
+            # Read now, to notice a damaged champion before training.
+            seen_generation = generation_of(current_champion(store))
+            yield Job(
+                run_id,
+                named,
+                started_at,
+                settings,
+                seen_generation,
+                describe_environment(),
+                store.location(keys.of_run(run_id)),
+            )
     except JobError as error:
         error.run_id = run_id
         logger.error("%s", error)
@@ -229,7 +233,9 @@ def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> No
 
 
 def _is_not_foreseen(record: logging.LogRecord) -> bool:
-    """Drops Prefect's tracebacks of foreseeable errors, which the flow logs in one line."""
+    """Drops what Prefect says of a foreseeable error or an interrupt: the flow logs one line."""
+    if record.msg.startswith("Crash detected!"):
+        return not isinstance(sys.exc_info()[1], KeyboardInterrupt)
     foreseen = (JobError, httpx.HTTPError, PrefectException)
     return not (record.exc_info and isinstance(record.exc_info[1], foreseen))
 

@@ -4,13 +4,11 @@ import base64
 import contextlib
 import logging
 import os
-import signal
 import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +21,9 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import Abort, PrefectException, TerminationSignal
 from sqlalchemy.engine import make_url
 
+from fmnist import process
 from fmnist.errors import JobError, PrefectError, without_credentials, writing
+from fmnist.orchestration import temporary_server
 from fmnist.orchestration.link import new_link
 from fmnist.prefect_import import prefect_import
 from fmnist.promotion.unchanged import Unchanged
@@ -49,6 +49,8 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
         PrefectError: no server answers, or it was lost before the run came to anything.
         KeyboardInterrupt: the run was interrupted.
     """
+    process.check_current_folder()
+    process.end_at_once()
     url, login = api_address_and_login()
     if url:
         ask_server(url, login)
@@ -62,6 +64,7 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
             if not url:
                 _start_temporary_server()
             _let_events_fail_fast()
+            process.hold_back()
             state = flow(settings, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
@@ -115,10 +118,11 @@ def run_settings() -> dict[Any, Any]:
 
 
 def _start_temporary_server() -> None:
+    temporary_server.prepare()
     try:
-        with _interrupts_held_back(), get_client(sync_client=True) as client:
+        with get_client(sync_client=True) as client:
             client.read_flows(limit=1)
-    except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
+    except (httpx.HTTPError, PrefectException, OSError, RuntimeError, ValueError) as error:
         raise no_answer("a temporary address", error) from error
 
 
@@ -207,24 +211,6 @@ def no_answer(address: str, error: Exception) -> PrefectError:
         f"no Prefect server answers at {address} ({reason}); start it or correct PREFECT_API_URL, "
         "or unset that to use a temporary server"
     )
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Protect processes started in this block from the terminal's Ctrl-C.
-
-    Ctrl-C reaches every process of the command. The temporary server, which is started in here,
-    inherits the blocked signal and so survives to record that the run was cancelled; its parent
-    then ends it.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _address() -> str:

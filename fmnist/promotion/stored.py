@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from fmnist.evaluation.metrics import evaluate
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.workspace import finished_folder, work_folder
 from fmnist.registry import keys
-from fmnist.registry.champion import champion_history, current_champion
+from fmnist.registry.champion import current_champion, promotion_since
 from fmnist.registry.records import ChampionRecord, StoredRun
 from fmnist.registry.runs import read_file, read_record, read_run, upload_run
 from fmnist.settings import RENAMED, DataSettings, GateSettings, Settings, sections
@@ -98,9 +97,7 @@ def publish_kept_run(store: Store, folder: Path, request: GateRequest) -> Promot
     verdict = read_record(store, run, keys.VERDICT, Verdict)
     if verdict.decided and not verdict.promoted:
         return Promotion(run.run_id, champion, None, verdict, None, verdict.reason)
-    later = takewhile(lambda move: move.generation > verdict.generation, champion_history(store))
-    promoted_by = next((move for move in later if move.run_id == run.run_id), None)
-    if promoted_by:
+    if promoted_by := promotion_since(store, run.run_id, verdict.generation):
         return Promotion(run.run_id, champion, promoted_by, None, None, "was promoted already")
     return _judge_stored_run(store, run, champion, conditional_writes, request)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 from fmnist.errors import DamagedError, StoreError
@@ -67,6 +68,12 @@ def existing_champion(store: Store) -> ChampionRecord:
 def champion_history(store: Store) -> Iterator[ChampionRecord]:
     """Every champion record from the current one back to the first promotion, read on demand."""
     return _back_from(store, current_champion(store))
+
+
+def promotion_since(store: Store, run_id: str, generation: int) -> ChampionRecord | None:
+    """The latest record after this generation that made the run the champion, if there is one."""
+    later = takewhile(lambda move: move.generation > generation, champion_history(store))
+    return next((move for move in later if move.run_id == run_id), None)
 
 
 def generation_of(champion: ChampionRecord | None) -> int:

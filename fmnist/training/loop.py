@@ -23,7 +23,7 @@ from fmnist.training.augmentation import erasing_masks, shift
 from fmnist.training.calibration import divide_logits, fit_temperature
 from fmnist.training.graph import learning_variables, with_pooled_dropout
 from fmnist.training.masks import MaskPool, pool_size
-from fmnist.training.model_file import predict
+from fmnist.training.model_file import predict, save_model
 from fmnist.training.network import build
 from fmnist.training.records import Epoch, TrainingResult
 
@@ -40,12 +40,13 @@ def train_network(
     """Train a network for images of that many classes, calibrate it, save it at `path` (`.keras`).
 
     If the settings say `deterministic`, the same settings and data give the same weights to the
-    byte on the same machine. `report` is called after each epoch.
+    byte on the same machine, and the same file. `report` is called after each epoch.
 
     Raises:
         TrainingError: the loss is not a finite number.
     """
     start = time.monotonic()
+    _set_up_keras()
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         # Seeds fix what is drawn; this fixes the order in which parallel sums are taken.
@@ -72,7 +73,7 @@ def train_network(
     temperature = fit_temperature(predict(network, validation_set.images), validation_set.labels)
     calibrated = divide_logits(network, temperature)
     with writing(path, "set store.work to another folder"):
-        calibrated.save(path)
+        save_model(calibrated, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return TrainingResult(
         model_sha256=digest,
@@ -84,6 +85,15 @@ def train_network(
         seconds=time.monotonic() - start,
         image_shape=image_shape,
     )
+
+
+def _set_up_keras() -> None:
+    """Let neither the user's `keras.json` nor an earlier training in this process change anything."""
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    # The names of layers are in the file, and Keras numbers them on.
+    keras.utils.clear_session()
 
 
 def learning_rate_schedule(

@@ -12,8 +12,9 @@ from tests.support.processes import ROOT
 
 # A stand-in for a worker with one job, which records what happens to each.
 WORKER = """
-import pathlib, signal, subprocess, sys, time
+import pathlib, signal, subprocess, sys, tempfile, time
 happened = pathlib.Path("happened")
+tempfile.mkstemp()
 def say(what):
     with happened.open("a") as file:
         file.write(what + "\\n")
@@ -47,9 +48,12 @@ def start(folder: Path, program: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_jobs_end_before_the_worker_which_takes_no_new_job_meanwhile(
-    tmp_path: Path, number: int
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal reaches the job first, and the worker is suspended until the job has ended."""
+    """The signal reaches the job first; in the end no temporary file of either is left."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     process = start(tmp_path, WORKER)
     deadline = time.monotonic() + 30
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
@@ -58,6 +62,7 @@ def test_jobs_end_before_the_worker_which_takes_no_new_job_meanwhile(
     assert process.wait(30) == 0
     happened = (tmp_path / "happened").read_text().splitlines()
     assert happened == ["job ended in good order", "worker stopped"]
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_worker_that_ends_by_itself_gives_its_exit_code(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.mirrors import OWN, with_sums, write
 
 OF_THE_STORE = ["store", "conditional writes", "clock", "latency", "champion"]
 NAMES = [
-    "settings", "data source", "cache folder", "work folder", *OF_THE_STORE,
+    "settings", "data source", "cache folder", "work folder", "ended runs", *OF_THE_STORE,
     "Prefect API", "packages", "disk space",
 ]  # fmt: skip
 

@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,11 +20,18 @@ from fmnist.evaluation.gate import Verdict, undecided
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
 from fmnist.promotion.publish import publish_run, write_run
-from fmnist.promotion.workspace import finished_folder, workspace
+from fmnist.promotion.workspace import LeftFolder, finished_folder, left_folders, workspace
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, promote_run, retire
 from fmnist.registry.records import ChampionRecord, Manifest, RetiredError, from_json, to_json
-from fmnist.registry.runs import later_verdicts, read_record, read_run, seal_run, upload_run
+from fmnist.registry.runs import (
+    later_verdicts,
+    read_record,
+    read_run,
+    record_verdict,
+    seal_run,
+    upload_run,
+)
 from fmnist.report.figures import FIGURES
 from fmnist.report.run import Run
 from fmnist.settings import GateSettings, Settings, StoreSettings
@@ -136,17 +145,102 @@ def test_a_work_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     refused(begin, ExitCode.STORE, str(work / "id"), "store.work")
 
 
-def test_what_killed_runs_left_is_removed_after_a_week_but_no_finished_run(tmp_path: Path) -> None:
-    """Unfinished folders of old runs go; a recent one, and one that can be published, stay."""
-    for name, age, is_finished in (("old", 8, False), ("recent", 1, False), ("kept", 8, True)):
-        run = tmp_path / name / "run"
-        run.mkdir(parents=True)
-        if is_finished:
-            (run / "manifest.json").write_text("{}")
-        past = time.time() - age * 24 * 3600
+KILLED = """
+import os, sys
+from pathlib import Path
+from fmnist.promotion.workspace import LeftFolder, finished_folder, left_folders, workspace
+from fmnist.settings import StoreSettings
+import tempfile
+with workspace(StoreSettings(work=Path("work")), sys.argv[1]) as folder:
+    (folder / "train.npz").write_bytes(b"arrays")
+    tempfile.mkstemp(prefix="temporary-")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_run_left_goes_with_the_next_but_not_what_a_living_one_has(
+    tmp_path: Path,
+) -> None:
+    """Its work and temporary files are removed by whoever comes next, once its process is gone."""
+    settings = StoreSettings(work=tmp_path / "work")
+    run_id = "20260301T092653Z-0a1b2c3d"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, run_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )
+    try:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        with workspace(settings, "second"):
+            assert list(left_folders(settings)) == []
+            assert (tmp_path / "work" / run_id / "train.npz").exists()
+    finally:
+        process.kill()
+        process.wait()
+    assert list(temporary.iterdir()) == []
+    (tmp_path / "work" / "of a user" / "run").mkdir(parents=True)
+    assert list(left_folders(settings)) == [LeftFolder(tmp_path / "work" / run_id, "")]
+    with workspace(settings, "third"):
+        assert {path.name for path in (tmp_path / "work").iterdir()} == {"of a user", "third"}
+
+
+def test_a_folder_without_a_lock_is_removed_after_a_week(tmp_path: Path) -> None:
+    """It may be of a run of an earlier version, which locked none."""
+    settings = StoreSettings(work=tmp_path)
+    old, recent = "20260301T092653Z-0a1b2c3d", "20260308T092653Z-0a1b2c3d"
+    for name, days in ((old, 8), (recent, 1)):
+        (tmp_path / name / "run").mkdir(parents=True)
+        past = time.time() - days * 24 * 3600
         os.utime(tmp_path / name, (past, past))
-    with workspace(StoreSettings(work=tmp_path), "new"):
-        assert {path.name for path in tmp_path.iterdir()} == {"recent", "kept", "new"}
+    with workspace(settings, "new"):
+        assert {path.name for path in tmp_path.iterdir()} == {recent, "new"}
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("not stored", "the store does not have it; `fmnist publish"),
+        ("another of its name", "the store does not have it; `fmnist publish"),
+        ("a file is missing", "model.keras is not there"),
+        ("not decided", "it is not decided yet; `fmnist publish"),
+        ("promoted", ""),
+        ("rejected at first", ""),
+        ("rejected later", ""),
+    ],
+)
+def test_a_finished_run_is_kept_until_the_store_has_it_decided(
+    case: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its manifest and its end, a run is removed by the next, or kept with why."""
+    store = MemoryStore()
+    monkeypatch.setattr("fmnist.promotion.workspace.open_store", lambda *_, **__: store)
+    settings = StoreSettings(work=tmp_path)
+    folder = tmp_path / records.RUN_ID
+    finished = finished_folder(folder)
+    finished.mkdir(parents=True)
+    (finished / keys.MODEL).write_bytes(GOOD)
+    rejected = replace(records.run().verdict, promoted=False, decided=True)
+    verdict = rejected if case == "rejected at first" else records.run().verdict
+    (finished / keys.VERDICT).write_bytes(to_json(verdict))
+    seal_run(finished, records.RUN_ID, records.moments(1)[0])
+    if case != "not stored":
+        run = upload_run(store, finished)
+    if case == "another of its name":
+        seal_run(finished, records.RUN_ID, records.moments(2)[1])
+    if case == "a file is missing":
+        store.delete(keys.of_run(records.RUN_ID, keys.MODEL))
+    if case == "promoted":
+        promote_run(store, run, 0.91, verdict, lambda _: verdict, by="test")
+    if case == "rejected later":
+        record_verdict(store, run, rejected)
+    (found,) = left_folders(settings)
+    assert reason in found.reason and bool(reason) == bool(found.reason)
+    with workspace(settings, "next"):
+        assert folder.exists() is bool(reason)
 
 
 # ---- putting together ---------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 from keras import layers
 
 from fmnist.errors import DamagedError, ExitCode
-from fmnist.training.model_file import load_model, load_model_bytes
+from fmnist.training.model_file import load_model_bytes
+from tests.support.processes import run_program
 
 CONFIG, WEIGHTS, METADATA = "config.json", "model.weights.h5", "metadata.json"
 Change = Callable[[bytes], bytes]
@@ -153,11 +154,6 @@ def test_a_bad_model_file_is_refused_and_no_code_in_it_runs(
     assert not Path("code-ran").exists()
 
 
-def test_a_model_file_that_is_missing_is_reported_as_damage() -> None:
-    with pytest.raises(DamagedError, match=r"gone.keras holds no network.*No such file"):
-        load_model(Path("gone.keras"))
-
-
 def test_a_small_file_that_unpacks_to_half_a_gigabyte_is_not_unpacked(
     good: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +166,54 @@ def test_a_small_file_that_unpacks_to_half_a_gigabyte_is_not_unpacked(
         for _ in range(520):
             member.write(bytes(2**20))
     assert len(made.getvalue()) < 8 * 2**20
-    monkeypatch.setattr("keras.models.load_model", lambda *_, **__: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(
+        "keras.src.saving.saving_lib.load_model", lambda *_, **__: pytest.fail("it was unpacked")
+    )
     with pytest.raises(DamagedError, match=r"unpacks to 5\d\d,\d{3},\d{3} bytes"):
+        load_model_bytes(made.getvalue())
+
+
+def huge_activations(_: bytes) -> bytes:
+    enlarged = layers.UpSampling2D(500)(layers.Reshape((28, 28, 1))(IMAGES))
+    return saved(keras.Model(IMAGES, ten(layers.MaxPooling2D(500)(enlarged))))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (members({CONFIG: replaced('"units": 8', '"units": 3000000')}), "2,355,000,000 parameters"),
+        (huge_activations, "makes 196,000,000 values of an image"),
+    ],
+    ids=["weights", "activations"],
+)
+def test_a_small_file_that_asks_for_gigabytes_is_refused_before_they_are_taken(
+    change: Change, told: str, tmp_path: Path
+) -> None:
+    """What its network would need is counted from its description."""
+    wide = keras.Sequential([keras.Input((28, 28)), layers.Flatten(), layers.Dense(8)])
+    (tmp_path / "hostile.keras").write_bytes(change(saved(wide, tmp_path / "wide.keras")))
+    program = """
+import pathlib, resource, sys
+from fmnist.errors import DamagedError
+from fmnist.training.model_file import load_model_bytes
+from tests.support.processes import run_program
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load_model_bytes(pathlib.Path("hostile.keras").read_bytes())
+except DamagedError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = run_program("-c", program)
+    *message, kilobytes = done.stdout.splitlines()
+    assert told in " ".join(message), done.stderr
+    assert int(kilobytes) < 300_000
+
+
+def test_a_file_with_more_than_a_network_in_it_is_refused(good: bytes) -> None:
+    """Keras would unpack the other files into a temporary folder."""
+    made = io.BytesIO(good)
+    with zipfile.ZipFile(made, "a") as archive:
+        archive.writestr("assets/vocabulary.txt", "word")
+    with pytest.raises(DamagedError, match=r"it has a file 'assets/vocabulary.txt'"):
         load_model_bytes(made.getvalue())

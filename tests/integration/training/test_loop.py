@@ -1,6 +1,8 @@
+import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,9 +18,10 @@ from fmnist.training import loop
 from fmnist.training.augmentation import erasing_masks, shift
 from fmnist.training.calibration import fit_temperature
 from fmnist.training.masks import PooledDropout
-from fmnist.training.model_file import load_model, predict
+from fmnist.training.model_file import load_model_bytes, predict
 from fmnist.training.network import build
 from fmnist.training.records import Epoch, TrainingResult
+from tests.support.processes import run_program
 
 SHORT = TrainingSettings(epochs=3, batch_size=256, warmup_fraction=0.0)
 Sets = tuple[LabelledImages, LabelledImages]
@@ -37,7 +40,7 @@ def train(sets: Sets, settings: TrainingSettings, path: Path) -> TrainingResult:
 
 
 def weights(path: Path) -> list[bytes]:
-    return [weight.tobytes() for weight in load_model(path).get_weights()]
+    return [weight.tobytes() for weight in load_model_bytes(path.read_bytes()).get_weights()]
 
 
 def test_a_short_training_learns(sets: Sets, tmp_path: Path) -> None:
@@ -48,12 +51,50 @@ def test_a_short_training_learns(sets: Sets, tmp_path: Path) -> None:
     assert [epoch.number for epoch in result.history] == list(range(1, 9))
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_byte(sets: Sets, tmp_path: Path) -> None:
-    """Two runs of one seed are equal; another seed differs."""
+def test_the_same_seed_gives_the_same_file_to_the_byte(sets: Sets, tmp_path: Path) -> None:
+    """Two runs of one seed are equal, also in one process; another seed has other weights."""
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         train(sets, SHORT.model_copy(update={"seed": seed}), tmp_path / f"{name}.keras")
-    assert weights(tmp_path / "a.keras") == weights(tmp_path / "b.keras")
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
     assert weights(tmp_path / "a.keras") != weights(tmp_path / "c.keras")
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"floatx": "float64"},
+        {"floatx": "float16"},
+        {"epsilon": 1e-3, "image_data_format": "channels_first"},
+    ],
+    ids=str,
+)
+def test_the_users_configuration_of_keras_changes_nothing(
+    configuration: dict[str, Any], sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`~/.keras/keras.json` is for other programs."""
+    program = """
+import sys, numpy
+from pathlib import Path
+from fmnist.data.records import LabelledImages
+from fmnist.settings import ModelSettings, TrainingSettings
+from fmnist.training.loop import train_network
+from fmnist.training.model_file import load_model_bytes, predict
+made = numpy.random.default_rng(0)
+images, labels = made.integers(0, 256, (600, 28, 28), "uint8"), made.integers(0, 10, 600, "uint8")
+train, validation = (LabelledImages(images[part], labels[part])
+    for part in (slice(500), slice(500, 600)))
+settings = TrainingSettings(epochs=2, batch_size=100)
+path = Path(sys.argv[1])
+train_network(train, validation, 10, ModelSettings(), settings, path)
+print(predict(load_model_bytes(path.read_bytes()), images).tobytes().hex())
+"""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    plain = run_program("-c", program, "plain.keras")
+    assert plain.returncode == 0, plain.stderr
+    (tmp_path / "keras.json").write_text(json.dumps(configuration))
+    configured = run_program("-c", program, "configured.keras")
+    assert configured.stdout == plain.stdout, configured.stderr
+    assert Path("configured.keras").read_bytes() == Path("plain.keras").read_bytes()
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch(sets: Sets, tmp_path: Path) -> None:
@@ -61,7 +102,9 @@ def test_the_weights_kept_are_those_of_the_best_epoch(sets: Sets, tmp_path: Path
     wild = SHORT.model_copy(update={"epochs": 6, "learning_rate": 0.5})
     result = train(sets, wild, tmp_path / "a.keras")
     accuracies = [epoch.val_accuracy for epoch in result.history]
-    predicted = predict(load_model(tmp_path / "a.keras"), sets[1].images).argmax(axis=1)
+    predicted = predict(
+        load_model_bytes((tmp_path / "a.keras").read_bytes()), sets[1].images
+    ).argmax(axis=1)
     assert (predicted == sets[1].labels).mean() == pytest.approx(max(accuracies), abs=1e-6)
     assert result.best_epoch == accuracies.index(max(accuracies)) + 1
 

@@ -1,5 +1,9 @@
+import json
+import logging
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import keras
@@ -8,7 +12,7 @@ import pytest
 
 from fmnist.errors import DamagedError
 from fmnist.settings import ModelSettings
-from fmnist.training.model_file import load_model_bytes, predict, scorer
+from fmnist.training.model_file import load_model_bytes, predict, save_model, scorer
 from fmnist.training.network import build
 
 
@@ -75,18 +79,45 @@ assert not any(name.startswith("fmnist") for name in sys.modules)
 def test_a_network_is_read_from_the_bytes_of_its_file(
     network: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It predicts what the one that was saved does; good or bad, no file is left behind."""
+    """It predicts what the one that was saved does, and no temporary file is needed for it."""
     network.save(tmp_path / "model.keras")
     content = (tmp_path / "model.keras").read_bytes()
     expected = predict(network, images)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
     assert predict(load_model_bytes(content), images) == pytest.approx(expected, abs=1e-6)
     assert scorer(images, 10)(content) == pytest.approx(expected, abs=1e-6)
     with pytest.raises(DamagedError, match="model.keras holds no network"):
         scorer(images, 10)(content[:1000])
-    assert list(temporary.iterdir()) == []
+
+
+def test_the_same_network_gives_the_same_file_whenever_it_is_saved(
+    network: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain Keras dates each file; ours are equal to the byte, and plain Keras reads them."""
+    clock = time.time
+    for name, later in (("today", 0), ("tomorrow", 86_400)):
+        monkeypatch.setattr("time.time", lambda later=later: clock() + later)
+        save_model(network, tmp_path / f"{name}.keras")
+    content = (tmp_path / "today.keras").read_bytes()
+    assert content == (tmp_path / "tomorrow.keras").read_bytes()
+    with zipfile.ZipFile(tmp_path / "today.keras") as archive:
+        assert {part.date_time for part in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert json.loads(archive.read("metadata.json"))["date_saved"].startswith("1980-01-01")
+    loaded = keras.models.load_model(tmp_path / "today.keras", safe_mode=True)
+    for saved, read in zip(network.get_weights(), loaded.get_weights(), strict=True):
+        assert (saved == read).all()
+
+
+def test_many_networks_can_be_scored_without_a_warning(
+    network: keras.Model, images: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TensorFlow's about functions that are compiled again and again does not appear."""
+    save_model(network, tmp_path / "model.keras")
+    score = scorer(images, 10)
+    logging.getLogger("tensorflow").propagate = True
+    for _ in range(7):
+        score((tmp_path / "model.keras").read_bytes())
+    assert "retracing" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from fmnist.training.calibration import divide_logits
 from fmnist.training.graph import learning_variables, with_pooled_dropout
 from fmnist.training.loop import train_network
 from fmnist.training.masks import PooledDropout
-from fmnist.training.model_file import load_model, predict
+from fmnist.training.model_file import load_model_bytes, predict
 from tests.integration.training import networks
 from tests.support.records import learnable_images
 
@@ -35,7 +35,7 @@ def test_another_network_is_trained_and_loads_in_plain_keras(
     result = train_network(train, validation, 5, SMALL, settings, tmp_path / "a.keras")
     assert result.image_shape == (20, 24)
     assert result.best.val_accuracy > 0.8
-    network = load_model(tmp_path / "a.keras")
+    network = load_model_bytes((tmp_path / "a.keras").read_bytes())
     assert "fmnist" not in str(network.get_config())
     probabilities = predict(network, validation.images)
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(330), abs=1e-5)
@@ -119,6 +119,6 @@ def test_the_losses_of_the_layers_are_trained_too(
     for epochs in (1, 20):
         settings = TrainingSettings(epochs=epochs, batch_size=64, weight_decay=0.0)
         train_network(*sets, 3, SMALL, settings, tmp_path / "a.keras")
-        kernel = load_model(tmp_path / "a.keras").layers[-1].get_weights()[0]
+        kernel = load_model_bytes((tmp_path / "a.keras").read_bytes()).layers[-1].get_weights()[0]
         sizes.append(np.abs(kernel).mean())
     assert sizes[1] < sizes[0]
