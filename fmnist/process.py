@@ -4,6 +4,7 @@ After SIGINT or SIGTERM it has ended within ten seconds, with one line and exit 
 first signal counts, and what is in its way is given up: a file half-read, a server that is silent.
 """
 
+import atexit
 import io
 import os
 import signal
@@ -51,6 +52,8 @@ def begin() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     end_at_once()
+    # As the last of all, since Python gives up its handlers when it ends, but ignores on.
+    atexit.register(_handle, signal.SIG_IGN)
 
 
 def _stream(number: int, before: Any) -> io.TextIOWrapper:
@@ -156,7 +159,7 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _handle(handler: Callable[..., None]) -> None:
+def _handle(handler: Callable[..., None] | signal.Handlers) -> None:
     if _in_main_thread():
         for number in _SIGNALS:
             signal.signal(number, handler)
