@@ -26,6 +26,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "model.hidden": ("64,32,16", (64, 32, 16)),
     "model.dropout": ("0.3,0.2,0.1", (0.3, 0.2, 0.1)),
     "model.leaky_slope": ("0.2", 0.2),
+    "training.when": ("changed", "changed"),
     "training.epochs": ("3", 3),
     "training.batch_size": ("64", 64),
     "training.learning_rate": ("1e-3", 0.001),
