@@ -1,17 +1,20 @@
 """Create or update the work pools and the automations on the Prefect server; safe to repeat.
 
-    python deployments/setup.py
+    python deployments/setup.py                 the pool of the stack's worker, and the automations
+    python deployments/setup.py --pool docker   only this pool: docker or kubernetes
 
 PREFECT_API_URL and PREFECT_API_AUTH_STRING name the server. Alerts are posted as JSON to
-ALERT_WEBHOOK_URL; without it, the automations that post are left out. An alert is due when no run
-was judged for ALERT_SILENCE_HOURS (26).
+ALERT_WEBHOOK_URL, and in Slack's form to ALERT_SLACK_URL; without either, the automations that post
+are left out. An alert is due when no run was judged for ALERT_SILENCE_HOURS (26).
 """
 
+import argparse
+import copy
 import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,14 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.settings import PREFECT_API_URL
+from prefect.types import SecretDict
 from prefect.workers.process import ProcessWorker
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 HERE = Path(__file__).resolve().parent
 POOLS = {"training": "process", "docker": "docker", "kubernetes": "kubernetes"}
+# The block that posts to the address in a variable.
+WEBHOOKS = {"ALERT_WEBHOOK_URL": "training-alerts", "ALERT_SLACK_URL": "training-alerts-slack"}
 
 
 def base_job_template(kind: str) -> dict[str, Any]:
@@ -37,17 +43,16 @@ def base_job_template(kind: str) -> dict[str, Any]:
     return dict(json.loads((HERE / "pools" / f"{kind}.json").read_text()))
 
 
-def set_up_pools(client: SyncPrefectClient) -> None:
-    """Create the work pools, or update their job templates; a paused pool stays paused."""
-    for name, kind in POOLS.items():
-        template = base_job_template(kind)
-        pool = WorkPoolCreate(name=name, type=kind, base_job_template=template)
-        try:
-            client.create_work_pool(pool)
-            print(f"work pool {name}: created")
-        except ObjectAlreadyExists:
-            client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
-            print(f"work pool {name}: updated")
+def set_up_pool(client: SyncPrefectClient, name: str) -> None:
+    """Create a work pool, or update its job template; a paused pool stays paused."""
+    template = base_job_template(POOLS[name])
+    pool = WorkPoolCreate(name=name, type=POOLS[name], base_job_template=template)
+    try:
+        client.create_work_pool(pool)
+        print(f"work pool {name}: created")
+    except ObjectAlreadyExists:
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+        print(f"work pool {name}: updated")
 
 
 def declared_automations(hours: float) -> list[dict[str, Any]]:
@@ -55,20 +60,31 @@ def declared_automations(hours: float) -> list[dict[str, Any]]:
     values = {"ALERT_SILENCE_HOURS": f"{hours:g}", "ALERT_SILENCE_SECONDS": f"{hours * 3600:g}"}
     text = (HERE / "automations.yaml").read_text()
     text = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text)
-    return list(yaml.safe_load(text)["automations"])
+    # Copies, since in YAML an alias is the same object again.
+    return [copy.deepcopy(declared) for declared in yaml.safe_load(text)["automations"]]
 
 
-def set_up_automations(client: SyncPrefectClient, url: str, hours: float) -> None:
-    """Create or update every automation; those that post to a webhook only if `url` is given."""
-    block = str(Webhook(url=url).save("training-alerts", overwrite=True)) if url else None
+def save_webhooks(environment: Mapping[str, str]) -> dict[str, str]:
+    """Save a block for each address that alerts go to; their ids, by the variable's name."""
+    headers = SecretDict({"Content-Type": "application/json"})
+    return {
+        variable: str(Webhook(url=SecretStr(url), headers=headers).save(block, overwrite=True))
+        for variable, block in WEBHOOKS.items()
+        if (url := environment.get(variable))
+    }
+
+
+def set_up_automations(client: SyncPrefectClient, blocks: Mapping[str, str], hours: float) -> None:
+    """Create or update every automation; those that post only if there is a webhook's block."""
     for declared in declared_automations(hours):
         name = declared["name"]
-        posts = [action for action in declared["actions"] if action["type"] == "call-webhook"]
-        if posts and not block:
-            print(f"automation '{name}': left out, because ALERT_WEBHOOK_URL is not set")
+        for action in declared["actions"]:
+            if variable := action.pop("webhook", None):
+                action["block_document_id"] = blocks.get(variable)
+        declared["actions"] = [a for a in declared["actions"] if a.get("block_document_id", True)]
+        if not declared["actions"]:
+            print(f"automation '{name}': left out, because no {' or '.join(WEBHOOKS)} is set")
             continue
-        for action in posts:
-            action["block_document_id"] = block
         wanted = AutomationCore.model_validate(declared)
         if there := client.read_automations_by_name(name):
             # Somebody may have switched it off.
@@ -80,14 +96,19 @@ def set_up_automations(client: SyncPrefectClient, url: str, hours: float) -> Non
             print(f"automation '{name}': created")
 
 
-def main(environment: Mapping[str, str]) -> int:
+def main(environment: Mapping[str, str], arguments: Sequence[str] = ()) -> int:
     """Set the server up; returns the exit code, 1 after a line that says why it failed."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--pool", choices=POOLS, help="create or update this work pool only")
+    pool = parser.parse_args(arguments).pool
     server = PREFECT_API_URL.value() or "(no PREFECT_API_URL)"
     try:
         hours = float(environment.get("ALERT_SILENCE_HOURS") or 26)
         with get_client(sync_client=True) as client:
-            set_up_pools(client)
-            set_up_automations(client, environment.get("ALERT_WEBHOOK_URL", ""), hours)
+            set_up_pool(client, pool or "training")
+            if not pool:
+                set_up_automations(client, save_webhooks(environment), hours)
     except (httpx.HTTPError, PrefectException, ValidationError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"setup: the Prefect server at {server} was not set up: {reason}", file=sys.stderr)
@@ -96,4 +117,4 @@ def main(environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ))
+    sys.exit(main(os.environ, sys.argv[1:]))

@@ -1,39 +1,46 @@
 """Run the stack of compose.yaml on one machine, without containers.
 
     python deployments/stack.py secrets   create deployments/.env with random passwords, once
-    python deployments/stack.py start     start what is not running, and wait until all is healthy
+    python deployments/stack.py start     start what is not running or was configured differently
+    python deployments/stack.py restart   restart everything, or one SERVICE
     python deployments/stack.py status    show each service and its state
     python deployments/stack.py stop      stop everything, the worker first
+    python deployments/stack.py env       print what the job sees, for `eval "$(...)"` in a shell
 
-compose.yaml remains the single source: its commands and environments are used as they are, except
-that a service's name becomes 127.0.0.1 and a volume a folder. supervisord (http://supervisord.org)
-keeps the services running. Format: https://github.com/compose-spec/compose-spec/blob/main/spec.md
+`start` and `restart` let the worker finish its job before they restart it, unless `--now` is given.
+
+compose.py reads the services from compose.yaml; supervisord (http://supervisord.org) keeps them
+running.
 """
 
 import argparse
+import json
 import os
-import pwd
-import re
 import secrets
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-import yaml
-from dotenv import dotenv_values
+import psutil
+from compose import (
+    HERE,
+    INHERITED,
+    Service,
+    StackError,
+    missing_programs,
+    read_env_file,
+    read_services,
+    used_variables,
+)
 from supervisor.xmlrpc import SupervisorTransport
 
-HERE = Path(__file__).resolve().parent
-COMPOSE = HERE / "compose.yaml"
 # No secret of the stack has a default. Hexadecimal is safe in a URL, a shell and an env file.
 SECRETS = {
     "POSTGRES_PASSWORD": "{}",
@@ -43,7 +50,10 @@ SECRETS = {
     "JOB_ACCESS_KEY": "job-{:.16}",
     "JOB_SECRET_KEY": "{}",
 }
+_ACTIVE = ("RUNNING", "STARTING", "BACKOFF")
 _LONGEST_START = 180.0
+_LONGEST_CHECK = 60.0
+_VARIABLES = "variables.json"
 _SUPERVISORD = """\
 [unix_http_server]
 file={state}/supervisor.sock
@@ -58,6 +68,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 _PROGRAM = """\
 [program:{service.name}]
 command={command}
+environment=STACK_CONFIGURATION="{service.digest}"
 autostart=false
 autorestart={service.lasting}
 startsecs={startsecs}
@@ -72,150 +83,32 @@ stdout_logfile_backups=1
 """
 
 
-class StackError(Exception):
-    """Why the stack cannot be started, and what to do about it. Everything here may raise it."""
-
-
-@dataclass(frozen=True)
-class Service:
-    """One service of compose.yaml, as a plain program of this machine.
-
-    Attributes:
-        name: its name in compose.yaml.
-        command: program and arguments.
-        environment: all of its variables; as in a container, it inherits nothing from the caller.
-        health: a command that succeeds when the service is healthy; empty if it has no check.
-        lasting: whether it keeps running; otherwise it does its work and ends.
-        stop_signal: the signal that stops it, without "SIG".
-        grace: seconds it has to stop before it is killed.
-        folders: its volumes.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-    health: tuple[str, ...]
-    lasting: bool
-    stop_signal: str
-    grace: int
-    folders: tuple[Path, ...]
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """The variables of an env file, taken literally; none if there is no file."""
-    return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
-
-
-def interpolate(text: str, variables: Mapping[str, str]) -> str:
-    """Replace `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$`, as compose does."""
-
-    def value(found: re.Match[str]) -> str:
-        name, kind, rest = found.groups(default="")
-        if not name:
-            return "$"
-        given = variables.get(name, "")
-        if kind == "?" and not given:
-            raise StackError(f"{name} is not set: {rest}")
-        return given or rest
-
-    return re.sub(r"\$\$|\$\{(\w+)(?::([-?])([^}]*))?\}", value, text)
-
-
-def read_services(variables: Mapping[str, str], state: Path) -> dict[str, Service]:
-    """The services of compose.yaml by name, each after those it depends on."""
-    specs = yaml.safe_load(COMPOSE.read_text())["services"]
-    needs = {name: spec.get("depends_on", {}) for name, spec in specs.items()}
-    host = re.compile(rf"(?<=//|.@)({'|'.join(specs)})(?=:\d+(?![\w@]))")
-
-    def service(name: str, spec: Mapping[str, Any]) -> Service:
-        folders: dict[str, Path] = {}
-        for volume in spec.get("volumes", []):
-            source, target, *_ = volume.split(":")
-            ours = source.startswith(".")
-            folders[target] = HERE / source if ours else state / "volumes" / source
-
-        def native(value: object) -> str:
-            text = host.sub("127.0.0.1", interpolate(str(value), variables))
-            for target, folder in folders.items():
-                text = text.replace(target, str(folder))
-            return text.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - what is replaced
-
-        own = tuple(folder for folder in folders.values() if folder.is_relative_to(state))
-        home = own[0] if own else state / "volumes" / name
-        environment = {n: os.environ[n] for n in ("LANG", "TZ", "SSL_CERT_FILE") if n in os.environ}
-        for file in spec.get("env_file", []):
-            environment |= read_env_file(HERE / interpolate(file["path"], variables))
-        # After the env files: a PATH of theirs would hide this Python and its programs.
-        environment |= {"PATH": search_path(), "HOME": str(home)}
-        environment |= {key: native(value) for key, value in spec.get("environment", {}).items()}
-        return Service(
-            name=name,
-            command=tuple(map(native, spec["command"])),
-            environment=environment,
-            health=tuple(map(native, spec.get("healthcheck", {}).get("test", [])[1:])),
-            lasting=spec["restart"] != "no",
-            stop_signal=spec.get("stop_signal", "SIGTERM").removeprefix("SIG"),
-            grace=int(spec.get("stop_grace_period", "10s").removesuffix("s")),
-            folders=own,
-        )
-
-    return {name: service(name, specs[name]) for name in TopologicalSorter(needs).static_order()}
-
-
-def search_path() -> str:
-    """Where to look for programs: beside this Python, on the `PATH`, and in Debian's PostgreSQL."""
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), *map(str, debian)]
-    )
-
-
-def missing_programs(services: Mapping[str, Service]) -> list[str]:
-    """A line for each program that the stack needs and this machine lacks, with how to get it."""
-    how = {"postgres": "Debian, Ubuntu: apt install postgresql", "prefect": "make setup"}
-    for command, program in re.findall(r"(go install \S+/(\w+)@\S+)", COMPOSE.read_text()):
-        how[program] = command
-    needed = {service.command[0] for service in services.values()} | {"mc"}
-    return [
-        f"{program} is not installed ({how.get(program, '')})"
-        for program in sorted(needed)
-        if not shutil.which(program, path=search_path())
-    ]
-
-
 def execute(service: Service) -> None:
     """Replace this process by the service's program. Does not return."""
     for folder in service.folders:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = list(service.command)
     if command[0] == "postgres":
-        _become_postgres(service)
-        # Its socket's default folder belongs to the system, and nobody here connects through it.
-        command += ["-D", str(service.folders[0]), "-c", "unix_socket_directories="]
+        command = [sys.executable, str(HERE / "postgres.py"), str(service.folders[0]), *command]
     os.chdir(HERE.parent)
     os.execvpe(command[0], command, service.environment)  # noqa: S606 - the commands of compose.yaml
 
 
-def _become_postgres(service: Service) -> None:
-    """Do what PostgreSQL's image does first: switch user, create the cluster and the database."""
-    data, own = service.folders[0], service.environment
-    if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root.
-        user = pwd.getpwnam("postgres")
-        os.chown(data, user.pw_uid, user.pw_gid)
-        os.initgroups(user.pw_name, user.pw_gid)
-        os.setgid(user.pw_gid)
-        os.setuid(user.pw_uid)
-    data.chmod(0o700)
-    if (data / "PG_VERSION").exists():
-        return
-    initdb = ["initdb", "--username", own["POSTGRES_USER"], "--encoding=UTF8", "--locale=C.UTF-8"]
-    for command, send in (
-        ([*initdb, "--auth=scram-sha-256", "--pwfile=/dev/stdin"], own["POSTGRES_PASSWORD"]),
-        (["postgres", "--single", "postgres"], f"CREATE DATABASE {own['POSTGRES_DB']};\n"),
-    ):
-        environment = {**own, "PGDATA": str(data)}
-        subprocess.run(command, env=environment, input=send, text=True, check=True, cwd="/")  # noqa: S603
+def closed_folder(path: Path, user: str) -> Path | None:
+    """The topmost folder of a path that keeps this user out; `None` if none does."""
+    for folder in (*reversed(path.parents), path):
+        test = ["test", "-x", str(folder)]
+        if subprocess.run(test, user=user, group=user, extra_groups=[], cwd="/").returncode:  # noqa: S603
+            return folder
+    return None
+
+
+def print_environment(worker: Service) -> None:
+    """Print shell commands that set what a job of this worker sees: addresses, keys and settings."""
+    own = ("PATH", "HOME", "PREFECT_WORKER_WEBSERVER_PORT", *INHERITED)
+    for name, value in worker.environment.items():
+        if name not in own:
+            print(f"export {name}={shlex.quote(value)}")
 
 
 @dataclass(frozen=True)
@@ -225,21 +118,28 @@ class Stack:
     Attributes:
         services: by name, each after those it depends on.
         state: the folder for everything that the services write.
-        env_file: the file with their secrets.
+        variables: those that compose.yaml uses, secrets among them.
     """
 
     services: Mapping[str, Service]
     state: Path
-    env_file: Path
+    variables: Mapping[str, str]
 
     def configure(self) -> None:
-        """Write the configuration of supervisord. It contains no secret: `execute` reads them."""
+        """Write the configuration of supervisord, and the variables in a file for its owner only.
+
+        supervisord itself keeps the environment that it was started with, so a service that it
+        starts later reads that file.
+        """
         for folder in (self.state, self.state / "volumes", self.state / "log"):
             folder.mkdir(parents=True, exist_ok=True)
             # PostgreSQL's own user must be able to pass through, and no more.
             folder.chmod(0o711)
         parts = [_SUPERVISORD.format(state=self.state)]
-        options = ["--state", str(self.state), "--env-file", str(self.env_file)]
+        file = self.state / _VARIABLES
+        file.touch(0o600)
+        file.write_text(json.dumps(self.variables))
+        options = ["--state", str(self.state)]
         for service in self.services.values():
             command = shlex.join([sys.executable, __file__, *options, "exec", service.name])
             values = {"command": command.replace("%", "%%"), "startsecs": 3 * service.lasting}
@@ -256,43 +156,70 @@ class Stack:
             return None
         return server.supervisor
 
-    def start(self) -> None:
-        """Start what is not running, each service when those it depends on are healthy."""
+    def start(self, *, now: bool = False) -> None:
+        """Start what is not running, each service when those it depends on are healthy.
+
+        What runs with another configuration is restarted; the worker after its job, unless `now`.
+        """
         if missing := missing_programs(self.services):
             raise StackError("\n".join(missing))
-        # A supervisord that is already running only has to take over what has changed.
-        program, *rest = ["supervisorctl", "update"] if self.supervisor() else ["supervisord"]
         self.configure()
-        command = [sys.executable, "-m", f"supervisor.{program}", "-c", "supervisord.conf", *rest]
-        done = subprocess.run(command, cwd=self.state, capture_output=True, text=True)  # noqa: S603
-        if done.returncode:
-            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[0]
-            raise StackError(f"{program} failed: {reason}")
-        supervisor = _wait_for(self.supervisor, 30, "supervisord does not answer")
+        if os.geteuid() == 0 and (closed := closed_folder(self.state / "volumes", "postgres")):
+            raise StackError(
+                f"PostgreSQL runs as the user postgres, who cannot pass through {closed}: give every "
+                f"command `--state /var/lib/fmnist-stack`, or run `chmod o+x {closed}`"
+            )
+        if supervisor := self.supervisor():
+            self._apply_changes(supervisor, now)
+        else:
+            command = [sys.executable, "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
+            done = subprocess.run(command, cwd=self.state, capture_output=True, text=True)  # noqa: S603
+            if done.returncode:
+                reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[0]
+                raise StackError(f"supervisord failed: {reason}")
+            supervisor = _wait_for(self.supervisor, 30, "supervisord does not answer")
         for service in self.services.values():
             _bring_up(service, supervisor)
 
-    def stop(self) -> None:
-        """Stop everything in reverse order, because a worker without its server stops slowly."""
+    def _apply_changes(self, supervisor: Any, now: bool) -> None:
+        [[added, changed, removed]] = supervisor.reloadConfig()
+        known = [*reversed(list(self.services)), *removed]
+        for name in [name for name in known if name in (*changed, *removed)]:
+            _end(name, supervisor, now=now)
+            supervisor.removeProcessGroup(name)
+        for name in (*changed, *added):
+            supervisor.addProcessGroup(name)
+
+    def stop(self, *names: str, now: bool = True) -> None:
+        """Stop these services, or everything, the worker first: without its server it stops slowly."""
         supervisor = self.supervisor()
         if not supervisor:
             return
-        for name in reversed(list(self.services)):
-            if supervisor.getProcessInfo(name)["statename"] in ("RUNNING", "STARTING", "BACKOFF"):
-                supervisor.stopProcess(name)
-                print(f"{name:14} stopped", flush=True)
-        supervisor.shutdown()
-        _wait_for(lambda: not self.supervisor(), 30, "supervisord does not end")
+        for name in names or reversed(list(self.services)):
+            _end(name, supervisor, now=now)
+        if not names:
+            supervisor.shutdown()
+            _wait_for(lambda: not self.supervisor(), 30, "supervisord does not end")
 
     def status(self) -> bool:
         """Print a line for each service; returns whether all are healthy."""
         supervisor, all_good = self.supervisor(), True
         for name, service in self.services.items():
-            info = supervisor.getProcessInfo(name) if supervisor else {"statename": "STOPPED"}
+            info = process_info(name, supervisor)
             good = is_good(service, info)
             all_good = all_good and good
-            print(f"{name:14} {info['statename'].lower():9} {'healthy' if good else 'NOT HEALTHY'}")
+            # A stopped service is not ill.
+            health = "" if info["statename"] == "STOPPED" else "healthy" if good else "NOT HEALTHY"
+            print(f"{name:14} {info['statename'].lower():9} {health}".rstrip())
         return all_good
+
+
+def process_info(name: str, supervisor: Any) -> Mapping[str, Any]:
+    """What supervisord knows about a service; one that it does not know is stopped."""
+    try:
+        return dict(supervisor.getProcessInfo(name)) if supervisor else {"statename": "STOPPED"}
+    except xmlrpc.client.Fault:
+        return {"statename": "STOPPED"}
 
 
 def is_good(service: Service, info: Mapping[str, Any]) -> bool:
@@ -303,8 +230,33 @@ def is_good(service: Service, info: Mapping[str, Any]) -> bool:
     if not running or not service.health:
         return running
     environment = service.environment
-    check = subprocess.run(service.health, env=environment, capture_output=True, timeout=60)  # noqa: S603
+    try:
+        check = subprocess.run(  # noqa: S603
+            service.health, env=environment, capture_output=True, timeout=_LONGEST_CHECK
+        )
+    except subprocess.TimeoutExpired:
+        return False
     return check.returncode == 0
+
+
+def _end(name: str, supervisor: Any, *, now: bool) -> None:
+    info = process_info(name, supervisor)
+    if info["statename"] not in _ACTIVE:
+        return
+    if name == "worker" and info["statename"] == "RUNNING" and not now:
+        _wait_for_jobs(info["pid"])
+    supervisor.stopProcess(name)
+    print(f"{name:14} stopped", flush=True)
+
+
+def _wait_for_jobs(pid: int) -> None:
+    """Wait until the worker's process has no child but Prefect's worker, whose children are jobs."""
+    said = False
+    while psutil.pid_exists(pid) and len(psutil.Process(pid).children(recursive=True)) > 1:
+        if not said:
+            print("worker         waits for its job to end; --now would stop the job", flush=True)
+        said = True
+        time.sleep(0.5)
 
 
 def _bring_up(service: Service, supervisor: Any) -> None:
@@ -349,8 +301,6 @@ def make_secrets(path: Path) -> None:
         raise StackError(f"{path} already exists, and was not changed") from None
     lines = [
         "# The stack's passwords: only for this machine, never for git.",
-        "# `set -a; . deployments/.env; set +a` sets them for the prefect command too.",
-        "PREFECT_API_URL=http://127.0.0.1:4200/api",
         *(f"{name}={form.format(secrets.token_hex(24))}" for name, form in SECRETS.items()),
     ]
     path.write_text("\n".join(lines) + "\n")
@@ -366,29 +316,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, default=folder, help=said)
     said = "the stack's variables (default: %(default)s); the environment takes precedence"
     parser.add_argument("--env-file", type=Path, default=HERE / ".env", help=said)
-    parser.add_argument("command", choices=["secrets", "start", "status", "stop", "exec"])
-    parser.add_argument("service", nargs="?", help="for exec, which becomes a service's program")
+    parser.add_argument("--now", action="store_true", help="do not wait for the worker's job")
+    commands = ["secrets", "start", "restart", "status", "stop", "env", "exec"]
+    parser.add_argument("command", choices=commands)
+    parser.add_argument(
+        "service", nargs="?", help="for restart; for exec, which becomes its program"
+    )
     options = parser.parse_args(arguments)
-    if (options.command == "exec") != (options.service is not None):
-        parser.error("exec needs a service, and no other command takes one")
+    name = options.service
+    if (options.command == "exec" and not name) or (
+        name and options.command not in ("exec", "restart")
+    ):
+        parser.error("exec needs a service, restart may have one, and no other command takes one")
     state, env_file = options.state.resolve(), options.env_file.resolve()
     try:
         if options.command == "secrets":
             make_secrets(env_file)
             return 0
-        services = read_services({**read_env_file(env_file), **os.environ}, state)
-        stack = Stack(services, state, env_file)
+        if options.command == "exec":
+            variables = json.loads((state / _VARIABLES).read_text())
+        else:
+            variables = used_variables({**read_env_file(env_file), **os.environ})
+        services = read_services(variables, state)
+        if name and name not in services:
+            raise StackError(f"{name} is no service; there are {', '.join(services)}")
+        stack = Stack(services, state, variables)
         match options.command:
             case "status":
                 return 0 if stack.status() else 1
             case "start":
-                stack.start()
+                stack.start(now=options.now)
+            case "restart":
+                stack.stop(*([name] if name else []), now=options.now)
+                stack.start(now=options.now)
             case "stop":
                 stack.stop()
+            case "env":
+                print_environment(services["worker"])
             case _:
-                execute(services[options.service])
+                execute(services[name])
     except StackError as error:
         print(f"stack: {error}", file=sys.stderr)
+        return 1
+    except xmlrpc.client.Fault as error:
+        print(f"stack: supervisord refused: {error.faultString}", file=sys.stderr)
         return 1
     return 0
 

@@ -17,7 +17,11 @@ from fmnist import process
 if __name__ == "__main__":
     process.begin()
 
-from prefect import flow, task
+from fmnist.prefect_import import prefect_import
+
+with prefect_import(end=__name__ == "__main__"):
+    from prefect import flow, task
+
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
@@ -28,19 +32,23 @@ from fmnist.data.fetch import fetch_files
 from fmnist.data.records import DataOrigin, FetchedData, LabelledImages, PreparedData
 from fmnist.data.split import load_images, prepare_sets
 from fmnist.errors import ExitCode
-from fmnist.orchestration.artifacts import show_report, training_progress
+from fmnist.orchestration.artifacts import show_report, show_unchanged, training_progress
 from fmnist.orchestration.form import SettingsForm
 from fmnist.orchestration.job import (
     Job,
+    check_store,
     describe_run,
     final_state,
     is_retryable,
     retrying,
     started_job,
+    unchanged_state,
 )
+from fmnist.orchestration.link import settle
 from fmnist.orchestration.server import run_flow
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.publish import publish_run, write_run
+from fmnist.promotion.unchanged import Unchanged, find_unchanged, fingerprint_of
 from fmnist.promotion.workspace import finished_folder, workspace
 from fmnist.registry import keys
 from fmnist.report.run import Run
@@ -62,13 +70,19 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
     with started_job(settings) as job:
         with workspace(job.settings.store, job.run_id) as folder:
             fetched = retrying(fetch, job.settings.data.retry_pauses)(job.settings.data)
+            if job.settings.training.when == "changed" and (same := find_same(job, fetched.origin)):
+                if settle(same):
+                    show_unchanged(same)
+                return unchanged_state(job, same)
+            job = check_store(job)
             prepared = preprocess(fetched, job.settings, folder)
             trained = train(prepared, job.settings, folder)
             decision = evaluate(job, fetched.origin, prepared, folder)
             run = describe_run(job, fetched.origin, prepared, trained, decision)
             run = retrying(publish, job.settings.store.retry_pauses)(job, run, folder)
-            show_report(run, finished_folder(folder))
-        return final_state(run)
+            if settle(run):
+                show_report(run, finished_folder(folder))
+        return final_state(job, run)
     return Cancelled(message="interrupted")
 
 
@@ -76,6 +90,15 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
 def fetch(settings: DataSettings) -> FetchedData:
     """Bring the four data files to this machine, verified."""
     return fetch_files(settings)
+
+
+@task(cache_policy=NO_CACHE, retry_condition_fn=is_retryable)
+def find_same(job: Job, data: DataOrigin) -> Unchanged | None:
+    """Find the stored run that a training would repeat; judge it again if the gate has changed."""
+    settings = job.settings
+    store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
+    fingerprint = fingerprint_of(settings, data, job.environment)
+    return find_unchanged(store, job.run_id, settings, fingerprint, by="flows/train.py")
 
 
 @task(cache_policy=NO_CACHE)

@@ -126,9 +126,11 @@ def hide_secrets(value: object) -> str:
     """A value as text, without any part of an address that may be a secret."""
     text = value if isinstance(value, str) else as_text(value)
     scheme, separator, rest = text.partition("://")
-    if separator:
+    if not separator:
+        scheme, rest = "", text
+    else:
         rest = rest.partition("?")[0]
-        rest = f"***@{rest.rpartition('@')[2]}" if "@" in rest else rest
+    rest = f"***@{rest.rpartition('@')[2]}" if "@" in rest else rest
     text = scheme + separator + rest
     text = text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
     return repr(text) if isinstance(value, str) else text

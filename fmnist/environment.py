@@ -1,5 +1,6 @@
 """What a run is computed with: the code, the machine and the packages."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -27,6 +28,7 @@ class Environment:
         processor: the processor's model.
         cores: number of logical processors.
         packages: version of this package and of each that it needs, or "not installed".
+        source: a digest of this package's source files; empty in older records.
     """
 
     commit: str | None
@@ -35,6 +37,7 @@ class Environment:
     processor: str
     cores: int
     packages: Mapping[str, str]
+    source: str = ""
 
 
 def describe_environment() -> Environment:
@@ -46,6 +49,7 @@ def describe_environment() -> Environment:
         processor=_processor(),
         cores=os.cpu_count() or 1,
         packages={name: installed(name) or "not installed" for name in (*_MAIN, *requirements())},
+        source=_digest_of_source(Path(__file__).parent),
     )
 
 
@@ -64,6 +68,15 @@ def installed(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _digest_of_source(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _commit(folder: Path) -> str | None:

@@ -94,6 +94,12 @@ def writing(place: Path, otherwise: str, kind: type[JobError] = StoreError) -> I
         raise kind(f"{place} cannot be written ({error.strerror or error}); {remedies}") from error
 
 
+def printable(text: str) -> str:
+    """The text in one line, with `?` for what could move a terminal's cursor or fake a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def without_credentials(text: str) -> str:
     """The text with user names and passwords removed from its addresses."""
-    return re.sub(r"://[^\s\"']*@", "://", text)
+    # Whatever the number of slashes: a mistyped address has its secret all the same.
+    return re.sub(r"(:/+)[^\s\"']*@", r"\1", text)

@@ -127,6 +127,8 @@ class ModelSettings(_Section):
 class TrainingSettings(_Section):
     """How the network is trained. The defaults were chosen on validation data alone."""
 
+    when: Literal["always", "changed"] = "always"
+    """Train always, or only if the data, settings, code or versions have changed (changed)."""
     epochs: int = Field(150, ge=1, le=10_000)
     """Maximum number of epochs."""
     batch_size: int = Field(2048, ge=8, le=65_536)

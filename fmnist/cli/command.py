@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group, UnknownCommandError
@@ -20,7 +21,14 @@ from rich.console import Console, RenderableType
 from fmnist import process
 from fmnist.cli.options import JSON, pop_settings
 from fmnist.configure import hide_secrets, load_named_settings, suggest
-from fmnist.errors import ExitCode, JobError, SettingsError, without_credentials
+from fmnist.errors import (
+    ExitCode,
+    JobError,
+    SettingsError,
+    StoreError,
+    printable,
+    without_credentials,
+)
 from fmnist.settings import Settings
 from fmnist.store.base import Store, open_store
 
@@ -41,15 +49,27 @@ class Context:
     overrides: Mapping[str, str]
     console: Console
 
-    def store(self) -> Store:
-        """The store of the settings."""
+    def store(self, *, may_be_new: bool = False) -> Store:
+        """The store of the settings; a `StoreError` if its folder must exist and does not."""
         settings = self.settings.store
+        if "://" not in settings.url and not may_be_new:
+            folder = Path(settings.url).expanduser()
+            # As for a link, whatever is there in a folder's place is reported by the store.
+            if not os.path.lexists(folder):
+                raise StoreError(
+                    f"store folder {folder.absolute()} does not exist; set store.url to where runs "
+                    'are published (for the stack: eval "$(python deployments/stack.py env)"), or '
+                    "train a first run"
+                )
         return open_store(settings.url, single_publisher=settings.single_publisher)
 
     def say(self, *parts: RenderableType) -> None:
-        """Show lines, which the terminal wraps, or tables."""
+        """Show lines, which the terminal wraps, or tables; what is stored cannot fake a line."""
         for part in parts:
-            self.console.print(part, soft_wrap=isinstance(part, str))
+            if isinstance(part, str):
+                self.console.print(printable(part), soft_wrap=True)
+            else:
+                self.console.print(part)
 
 
 @dataclass(frozen=True)
@@ -112,7 +132,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
         message = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
         result = Result(ExitCode.DEFECT, ("defect", message), {"message": message})
     if result.line:
-        end = _document(result) if for_programs else "  ".join(result.line)
+        end = _document(result) if for_programs else printable("  ".join(result.line))
         Console(markup=False, width=width).out(end, highlight=False)
     process.end_command(result.code)
     return result.code
@@ -186,7 +206,7 @@ def _no_command(app: App, word: str) -> str:
         return f"a command is required, such as `{program} runs`; `{program} --help` lists them"
     commands = [name for name in app if not name.startswith("-")]
     hint = suggest(word, commands) or f"`{program} --help` lists all"
-    return f"{without_credentials(word)[:100]!r} is not a command; {hint}"
+    return f"{hide_secrets(word)} is not a command; {hint}"
 
 
 def _not_understood(app: App, words: Sequence[str], unused: Sequence[str]) -> list[str]:

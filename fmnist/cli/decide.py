@@ -1,5 +1,7 @@
 """Console commands that change the champion."""
 
+import getpass
+import platform
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,8 +12,12 @@ from fmnist.cli.tables import say_verdict
 from fmnist.errors import ExitCode, SettingsError
 from fmnist.promotion import stored
 from fmnist.registry import keys
-from fmnist.registry.champion import existing_champion, roll_back
+from fmnist.registry.champion import existing_champion, roll_back, set_hold
+from fmnist.registry.records import ChampionRecord
+from fmnist.registry.runs import find_run_id
 from fmnist.store.base import Store
+
+_LONGEST_BY = 200
 
 
 @takes_settings("store", "data", "gate")
@@ -35,7 +41,8 @@ def promote(
     if reason is not None and not force:
         raise SettingsError("--reason needs --force; without it, the verdict is the reason")
     store = context.store()
-    request = _request(context, "fmnist promote", reason)
+    run = find_run_id(store, run)
+    request = _request(context, _by("promote"), reason)
     return _result(context, store, stored.promote_stored_run(store, run, request))
 
 
@@ -51,8 +58,8 @@ def publish_folder(
     Safe to repeat. The folder is then removed if it is the one that the job kept below store.work;
     any other folder is left as it is.
     """
-    store = context.store()
-    promotion = stored.publish_kept_run(store, folder, _request(context, "fmnist publish"))
+    store = context.store(may_be_new=True)
+    promotion = stored.publish_kept_run(store, folder, _request(context, _by("publish")))
     result = _result(context, store, promotion)
     removed = stored.remove_kept_folder(folder, promotion.run_id, context.settings)
     note = () if removed else (f"{folder} is left as it is",)
@@ -69,22 +76,81 @@ def rollback(
     /,
     *,
     reason: Reason = None,
+    no_hold: Annotated[bool, flag("Let the next run that passes the gate replace it.")] = False,
 ) -> Result:
-    """Make an earlier champion the champion again."""
+    """Make an earlier champion the champion again, and hold it.
+
+    It stays the champion until `fmnist release`, whichever runs pass the gate; with --no-hold, only
+    until the next one does.
+    """
     store = context.store()
     # Before the check, which would create the store's folder.
-    existing_champion(store)
+    before = existing_champion(store)
+    if run is not None:
+        run = find_run_id(store, run)
     store.check()
-    champion = roll_back(store, run, reason=reason or "", by="fmnist rollback")
+    champion = roll_back(store, run, reason=reason or "", by=_by("rollback"), hold=not no_hold)
+    return _moved(store, before, champion, f"before {champion.previous}")
+
+
+@takes_settings("store")
+def hold(context: Context, *, reason: Reason = None) -> Result:
+    """Hold the champion: no run replaces it, whatever the gate says.
+
+    Runs are still judged and stored; one that passes has the verdict "held". `fmnist rollback` and
+    `fmnist promote --force` still work, and leave the champion held.
+    """
+    return _set_hold(context, True, reason)
+
+
+@takes_settings("store")
+def release(context: Context, *, reason: Reason = None) -> Result:
+    """Let runs that pass the gate replace the champion again."""
+    return _set_hold(context, False, reason)
+
+
+def _set_hold(context: Context, held: bool, reason: str | None) -> Result:
+    store = context.store()
+    before = existing_champion(store)
+    store.check()
+    by = _by("hold" if held else "release")
+    champion = set_hold(store, held=held, reason=reason or "", by=by)
+    return _moved(store, before, champion)
+
+
+def _moved(store: Store, before: ChampionRecord, champion: ChampionRecord, *further: str) -> Result:
+    """Announce a person's move, and say what the champion is now."""
     where = store.location(keys.of_run(champion.run_id))
+    if champion.generation == before.generation:
+        further = ("nothing to change",)
+    else:
+        _announce(champion, where)
+    state = "held until `fmnist release`" if champion.held else "not held"
     return done(
         champion.run_id,
         f"generation {champion.generation}",
-        f"before {champion.previous}",
+        *further,
+        state,
         where,
         champion=champion,
         location=where,
     )
+
+
+def _announce(champion: ChampionRecord, where: str) -> None:
+    from fmnist.orchestration.events import announce_move  # slow
+
+    announce_move(champion, where)
+
+
+def _by(command: str) -> str:
+    """The program, and who runs it, for the history."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        user = "unknown"
+    who = f"fmnist {command}, {user}@{platform.node()}"
+    return "".join(character for character in who if character.isprintable())[:_LONGEST_BY]
 
 
 def _request(context: Context, by: str, forced: str | None = None) -> stored.GateRequest:
@@ -105,12 +171,16 @@ def _result(context: Context, store: Store, promotion: stored.Promotion) -> Resu
         found |= {"evaluation": decision.evaluation, "champion": promotion.champion}
     champion = promotion.promoted_by
     if champion is None:
-        line = ("rejected", run_id, reason)
+        word = promotion.verdict.word if promotion.verdict else "rejected"
+        line = (word, run_id, reason)
         return Result(ExitCode.REJECTED, line, {"message": reason, **found})
     word = "promoted" if promotion.verdict else "ok"
     location = store.location(keys.of_run(run_id))
+    if promotion.verdict:
+        _announce(champion, location)
+    still = ("the champion stays held",) if champion.held else ()
     return Result(
         ExitCode.OK,
-        (word, run_id, f"generation {champion.generation}", reason),
+        (word, run_id, f"generation {champion.generation}", reason, *still),
         {"champion": champion, "location": location, **found},
     )

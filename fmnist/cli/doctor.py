@@ -1,8 +1,6 @@
 """Check everything a run needs, before anyone trains: one finding per check."""
 
-import base64
 import importlib.metadata
-import os
 import shutil
 import statistics
 import tempfile
@@ -12,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 from packaging.version import Version
 
 from fmnist.data.cache import cache_folder
@@ -27,6 +24,7 @@ from fmnist.errors import (
     without_credentials,
     writing,
 )
+from fmnist.prefect_import import prefect_import
 from fmnist.promotion.workspace import left_folders, work_folder
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion
@@ -41,7 +39,6 @@ _ROOM = {"data.cache": 64, "store.work": 128, "store.url": 32, "temporary files"
 _LARGEST_CLOCK_DIFFERENCE = 60
 _READS = 5
 _LONGEST_READ = 1.0
-_PREFECT_TIMEOUT = 10
 
 
 @dataclass(frozen=True)
@@ -233,31 +230,18 @@ def _champion(store: Store) -> str:
 
 
 def _prefect() -> str:
-    from fmnist.orchestration.server import api_address_and_login, no_answer  # slow
+    with prefect_import():
+        from fmnist.orchestration.server import (  # slow
+            api_address_and_login,
+            ask_server,
+            check_own_database,
+        )
 
     url, login = api_address_and_login()
     if not url:
-        return "PREFECT_API_URL is not set: an ad hoc run starts a temporary server"
-    key = base64.b64encode(os.fsencode(login or "")).decode()
-    headers = {"authorization": f"Basic {key}"} if login else {}
-    try:
-        with httpx.Client(headers=headers, timeout=_PREFECT_TIMEOUT) as client:
-            answer = client.get(f"{url}/admin/version").raise_for_status()
-        version = Version(str(answer.json()))
-    except httpx.HTTPStatusError as error:
-        status = error.response.status_code
-        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise PrefectError(
-                f"{url} refuses the login (HTTP {status}); "
-                f"{'correct' if login else 'set'} PREFECT_API_AUTH_STRING"
-            ) from error
-        raise PrefectError(
-            f"{url} does not tell its version (HTTP {status}); is PREFECT_API_URL the address of a "
-            "Prefect API, with /api at its end?"
-        ) from error
-    # Not all of what an address can be wrong in is an error of httpx's own.
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        raise no_answer(url, error) from error
+        found = check_own_database()
+        return f"PREFECT_API_URL is not set: an ad hoc run starts a temporary server; {found}"
+    version = ask_server(url, login)
     here = Version(importlib.metadata.version("prefect"))
     if version.release[:2] < here.release[:2]:
         raise PrefectError(

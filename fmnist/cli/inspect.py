@@ -48,6 +48,8 @@ class RunLine:
         interval: the confidence interval of that.
         verdict: what its gate decided, in a word.
         rejected_later: whether it was rejected after its own verdict had passed it.
+        held: whether it is the champion and is held.
+        forced: whether it is the champion because a person overruled the gate.
         problem: what is damaged.
     """
 
@@ -59,6 +61,8 @@ class RunLine:
     interval: Interval | None = None
     verdict: str = ""
     rejected_later: bool = False
+    held: bool = False
+    forced: bool = False
     problem: str = ""
 
 
@@ -93,10 +97,11 @@ def _run_line(
     store: Store, run_id: str, champion: ChampionRecord | None, judged_later: set[str]
 ) -> RunLine:
     is_champion = champion is not None and champion.run_id == run_id
+    held, forced = _held_and_forced(champion if is_champion else None)
     try:
         run = runs.find_run(store, run_id)
         if run is None:
-            return RunLine(run_id, "unfinished", is_champion)
+            return RunLine(run_id, "unfinished", is_champion, held=held, forced=forced)
         figures = runs.read_record(store, run, keys.EVALUATION, RecordedFigures)
         verdict = runs.read_record(store, run, keys.VERDICT, Verdict)
     except StoreError as error:
@@ -105,8 +110,8 @@ def _run_line(
             raise
         if not runs.run_exists(store, run_id):
             # It was removed meanwhile.
-            return RunLine(run_id, "unfinished", is_champion)
-        return RunLine(run_id, "damaged", is_champion, problem=str(error))
+            return RunLine(run_id, "unfinished", is_champion, held=held, forced=forced)
+        return RunLine(run_id, "damaged", is_champion, held=held, forced=forced, problem=str(error))
     return RunLine(
         run_id=run_id,
         state="whole",
@@ -115,8 +120,23 @@ def _run_line(
         accuracy=figures.accuracy,
         interval=figures.interval,
         verdict=verdict.word,
-        rejected_later=run_id in judged_later and verdict.word != "rejected" and not is_champion,
+        rejected_later=run_id in judged_later and verdict.promoted and not is_champion,
+        held=held,
+        forced=forced,
     )
+
+
+def _held_and_forced(champion: ChampionRecord | None) -> tuple[bool, bool]:
+    if champion is None:
+        return False, False
+    # Before there was a field for it, only the move told.
+    return champion.held, champion.forced or champion.move == "forced promotion"
+
+
+def _how_it_is(forced: bool, held: bool) -> str:
+    """What else there is to say of a champion, to follow that word."""
+    said = [word for word, is_so in (("forced", forced), ("held", held)) if is_so]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _table_of_runs(context: Context, lines: Sequence[RunLine]) -> Table:
@@ -137,8 +157,9 @@ def _table_of_runs(context: Context, lines: Sequence[RunLine]) -> Table:
 
 
 def _explain_marks(context: Context, lines: Sequence[RunLine]) -> None:
-    if any(line.champion for line in lines):
-        context.say("* the champion")
+    for line in lines:
+        if line.champion:
+            context.say(f"* the champion{_how_it_is(line.forced, line.held)}")
     if any(line.rejected_later for line in lines):
         context.say("! rejected later, when it was to be promoted")
     for line in lines:
@@ -151,6 +172,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
     """Show everything about one run."""
     store = context.store()
     champion = current_champion(store)
+    run = runs.find_run_id(store, run)
     stored = runs.read_run(store, run)
     content = runs.read_file(store, stored, keys.EVALUATION)
     figures, evaluation = _recorded_evaluation(store, run, content)
@@ -160,13 +182,14 @@ def show_run(context: Context, run: RunId, /) -> Result:
     later = runs.later_verdicts(store, run)
     changed = recorded_changes(store, stored)
     is_champion = champion is not None and champion.run_id == run
+    mark = _how_it_is(*reversed(_held_and_forced(champion)))
     kind = "the official files" if origin.official else "not the official files"
     images = "" if figures.images is None else f", {figures.images:,} images"
     settings = [f"{name} {value}" for name, value in changed.items()]
     tables.say_facts(
         context,
         {
-            "run": f"{run}{', the champion' if is_champion else ''}",
+            "run": f"{run}, the champion{mark}" if is_champion else run,
             "finished": tables.second_text(stored.manifest.created_at),
             "test accuracy": tables.accuracy_text(figures.accuracy, figures.interval) + images,
             "test loss": _figure_text(figures.loss),
@@ -177,7 +200,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
     )
     tables.say_verdict(context, verdict, against)
     for passed_later in later:
-        context.say(f"\njudged again, against generation {passed_later.generation}:")
+        context.say("", f"judged again, against generation {passed_later.generation}:")
         tables.say_verdict(context, passed_later)
     table = tables.make_table(context, "bytes", "file", right=(0,))
     for name, entry in sorted(stored.manifest.files.items()):
@@ -239,6 +262,7 @@ def show_champion(context: Context) -> Result:
             "since": f"{tables.second_text(champion.moved_at)}, by {champion.move}",
             "why": champion.reason or "-",
             "by": champion.by or "-",
+            "held": "yes, until `fmnist release`" if champion.held else "no",
             "rollback leads to": champion.rollback_to or "none before it",
         },
     )
@@ -257,8 +281,10 @@ def show_history(context: Context, *, limit: Limit = 20) -> Result:
         when = tables.second_text(record.moved_at)
         program = f"  by {record.by}" if record.by else ""
         change = f"{record.previous or 'none'} -> {record.run_id}"
-        if record.move == "retirement":
+        if record.move in ("retirement", "hold", "release"):
             change = f"{record.run_id} stays"
+        if record.held and record.move != "hold":
+            change += ", held"
         context.say(f"{record.generation:>5,}  {when}  {record.move}{program}")
         context.say(f"       {change}", *([f"       {record.reason}"] if record.reason else []))
     total, champion = moves[0].generation, moves[0].run_id
@@ -273,6 +299,7 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     With --json, every image that only one of them gets right is listed.
     """
     store = context.store()
+    first, second = (runs.find_run_id(store, run_id) for run_id in (first, second))
     stored = [runs.read_run(store, run_id) for run_id in (first, second)]
     models = [runs.read_file(store, run, keys.MODEL) for run in stored]
     origins = [runs.read_record(store, run, keys.DATA, DataOrigin) for run in stored]

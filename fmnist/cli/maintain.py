@@ -13,6 +13,7 @@ from fmnist.errors import ExitCode
 from fmnist.registry.champion import current_champion
 from fmnist.registry.prune import Removal, plan_prune, prune_store
 from fmnist.registry.pull import pull_champion
+from fmnist.registry.runs import find_run_id
 from fmnist.registry.verify import verify_store
 from fmnist.settings import sections
 from fmnist.tensorflow_import import quiet_tensorflow_import
@@ -33,6 +34,8 @@ def verify_runs(
         from fmnist.training.model_file import load_model_bytes
 
     store = context.store()
+    if run is not None:
+        run = find_run_id(store, run)
     report = verify_store(store, load_model_bytes, datetime.now(UTC), run)
     damage = report.damage
     for problem in damage:

@@ -57,7 +57,11 @@ def _folder(_: object, tokens: Sequence[Token]) -> Path | None:
 
 
 RunId = Annotated[
-    str, Parameter(converter=_run_id, help="The id of a run, as `fmnist runs` lists it.")
+    str,
+    Parameter(
+        converter=_run_id,
+        help="The id of a run, as `fmnist runs` lists it; how it or its last part begins is enough.",
+    ),
 ]
 Folder = Annotated[Path, Parameter(converter=_folder)]
 Count = Annotated[int, Parameter(converter=_count, metavar="N")]

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from fmnist.cli.command import Context
+from fmnist.errors import printable
 from fmnist.evaluation.comparison import Against, Comparison, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import CONFIDENCE, Interval
@@ -46,7 +48,7 @@ def say_verdict(context: Context, verdict: Verdict, against: Against = None) -> 
 
 def say_facts(context: Context, facts: Mapping[str, str]) -> None:
     """Show names and their values, one below the other."""
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = _Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
@@ -57,10 +59,17 @@ def say_facts(context: Context, facts: Mapping[str, str]) -> None:
 def make_table(context: Context, *header: str, right: tuple[int, ...] = ()) -> Table:
     """An empty table; the columns `right` are aligned to the right."""
     gap = 2 if context.console.width >= _WIDE else 1
-    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    table = _Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index in right else "left", overflow="fold")
     return table
+
+
+class _Table(Table):
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row, each of whose cells is one line whatever is stored."""
+        shown = (printable(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*shown, **options)
 
 
 def accuracy_text(accuracy: float, interval: Interval) -> str:

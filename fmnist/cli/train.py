@@ -9,12 +9,13 @@ from cyclopts import App
 from fmnist.cli.command import Context, Result, make_app
 from fmnist.cli.options import flag, settings_with_origin, takes_settings
 from fmnist.errors import ExitCode
+from fmnist.promotion.unchanged import Unchanged
 from fmnist.report.markdown import summary
 from fmnist.report.run import Run
 from fmnist.settings import Settings, sections
 
 
-def training_app(run_job: Callable[[Settings], Run]) -> App:
+def training_app(run_job: Callable[[Settings], Run | Unchanged]) -> App:
     """The command line of the job: every setting is an option."""
 
     @takes_settings(*sections(), json=False)
@@ -30,8 +31,14 @@ def training_app(run_job: Callable[[Settings], Run]) -> App:
             return Result()
         start = time.monotonic()
         result = run_job(context.settings)
+        seconds = time.monotonic() - start
+        if isinstance(result, Unchanged):
+            judged = result.verdict.promoted or not result.judged_again
+            code = ExitCode.OK if judged else ExitCode.REJECTED
+            line = f"{result.reason}  {seconds:.0f} s  {result.location}/report.md"
+            return Result(code, (line,))
         code = ExitCode.OK if result.verdict.promoted else ExitCode.REJECTED
-        return Result(code, (summary(result, time.monotonic() - start),))
+        return Result(code, (summary(result, seconds),))
 
     app = make_app(
         "python flows/train.py",

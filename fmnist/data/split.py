@@ -4,6 +4,7 @@ The images stay unsigned bytes: scaling and flattening belong to the network, so
 model includes them.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from fmnist.data.records import FetchedData, LabelledImages, PreparedData
 from fmnist.errors import DataError, writing
 from fmnist.settings import SplitSettings
 
+_NEEDED = 2
+
 
 def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages, LabelledImages]:
     """Divide into training and validation, each class in the same proportions on both sides.
@@ -22,6 +25,12 @@ def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages
     """
     shares = f"{1 - settings.validation:.0%} / {settings.validation:.0%}"
     refusal = f"the training images cannot be split {shares} by class"
+    numbers, counts = np.unique(data.labels, return_counts=True)
+    if alone := numbers[counts < _NEEDED].tolist():
+        raise DataError(
+            f"{refusal}: class {', '.join(map(str, alone))} has 1 image, but each class needs at "
+            f"least {_NEEDED}, one for either side; add images, or leave the class out"
+        )
     try:
         sides = train_test_split(
             np.arange(len(data)),
@@ -34,7 +43,13 @@ def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages
     classes = set(data.labels.tolist())
     for side in sides:
         if missing := sorted(classes - set(data.labels[side].tolist())):
-            raise DataError(f"{refusal}: too few of class {', '.join(map(str, missing))}")
+            least = math.ceil(1 / min(settings.validation, 1 - settings.validation))
+            few = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+            found = ", ".join(f"class {number} has {few[number]}" for number in missing)
+            raise DataError(
+                f"{refusal}: one side would have none of a class: {found} images, where {least} "
+                "are enough; add images, or set split.validation nearer to 0.5"
+            )
     train, validation = (LabelledImages(data.images[side], data.labels[side]) for side in sides)
     return train, validation
 

@@ -1,6 +1,7 @@
 """Compare a challenger with the champion, both scored on the same test images."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,12 +98,12 @@ class Comparison:
     @property
     def p_value_worse(self) -> float:
         """How probable so few gains are for equal models: McNemar's exact test, one-sided."""
-        return float(binom.cdf(self.gained, self.gained + self.lost, 0.5))
+        return _never_zero(binom.cdf(self.gained, self.gained + self.lost, 0.5))
 
     @property
     def p_value_better(self) -> float:
         """How probable so many gains are for equal models: McNemar's exact test, one-sided."""
-        return float(binom.cdf(self.lost, self.gained + self.lost, 0.5))
+        return _never_zero(binom.cdf(self.lost, self.gained + self.lost, 0.5))
 
     @property
     def largest_drop(self) -> RecallDifference:
@@ -197,8 +198,8 @@ def in_points(difference: float) -> str:
 
 
 def in_digits(p_value: float) -> str:
-    """A p-value in four digits, which are never all 0."""
-    return f"{p_value:.4f}" if p_value >= 0.0001 else "below 0.0001"
+    """What follows `p`: a p-value in four digits, which are never all 0."""
+    return f"= {p_value:.4f}" if p_value >= 0.0001 else "< 0.0001"
 
 
 def difference_interval(gained: int, lost: int, images: int) -> Interval:
@@ -212,6 +213,11 @@ def difference_interval(gained: int, lost: int, images: int) -> Interval:
     z = float(norm.ppf((1 + CONFIDENCE) / 2))
     margin = z * math.sqrt((more + fewer - difference**2) / (images + 2))
     return Interval(max(-1.0, difference - margin), min(1.0, difference + margin))
+
+
+def _never_zero(p_value: float) -> float:
+    """A p-value, also where it is too small for a float."""
+    return max(float(p_value), sys.float_info.min)
 
 
 def _share(hits: npt.NDArray[np.bool_]) -> float:

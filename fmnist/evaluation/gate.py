@@ -7,7 +7,7 @@ test set's is a rejection.
 import math
 from dataclasses import dataclass, replace
 
-from fmnist.evaluation.comparison import Against, Comparison, ComparisonFailed
+from fmnist.evaluation.comparison import Against, Comparison, ComparisonFailed, in_digits, in_points
 from fmnist.evaluation.metrics import Evaluation
 from fmnist.settings import GateSettings
 
@@ -25,12 +25,14 @@ class Rule:
         value: what was measured; `None` if it is missing.
         bound: what it must equal or reach.
         passed: whether it does.
+        fault: what to say of it, in words, if it does not; older verdicts lack it.
     """
 
     name: str
     value: int | float | None
     bound: int | float
     passed: bool
+    fault: str = ""
 
     @property
     def measured(self) -> str:
@@ -66,6 +68,7 @@ class Verdict:
         notes: what else a person should know.
         decided: `False` if the store could not be asked for the champion, so that the gate decides
             when the run is published.
+        held: whether it passed and is not promoted only because the champion is held.
     """
 
     promoted: bool
@@ -74,18 +77,30 @@ class Verdict:
     generation: int = 0
     notes: tuple[str, ...] = ()
     decided: bool = True
+    held: bool = False
 
     @property
     def word(self) -> str:
-        """`promoted`, `rejected` or `undecided`."""
+        """`promoted`, `rejected`, `held` or `undecided`."""
         if not self.decided:
             return "undecided"
-        return "promoted" if self.promoted else "rejected"
+        return "promoted" if self.promoted else "held" if self.held else "rejected"
 
 
 def undecided(why: str, generation: int) -> Verdict:
     """No verdict yet, since the champion, last seen in that generation, could not be read."""
     return Verdict(False, (), f"not decided yet: {why}", generation, decided=False)
+
+
+def hold_back(verdict: Verdict) -> Verdict:
+    """The verdict while the champion is held: whatever passes the gate waits for its release."""
+    if not verdict.promoted:
+        return verdict
+    reason = (
+        f"{verdict.reason}; it passes, but the champion is held: after `fmnist release`, "
+        "`fmnist promote` with this run judges it again"
+    )
+    return replace(verdict, promoted=False, held=True, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -123,15 +138,17 @@ def decide(evaluation: Evaluation, settings: GateSettings, context: GateContext)
     accuracy = _figure(evaluation, "accuracy")
     rules = [
         Rule("every test image scored", images, expected, images == expected > 0),
-        _at_least("test accuracy", accuracy, settings.min_accuracy),
+        _at_least("test accuracy", accuracy, settings.min_accuracy, "is below the required"),
     ]
     if settings.lower_bound:
         low = _figure(getattr(evaluation, "interval", None), "low")
-        rules.append(_at_least("lower end of its 95 % interval", low, settings.min_accuracy))
+        name = "lower end of its 95 % interval"
+        rules.append(_at_least(name, low, settings.min_accuracy, "is below the required"))
     required = _rules_against(against, settings, expected)
-    closeness = _closeness(accuracy, settings.min_accuracy, expected)
-    if required and isinstance(against, Comparison):
-        closeness += f"; it is {against.in_words}"
+    # Each rule that fails says so itself.
+    closeness = _closeness(rules[1], expected) if rules[1].passed else ""
+    if isinstance(against, Comparison) and required and all(rule.passed for rule in required):
+        closeness = f"{closeness}; it is {against.in_words}" if closeness else ""
     verdict = verdict_of((*rules, *required), closeness)
     return replace(verdict, generation=context.generation, notes=_notes(context))
 
@@ -144,14 +161,27 @@ def _rules_against(against: Against, settings: GateSettings, test_images: int) -
     if settings.champion == "not_worse":
         value = found.p_value_worse if found else None
         name = "not significantly worse than the champion, McNemar's one-sided p"
-        rules.append(_at_least(name, value, SIGNIFICANCE))
+        rules.append(_significance(name, value, SIGNIFICANCE, found, "significantly worse"))
     elif settings.champion == "better":
         value = 1 - found.p_value_better if found else None
         name = "significantly better than the champion, 1 - McNemar's one-sided p"
-        rules.append(_at_least(name, value, 1 - SIGNIFICANCE))
+        rules.append(
+            _significance(name, value, 1 - SIGNIFICANCE, found, "not significantly better")
+        )
     if settings.max_class_drop is not None:
         rules.append(_class_rule(found, 0 - settings.max_class_drop))
     return rules
+
+
+def _significance(
+    name: str, value: float | None, bound: float, found: Comparison | None, otherwise: str
+) -> Rule:
+    rule = _at_least(name, value, bound)
+    if rule.passed or found is None:
+        return rule
+    p_value = found.p_value_worse if bound == SIGNIFICANCE else found.p_value_better
+    figures = f"{in_points(found.difference)} points, p {in_digits(p_value)}"
+    return replace(rule, fault=f"{otherwise} than the champion ({figures})")
 
 
 def _class_rule(found: Comparison | None, bound: float) -> Rule:
@@ -189,15 +219,18 @@ def _notes(context: GateContext) -> tuple[str, ...]:
 
 
 def verdict_of(rules: tuple[Rule, ...], closeness: str) -> Verdict:
-    """Promote if there are rules and all of them pass; `closeness` goes into the reason."""
+    """Promote if there are rules and all of them pass.
+
+    The reason is `closeness`, if there is any, and what is wrong by each rule that failed.
+    """
     if not rules:
         return Verdict(False, rules, "the gate has no rules")
-    failed = "; ".join(
-        f"{rule.name} ({rule.measured} where {rule.needed} is needed)"
+    failed = [
+        rule.fault or f"{rule.name}: {rule.measured}, but {rule.needed} is required"
         for rule in rules
         if not rule.passed
-    )
-    return Verdict(not failed, rules, f"{closeness}; failed: {failed}" if failed else closeness)
+    ]
+    return Verdict(not failed, rules, "; ".join(filter(None, (closeness, *failed))))
 
 
 def _figure(record: object, name: str) -> float | None:
@@ -205,20 +238,26 @@ def _figure(record: object, name: str) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
-def _at_least(name: str, value: float | None, bound: float) -> Rule:
+def _at_least(name: str, value: float | None, bound: float, otherwise: str = "") -> Rule:
+    """A share that must reach a bound; if it does not, `otherwise` goes between the two."""
     # A share is from 0 to 1: NaN or a percentage was not measured correctly.
-    passed = value is not None and 0 <= value <= 1 and value >= bound
-    return Rule(name, value, bound, passed)
+    measured = value is not None and 0 <= value <= 1
+    rule = Rule(name, value, bound, passed=value is not None and measured and value >= bound)
+    if rule.passed or not otherwise:
+        return rule
+    if value is None or not math.isfinite(value):
+        return replace(rule, fault=f"no {name} was measured")
+    told = otherwise if measured else "is no share from 0 to 1; required is"
+    return replace(rule, fault=f"{name} {rule.measured} {told} {rule.needed}")
 
 
-def _closeness(accuracy: float | None, bound: float, test_images: int) -> str:
-    if accuracy is None or not math.isfinite(accuracy):
-        return "no test accuracy was measured"
-    if accuracy == bound:
-        return f"test accuracy {accuracy:.4f} is exactly at the bound {bound:.4f}"
-    side = "above" if accuracy > bound else "below"
-    count = f"{round(abs(accuracy - bound) * test_images):,} of {test_images:,} images"
+def _closeness(accuracy: Rule, test_images: int) -> str:
+    """How far above the bound a test accuracy is that passes."""
+    if accuracy.value is None or accuracy.value == accuracy.bound:
+        return f"test accuracy {accuracy.measured} is exactly the required {accuracy.needed}"
+    above = accuracy.value - accuracy.bound
+    count = f"{round(above * test_images):,} of {test_images:,} images"
     return (
-        f"test accuracy {accuracy:.4f} is {abs(accuracy - bound) * 100:.2f} points ({count}) "
-        f"{side} the bound {bound:.4f}"
+        f"test accuracy {accuracy.measured} is {above * 100:.2f} points ({count}) above the "
+        f"required {accuracy.needed}"
     )

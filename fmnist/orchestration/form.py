@@ -1,5 +1,8 @@
 """The form for a run's settings in Prefect's UI."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from pydantic import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -7,12 +10,24 @@ from pydantic_core import CoreSchema
 from fmnist.configure import all_settings
 from fmnist.settings import Settings
 
+# The sections by their titles, and the fields that come first in them: what people usually change.
+_TITLES = {
+    "training": "Training",
+    "gate": "Gate",
+    "data": "Data",
+    "store": "Store",
+    "model": "Network",
+    "split": "Split",
+}
+_FIRST_FIELDS = ("epochs", "seed", "min_accuracy", "champion")
+
 
 class SettingsForm:
     """Annotates a flow's parameter with the settings' schema, as a form whose fields are optional.
 
     Prefect's UI fills each field in with its default and sends them all, which would override the
     worker's environment. So defaults, and bounds with them, are given in the descriptions instead.
+    What is usually changed comes first.
     """
 
     @classmethod
@@ -21,9 +36,14 @@ class SettingsForm:
     ) -> JsonSchemaValue:
         reference = handler(Settings.__pydantic_core_schema__)
         settings = {setting.name: setting for setting in all_settings()}
-        for section, part in handler.resolve_ref_schema(reference)["properties"].items():
+        tree = handler.resolve_ref_schema(reference)
+        tree["properties"] = _ordered(tree["properties"], _TITLES)
+        for section, part in tree["properties"].items():
             part.pop("default", None)
-            for name, field in handler.resolve_ref_schema(part)["properties"].items():
+            fields = handler.resolve_ref_schema(part)
+            part["title"] = fields["title"] = _TITLES.get(section, section.capitalize())
+            fields["properties"] = _ordered(fields["properties"], _FIRST_FIELDS)
+            for name, field in fields["properties"].items():
                 field.pop("default", None)
                 if field.get("type") == "boolean":
                     # A switch cannot be left empty: it would be sent as off.
@@ -34,3 +54,8 @@ class SettingsForm:
                 allowed = setting.allowed.replace(", comma-separated", "")
                 field["description"] = f"{setting.meaning} ({allowed}; default: {setting.default})"
         return reference
+
+
+def _ordered(properties: dict[str, Any], first: Iterable[str]) -> dict[str, Any]:
+    """The same properties, those named in `first` before the others."""
+    return {name: properties[name] for name in first if name in properties} | properties

@@ -4,11 +4,12 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import coolname.data
 import httpx
 from prefect import runtime
 from prefect.client.orchestration import get_client
@@ -23,7 +24,9 @@ from fmnist.configure import load_settings
 from fmnist.data.records import DataOrigin, PreparedData
 from fmnist.environment import Environment, describe_environment
 from fmnist.errors import JobError
+from fmnist.orchestration.link import end_if_lost, settle
 from fmnist.promotion.judge import Decision
+from fmnist.promotion.unchanged import Unchanged, fingerprint_of
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of
 from fmnist.registry.records import new_run_id
@@ -40,27 +43,29 @@ class Job:
     """What is known about a run before it trains.
 
     Attributes:
-        run_id: the run's id, which is also the flow run's name.
+        run_id: the run's id.
+        named: whether a person has named the flow run; otherwise its name begins with the run id.
         started_at: when the flow started, in UTC.
         settings: the run's complete settings.
-        conditional_writes: whether the store honours conditional writes.
+        conditional_writes: whether the store honours conditional writes; `check_store` finds out.
         seen_generation: the champion's generation before training; 0 if there was no champion.
         environment: code, machine and versions.
         location: where the run's files will be in the store.
     """
 
     run_id: str
+    named: bool
     started_at: datetime
     settings: Settings
-    conditional_writes: bool
     seen_generation: int
     environment: Environment
     location: str
+    conditional_writes: bool = False
 
 
 @contextmanager
 def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
-    """Name this flow run, complete its settings and check its store; announce a failure.
+    """Name this flow run, complete its settings and read its store; announce a failure.
 
     Ctrl-C or SIGTERM leaves the block without an exception: the code after it marks the run as
     cancelled.
@@ -68,20 +73,23 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     _set_up_logging()
     started_at = datetime.now(UTC)
     run_id = new_run_id(started_at)
+    named = not _is_generated(runtime.flow_run.name)
     with get_client(sync_client=True) as client:
-        client.update_flow_run(runtime.flow_run.id, name=run_id)
+        if named:
+            client.update_flow_run(runtime.flow_run.id, tags={*runtime.flow_run.tags, run_id})
+        else:
+            client.update_flow_run(runtime.flow_run.id, name=run_id)
     try:
         with process.interruptible():
             settings = complete_settings(parameters)
             store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
-            conditional_writes = store.check()
             # Read now, to notice a damaged champion before training.
             seen_generation = generation_of(current_champion(store))
             yield Job(
                 run_id,
+                named,
                 started_at,
                 settings,
-                conditional_writes,
                 seen_generation,
                 describe_environment(),
                 store.location(keys.of_run(run_id)),
@@ -89,6 +97,8 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     except JobError as error:
         error.run_id = run_id
         logger.error("%s", error)
+        settle(error)
+        end_if_lost()
         _announce("failed", run_id, str(error))
         raise
     except KeyboardInterrupt:
@@ -96,6 +106,13 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     except Exception as error:
         _announce("failed", run_id, f"{type(error).__name__}: {error}")
         raise
+
+
+def check_store(job: Job) -> Job:
+    """Check that the store can be written, before time is spent on training."""
+    settings = job.settings.store
+    store = open_store(settings.url, single_publisher=settings.single_publisher)
+    return replace(job, conditional_writes=store.check())
 
 
 def describe_run(
@@ -107,6 +124,7 @@ def describe_run(
         started_at=job.started_at,
         location=job.location,
         settings=job.settings,
+        fingerprint=fingerprint_of(job.settings, data, job.environment),
         data=data,
         prepared=prepared,
         training=trained,
@@ -118,15 +136,44 @@ def describe_run(
     )
 
 
-def final_state(run: Run) -> State[Any]:
-    """Announce and tag a judged run; returns its state, `Promoted` or `Rejected`."""
+def final_state(job: Job, run: Run) -> State[Any]:
+    """Announce a judged run, and write its verdict into its name, tags and final message.
+
+    Prefect's lists, filters and automations pass over states with names of their own.
+    """
+    end_if_lost()
     verdict = run.verdict
     _announce(verdict.word, run.run_id, verdict.reason, run)
+    data = "official-data" if run.data.official else "own-data"
+    _label(job, f"{verdict.word} {run.evaluation.accuracy:.4f}", verdict.word, data)
+    return Completed(message=f"{verdict.word}: {verdict.reason}", data=run)
+
+
+def unchanged_state(job: Job, found: Unchanged) -> State[Any]:
+    """Announce a run that had nothing to train, and label it like a judged one."""
+    end_if_lost()
+    logger.info("%s", found.reason)
+    _announce("unchanged", found.run_id, found.reason)
+    _label(job, "unchanged", "unchanged", *([found.verdict.word] if found.judged_again else []))
+    return Completed(message=found.reason, data=found)
+
+
+def _label(job: Job, words: str, *tags: str) -> None:
+    """Add to the flow run's tags and, unless a person has named it, to its name."""
     with best_effort("the run was not tagged"), get_client(sync_client=True) as client:
-        data = "official-data" if run.data.official else "own-data"
-        tags = {*runtime.flow_run.tags, verdict.word, data}
-        client.update_flow_run(runtime.flow_run.id, tags=tags)
-    return Completed(name=verdict.word.capitalize(), message=verdict.reason, data=run)
+        everything = {*client.read_flow_run(UUID(runtime.flow_run.id)).tags, *tags}
+        if job.named:
+            client.update_flow_run(runtime.flow_run.id, tags=everything)
+        else:
+            name = f"{job.run_id} {words}"
+            client.update_flow_run(runtime.flow_run.id, name=name, tags=everything)
+
+
+def _is_generated(name: str) -> bool:
+    """Whether Prefect made up this name of a flow run: two words of the package coolname."""
+    lists: Any = coolname.data.config.values()
+    known = {word for found in lists if found["type"] == "words" for word in found["words"]}
+    return {*name.split("-")} <= known
 
 
 def is_retryable(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
@@ -189,13 +236,24 @@ def _is_not_foreseen(record: logging.LogRecord) -> bool:
     """Drops what Prefect says of a foreseeable error or an interrupt: the flow logs one line."""
     if record.msg.startswith("Crash detected!"):
         return not isinstance(sys.exc_info()[1], KeyboardInterrupt)
-    return not (record.exc_info and isinstance(record.exc_info[1], JobError))
+    foreseen = (JobError, httpx.HTTPError, PrefectException)
+    return not (record.exc_info and isinstance(record.exc_info[1], foreseen))
+
+
+def _is_of_no_use(_record: logging.LogRecord) -> bool:
+    """Drops what Prefect's background threads say, instead of which one line is logged."""
+    return False
 
 
 def _set_up_logging() -> None:
     """Send the package's log lines where Prefect sends its own; safe to repeat."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_not_foreseen)
+    # What sends events and logs in the background complains at length while the server is away.
+    for name in ("prefect.events.clients", "prefect._internal.concurrency", "EventsWorker"):
+        logging.getLogger(name).addFilter(_is_of_no_use)
+    # Then logs that cannot be sent are dropped without a word, as in any program at work.
+    logging.raiseExceptions = False
     library = logging.getLogger("fmnist")
     library.setLevel(logging.INFO)
     for name in ("prefect", "prefect.flow_runs"):

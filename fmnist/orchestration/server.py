@@ -1,67 +1,102 @@
 """The Prefect server a run reports to: the configured one, or a temporary one."""
 
+import base64
+import contextlib
+import logging
+import os
+import sqlite3
+import tempfile
+import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
+from packaging.version import Version
 from prefect import settings as prefect
 from prefect.client.orchestration import get_client
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import Abort, PrefectException, TerminationSignal
-from pydantic import ValidationError
+from sqlalchemy.engine import make_url
 
 from fmnist import process
-from fmnist.errors import PrefectError, without_credentials
+from fmnist.errors import JobError, PrefectError, without_credentials, writing
 from fmnist.orchestration import temporary_server
+from fmnist.orchestration.link import new_link
+from fmnist.prefect_import import prefect_import
+from fmnist.promotion.unchanged import Unchanged
 from fmnist.report.run import Run
 from fmnist.settings import Settings
 
+logger = logging.getLogger("fmnist.flow")
+
 _LONGEST_SERVER_START = 180
-_LONGEST_FIRST_ANSWER = 15
+_LONGEST_FIRST_ANSWER = 10
+_LONGEST_LOOK = 3
+_SMALLEST_ROOM = 2**20
 _SECONDS_BETWEEN_HEARTBEATS = 30
 
 
-def run_flow(flow: Callable[..., Any], settings: Settings) -> Run:
+def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
     """Run the flow in this process, on the configured Prefect server or a temporary one.
+
+    What the stages came to is the outcome, also if Prefect can no longer be told.
 
     Raises:
         JobError: the run failed for a foreseeable reason.
-        PrefectError: no server answers, or it was lost during the run.
+        PrefectError: no server answers, or it was lost before the run came to anything.
         KeyboardInterrupt: the run was interrupted.
     """
-    with prefect.temporary_settings(run_settings()):
+    process.check_current_folder()
+    process.end_at_once()
+    url, login = api_address_and_login()
+    if url:
+        ask_server(url, login)
+    else:
+        check_own_database()
+        # Prefect itself takes an empty address for one.
+        os.environ.pop("PREFECT_API_URL", None)
+    unset = set() if url else {prefect.PREFECT_API_URL}
+    with prefect.temporary_settings(run_settings(), restore_defaults=unset), new_link() as link:
         try:
-            _check_server()
+            if not url:
+                _start_temporary_server()
+            _let_events_fail_fast()
             process.hold_back()
             state = flow(settings, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
-            return cast(Run, state.result())
-        except (TerminationSignal, Abort) as error:
+            return cast(Run | Unchanged, state.result())
+        except TerminationSignal as error:
             raise KeyboardInterrupt from error
-        except (httpx.HTTPError, PrefectException) as error:
-            raise PrefectError(
-                f"lost the Prefect server at {_address()} ({error}); see its log, then run again"
-            ) from error
+        except (httpx.HTTPError, PrefectException, Abort) as error:
+            if isinstance(link.outcome, JobError):
+                raise link.outcome from error
+            if link.outcome is None and isinstance(error, Abort):
+                raise KeyboardInterrupt from error
+            if link.outcome is None:
+                raise PrefectError(
+                    f"lost the Prefect server at {_address()} ({error}); see its log, then run "
+                    "again"
+                ) from error
+            logger.warning(
+                "Prefect was not told how this run ended: its server is lost (%s)",
+                error,
+                extra={"send_to_api": False},
+            )
+            return link.outcome
+        finally:
+            EventsWorker.set_client_override(None)
 
 
 def api_address_and_login() -> tuple[str, str | None]:
     """Address and login of the Prefect API; no address if a run would start a temporary server."""
-    try:
-        with warnings.catch_warnings():
-            # A run would fail over such a file, while here Prefect only warns and ignores it.
-            warnings.filterwarnings("error", "Failed to load profiles")
-            api = prefect.Settings().api
-    # Prefect has no error of its own for some of what can be wrong in its files.
-    except (OSError, ValueError, UserWarning) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            fault = error.errors(include_url=False, include_input=False)[0]
-            reason = f"{'.'.join(map(str, fault['loc'])) or 'an address'}: {fault['msg']}"
-        raise PrefectError(
-            f"Prefect's settings cannot be read ({reason}); correct PREFECT_API_URL, or whatever "
-            "else is wrong in the environment, in prefect.toml or in Prefect's profiles"
-        ) from error
+    with prefect_import(), warnings.catch_warnings():
+        # A run would fail over such a file, while here Prefect only warns and ignores it.
+        warnings.filterwarnings("error", "Failed to load profiles")
+        api = prefect.Settings().api
     login = api.auth_string.get_secret_value() if api.auth_string else None
     return (api.url or "").rstrip("/"), login
 
@@ -70,6 +105,8 @@ def run_settings() -> dict[Any, Any]:
     """The Prefect settings that a run started by hand needs."""
     # Where an automation marks runs without a heartbeat as crashed, this run must send one too.
     found: dict[Any, Any] = {prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS}
+    # The flow waits for a lost server itself; with Prefect's five, each call would take a minute.
+    found[prefect.PREFECT_CLIENT_MAX_RETRIES] = 2
     if not prefect.PREFECT_API_URL.value():
         found |= {
             prefect.PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
@@ -80,23 +117,91 @@ def run_settings() -> dict[Any, Any]:
     return found
 
 
-def _check_server() -> None:
-    """Send the configured Prefect server a first request, or start the temporary one."""
-    patience = {
-        prefect.PREFECT_API_REQUEST_TIMEOUT: _LONGEST_FIRST_ANSWER,
-        prefect.PREFECT_CLIENT_MAX_RETRIES: 0,
-    }
-    process.check_current_folder()
-    process.end_at_once()
+def _start_temporary_server() -> None:
     temporary_server.prepare()
     try:
-        with (
-            prefect.temporary_settings(patience if prefect.PREFECT_API_URL.value() else {}),
-            get_client(sync_client=True) as client,
-        ):
+        with get_client(sync_client=True) as client:
             client.read_flows(limit=1)
     except (httpx.HTTPError, PrefectException, OSError, RuntimeError, ValueError) as error:
-        raise no_answer(_address(), error) from error
+        raise no_answer("a temporary address", error) from error
+
+
+def _let_events_fail_fast() -> None:
+    """Try once to send an event, which is sent again with a later one; ten tries take 7 s each."""
+    if not prefect.PREFECT_API_KEY.value():
+        with get_client(sync_client=True) as client:
+            address = str(client.api_url).rstrip("/")
+        EventsWorker.set_client_override(
+            PrefectEventsClient, api_url=address, reconnection_attempts=1
+        )
+
+
+def ask_server(url: str, login: str | None) -> Version:
+    """The version of the Prefect server at this address, asked once and not for long."""
+    key = base64.b64encode(os.fsencode(login or "")).decode()
+    headers = {"authorization": f"Basic {key}"} if login else {}
+    shown = without_credentials(url)
+    try:
+        with httpx.Client(headers=headers, timeout=_LONGEST_FIRST_ANSWER) as client:
+            answer = client.get(f"{url}/admin/version").raise_for_status()
+        return Version(str(answer.json()))
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise PrefectError(
+                f"{shown} refuses the login (HTTP {status}); "
+                f"{'correct' if login else 'set'} PREFECT_API_AUTH_STRING"
+            ) from error
+        if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise no_answer(shown, error) from error
+        raise PrefectError(
+            f"{shown} does not tell its version (HTTP {status}); is PREFECT_API_URL the address of "
+            "a Prefect API, with /api at its end?"
+        ) from error
+    # Not all of what an address can be wrong in is an error of httpx's own.
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        raise no_answer(shown, error) from error
+
+
+def check_own_database() -> str:
+    """Check that the temporary server can write Prefect's folder and read its database there."""
+    # Read now, as the address is, and not when Prefect was imported.
+    found = prefect.Settings()
+    home = found.home.expanduser()
+    with writing(home, "set PREFECT_HOME to another folder", PrefectError):
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as stream:
+            stream.write(bytes(_SMALLEST_ROOM))
+            stream.flush()
+    given = found.server.database.connection_url
+    url = make_url(given.get_secret_value() if given else f"sqlite:///{home / 'prefect.db'}")
+    database = Path(url.database or home / "prefect.db") if url.database != ":memory:" else home
+    if url.get_backend_name() != "sqlite" or not database.is_file():
+        return f"{home} can be written"
+    if fault := _fault_of(database):
+        raise PrefectError(
+            f"Prefect's database {database} is damaged ({fault}); move it out of the way "
+            f"(mv {database} {database}.damaged) and a new one is made; it holds Prefect's record "
+            "of earlier runs, but no model"
+        )
+    return (
+        f"its database {database} has {database.stat().st_size / 1e6:.0f} MB; deleting it while no "
+        "run is active loses only Prefect's record of earlier runs"
+    )
+
+
+def _fault_of(database: Path) -> str:
+    """What is wrong with an SQLite file; nothing if it takes too long to look at all of it."""
+    deadline = time.monotonic() + _LONGEST_LOOK
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            return "" if found == "ok" else found
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
+        return "" if code in busy else str(error)
 
 
 def no_answer(address: str, error: Exception) -> PrefectError:

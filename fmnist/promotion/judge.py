@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fmnist.data.records import Bytes, DataOrigin, LabelledImages, Probabilities
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Against, ComparisonFailed, compare
-from fmnist.evaluation.gate import GateContext, Verdict, decide, undecided
+from fmnist.evaluation.gate import GateContext, Verdict, decide, hold_back, undecided
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of, promote_run
@@ -114,7 +114,10 @@ class Judge:
             judged=record_use(self.store, self.test_set.digest, self.run_id),
             conditional_writes=self.conditional_writes,
         )
-        return Decision(evaluation, decide(evaluation, self.gate, context), champion, against)
+        verdict = decide(evaluation, self.gate, context)
+        if champion and champion.held:
+            verdict = hold_back(verdict)
+        return Decision(evaluation, verdict, champion, against)
 
     def _compare(self, probabilities: Probabilities, champion: ChampionRecord | None) -> Against:
         """Score the champion now, and compare these probabilities with its own."""

@@ -8,6 +8,7 @@ from fmnist.data.records import Bytes
 from fmnist.errors import DamagedError, StoreError, writing
 from fmnist.evaluation.metrics import digest_of_predictions
 from fmnist.promotion.judge import Decision, Judge
+from fmnist.promotion.unchanged import remember
 from fmnist.registry import keys
 from fmnist.registry.records import RetiredError, to_json
 from fmnist.registry.runs import read_file, seal_run, upload_run
@@ -35,11 +36,13 @@ def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
         for name, content in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        seal_run(folder, run.run_id, datetime.now(UTC))
+        seal_run(folder, run.run_id, datetime.now(UTC), run.fingerprint)
 
 
 def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
     """Publish a sealed run, and make it the champion if it passes the gate; safe to repeat.
+
+    The run can then be found by its fingerprint.
 
     Before the champion changes, the model is read back from the store, loaded, and scored on the
     same test images. If the champion has changed since the verdict, or nothing was decided yet, the
@@ -52,6 +55,7 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
     try:
         stored = upload_run(judge.store, folder)
         if run.verdict.decided and not run.verdict.promoted:
+            _remember(run, judge)
             return run
         probabilities = judge.test_set.score(read_file(judge.store, stored, keys.MODEL))
         if digest_of_predictions(probabilities) != run.evaluation.predictions_sha256:
@@ -69,9 +73,16 @@ def publish_run(run: Run, folder: Path, judge: Judge) -> Run:
             "finishes it)",
             retryable=error.retryable,
         ) from error
-    return replace(
+    published = replace(
         run,
         verdict=decision.verdict,
         champion_before=decision.champion_before,
         against=decision.against,
     )
+    _remember(published, judge)
+    return published
+
+
+def _remember(run: Run, judge: Judge) -> None:
+    accuracy = run.evaluation.accuracy
+    remember(judge.store, run.fingerprint, run.run_id, accuracy, judge.gate, run.verdict)

@@ -138,7 +138,7 @@ def _judge_stored_run(
         forced=request.forced,
     )
     reason = decision.verdict.reason
-    if result.made and request.forced is not None:
+    if result.made and result.made.forced:
         reason = f"forced: {request.forced}"
     return Promotion(run.run_id, result.champion, result.made, decision.verdict, decision, reason)
 

@@ -1,4 +1,4 @@
-"""Read the champion and its history, and change it: promote, roll back, retire.
+"""Read the champion and its history, and change it: promote, roll back, hold, release, retire.
 
 `fmnist.registry.records` explains the protocol. A move also raises `StoreError` if others changed
 the champion at each of its attempts.
@@ -13,11 +13,13 @@ from itertools import takewhile
 from typing import Any
 
 from fmnist.errors import DamagedError, StoreError
-from fmnist.evaluation.gate import Verdict
+from fmnist.evaluation.gate import Verdict, hold_back
 from fmnist.registry import keys
 from fmnist.registry.records import (
     FORMAT,
+    LARGEST_RECORD,
     ChampionRecord,
+    Move,
     PromotionResult,
     RetiredError,
     StoredRun,
@@ -25,7 +27,7 @@ from fmnist.registry.records import (
     from_json,
     to_json,
 )
-from fmnist.registry.runs import read_file, read_run, record_verdict, run_exists
+from fmnist.registry.runs import read_file, read_run, record_verdict, run_exists, unknown_run
 from fmnist.store.base import Conflict, Store, StoredObject
 
 ATTEMPTS = 10
@@ -35,7 +37,7 @@ Decide = Callable[["ChampionRecord | None"], Verdict]
 
 def current_champion(store: Store) -> ChampionRecord | None:
     """The current champion; `None` if no run was ever promoted."""
-    return _parse(store, store.get(keys.CHAMPION))
+    return _parse(store, store.get(keys.CHAMPION, LARGEST_RECORD))
 
 
 def read_champion(store: Store, *names: str) -> tuple[ChampionRecord, Mapping[str, bytes]]:
@@ -95,7 +97,8 @@ def promote_run(
     `verdict` was reached against the champion of its generation. If the champion has changed since,
     or nothing was decided yet, `decide` is asked. Safe to repeat: a run that has become the
     champion since that generation is not promoted again, and the result has the verdict that made
-    it the champion. `forced` is a person's reason to promote the run whatever the verdict.
+    it the champion. A champion that is held is replaced only if `forced` gives a person's reason to
+    promote the run whatever the verdict; it stays held then, for the run that replaces it.
 
     Raises:
         RetiredError: the run has been removed from the store.
@@ -113,6 +116,8 @@ def promote_run(
             _refuse_retired(run.run_id, current)
         if generation_of(current) != latest.generation or not latest.decided:
             latest = decide(current)
+        if current and current.held:
+            latest = hold_back(latest)
         if not latest.promoted and forced is None:
             if current_champion(store) != current:
                 # It may have been rejected only because that champion was being removed.
@@ -120,6 +125,7 @@ def promote_run(
             record_verdict(store, run, latest)
             return None
         previous = current.run_id if current else None
+        overruled = not latest.promoted
         made = ChampionRecord(
             format=FORMAT,
             run_id=run.run_id,
@@ -129,10 +135,12 @@ def promote_run(
             previous=previous,
             generation=generation_of(current) + 1,
             rollback_to=previous,
-            move="promotion" if forced is None else "forced promotion",
+            move="forced promotion" if overruled else "promotion",
             reason=latest.reason if forced is None else f"{forced} (verdict: {latest.reason})",
             by=by,
             retired=current.retired if current else (),
+            held=current.held if current else False,
+            forced=overruled,
         )
         return made
 
@@ -153,10 +161,13 @@ def promote_run(
     return PromotionResult(latest, current, made)
 
 
-def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> ChampionRecord:
+def roll_back(
+    store: Store, run_id: str | None, *, reason: str, by: str, hold: bool = True
+) -> ChampionRecord:
     """Make an earlier champion the champion again: the previous one, or the one named.
 
     All of its files are read and checked first. Simultaneous rollbacks to one run count as one.
+    Unless it is held from then on, the next run that passes the gate replaces it.
 
     Raises:
         RetiredError: the run has been removed from the store.
@@ -173,8 +184,18 @@ def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> Cham
     def successor(current: ChampionRecord | None) -> ChampionRecord | None:
         if current is None or current.run_id == goal:
             return None
-        earlier = next((past for past in _back_from(store, current) if past.run_id == goal), None)
+        earlier = None
+        removed = False
+        for past in _back_from(store, current):
+            removed = removed or goal in past.retired
+            if past.run_id == goal:
+                earlier = past
+                break
+        if not (there := run_exists(store, goal)) and removed:
+            raise _removed(goal)
         if earlier is None:
+            if not there:
+                raise unknown_run(store, goal)
             raise StoreError(
                 f"{goal} was never the champion; `fmnist promote {goal}` lets the gate decide"
             )
@@ -185,7 +206,7 @@ def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> Cham
         if back and (back in current.retired or not run_exists(store, back)):
             back = None
         return _next_record(
-            current, earlier, rollback_to=back, move="rollback", reason=reason, by=by
+            current, earlier, rollback_to=back, move="rollback", reason=reason, by=by, held=hold
         )
 
     def done_by(later: ChampionRecord) -> bool:
@@ -202,6 +223,22 @@ def roll_back(store: Store, run_id: str | None, *, reason: str, by: str) -> Cham
         raise StoreError(
             f"{error}; if you try again, name the run: `fmnist rollback {goal}`", retryable=True
         ) from error
+
+
+def set_hold(store: Store, *, held: bool, reason: str, by: str) -> ChampionRecord:
+    """Hold the champion, so that no run replaces it, or release it; unless it is so already."""
+    first = existing_champion(store)
+    move: Move = "hold" if held else "release"
+
+    def successor(current: ChampionRecord | None) -> ChampionRecord | None:
+        if current is None or current.held == held:
+            return None
+        return _next_record(current, current, move=move, reason=reason, by=by, held=held)
+
+    def done_by(later: ChampionRecord) -> bool:
+        return later.move == move
+
+    return _move(store, first.generation, successor, done_by) or first
 
 
 def retire(store: Store, run_ids: Sequence[str], *, by: str) -> tuple[str, ...]:
@@ -265,7 +302,7 @@ def _move(
     of which only the reply was lost. Returns the record that is current in the end.
     """
     for left in range(attempts, -1, -1):
-        stored = store.get(keys.CHAMPION)
+        stored = store.get(keys.CHAMPION, LARGEST_RECORD)
         current = _parse(store, stored)
         for later in _back_from(store, current):
             if later.generation <= seen_generation:
@@ -322,7 +359,7 @@ def _earlier(store: Store, record: ChampionRecord) -> ChampionRecord | None:
     if record.generation == 1:
         return None
     key = keys.of_generation(record.generation - 1)
-    content, where = store.read(key), store.location(key)
+    content, where = store.read(key, LARGEST_RECORD), store.location(key)
     if content is None:
         raise DamagedError(f"{where} is missing: the history has a gap")
     earlier = from_json(ChampionRecord, content, where)
@@ -333,8 +370,12 @@ def _earlier(store: Store, record: ChampionRecord) -> ChampionRecord | None:
 
 def _refuse_retired(run_id: str, record: ChampionRecord) -> None:
     if run_id in record.retired:
-        why = "was removed by `fmnist prune` and can no longer become the champion; train again"
-        raise RetiredError(f"{run_id} {why}")
+        raise _removed(run_id)
+
+
+def _removed(run_id: str) -> RetiredError:
+    why = "was removed by `fmnist prune` and can no longer become the champion; train again"
+    return RetiredError(f"{run_id} {why}")
 
 
 def _parse(store: Store, stored: StoredObject | None) -> ChampionRecord | None:

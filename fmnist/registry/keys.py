@@ -6,6 +6,7 @@ champion.json                       the current champion, and how it became that
 history/<generation>.json           every earlier champion.json, byte for byte
 verdicts/<run id>/<generation>-*    later decisions that did not promote a run
 test-sets/<digest>.json             how many models this test set has judged
+fingerprints/<fingerprint>.json     the latest run with this fingerprint
 """
 
 MANIFEST = "manifest.json"
@@ -20,6 +21,7 @@ RUNS = "runs/"
 HISTORY = "history/"
 VERDICTS = "verdicts/"
 TEST_SETS = "test-sets/"
+FINGERPRINTS = "fingerprints/"
 
 
 def of_run(run_id: str, *name: str) -> str:
@@ -30,3 +32,8 @@ def of_run(run_id: str, *name: str) -> str:
 def of_generation(generation: int) -> str:
     """The key of an earlier champion record."""
     return f"{HISTORY}{generation:08d}.json"
+
+
+def of_fingerprint(fingerprint: str) -> str:
+    """The key of the object that names the latest run with this fingerprint."""
+    return f"{FINGERPRINTS}{fingerprint}.json"

@@ -18,7 +18,8 @@ To publish a run:
    must be those it was judged by.
 4. Make the run the champion, if the verdict says so.
 
-To change `champion.json` (a promotion, a rollback, or the retirement of old runs):
+To change `champion.json` (a promotion, a rollback, a hold or its release, or the retirement of old
+runs):
 
 1. Read it, and decide against what it says.
 2. Copy it, as it was read, to `history/<its generation>.json`; safe to repeat.
@@ -51,19 +52,25 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
-from fmnist.errors import DamagedError, SettingsError, StoreError, without_credentials
+from fmnist.configure import hide_secrets
+from fmnist.errors import DamagedError, ExitCode, SettingsError, StoreError
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Interval
 
 FORMAT: Literal[2] = 2
+# The most that a manifest, a champion record, a verdict or a count may have, in bytes.
+LARGEST_RECORD = 2**20
 Record = TypeVar("Record")
 # What can be part of a key without leading anywhere else; of the second kind as many as may be.
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]"
 _RUN_ID = f"{_NAME}{{0,99}}"
 RunId = Annotated[str, Field(pattern=f"^{_RUN_ID}$")]
 FileName = Annotated[str, Field(pattern=f"^{_NAME}*(/{_NAME}*)*$", max_length=200)]
+# Whatever a clock says, but no date that UTC does not have.
+_FIRST, _LAST = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+Moment = Annotated[AwareDatetime, Field(ge=_FIRST, le=_LAST)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Move = Literal["promotion", "forced promotion", "rollback", "retirement"]
+Move = Literal["promotion", "forced promotion", "rollback", "hold", "release", "retirement"]
 # Cached, since building an adapter takes longer than reading a record with it.
 _adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
@@ -90,12 +97,14 @@ class Manifest:
         run_id: the run's id.
         created_at: when the run was finished.
         files: every file except the manifest itself, by its path relative to the run.
+        fingerprint: identifies everything that determines the model; `None` in older runs.
     """
 
     format: Literal[2]
     run_id: RunId
-    created_at: AwareDatetime
+    created_at: Moment
     files: Mapping[FileName, FileEntry]
+    fingerprint: Digest | None = None
 
 
 @dataclass(frozen=True)
@@ -136,15 +145,17 @@ class ChampionRecord:
         rollback_to: where `fmnist rollback` leads; `None` if there is no way back.
         move: what kind of move it was.
         reason: why it was made.
-        by: the program that made it.
+        by: the program that made it, and for a command who ran it, and where.
         retired: runs that are being removed.
+        held: whether the champion stays until it is released or a person replaces it.
+        forced: whether a person made it the champion, whatever the gate said.
     """
 
     format: Literal[2]
     run_id: RunId
     manifest_sha256: Digest
     accuracy: float
-    moved_at: AwareDatetime
+    moved_at: Moment
     previous: RunId | None
     generation: Annotated[int, Field(ge=1)]
     rollback_to: RunId | None
@@ -152,6 +163,8 @@ class ChampionRecord:
     reason: str
     by: str
     retired: tuple[RunId, ...] = ()
+    held: bool = False
+    forced: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,6 +232,12 @@ class RetiredError(StoreError):
     """A run has been removed from the store, so it can no longer become the champion."""
 
 
+class UnknownRunError(StoreError):
+    """Somebody asked for a run that the store does not have."""
+
+    exit_code = ExitCode.SETTINGS
+
+
 @dataclass(frozen=True)
 class TestSetUsage:
     """How often a test set has been used in a store.
@@ -234,6 +253,25 @@ class TestSetUsage:
     latest: tuple[RunId, ...]
 
 
+@dataclass(frozen=True)
+class FingerprintedRun:
+    """The latest run with a fingerprint.
+
+    Attributes:
+        format: the version of the store's layout.
+        run_id: the run.
+        accuracy: its test accuracy.
+        gate: a digest of the settings of the gate that last judged it.
+        verdict: what that gate decided.
+    """
+
+    format: Literal[2]
+    run_id: RunId
+    accuracy: float
+    gate: Digest
+    verdict: Verdict
+
+
 def new_run_id(now: datetime) -> str:
     """An id that sorts by time (UTC) and does not collide between machines."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
@@ -242,8 +280,8 @@ def new_run_id(now: datetime) -> str:
 def checked_run_id(text: str) -> str:
     """A run id that somebody entered; a `SettingsError` if it is none."""
     if not is_run_id(text):
-        entered = without_credentials(text)[:100]
-        raise SettingsError(f"{entered!r} is not a run id; `fmnist runs` lists those in the store")
+        entered = hide_secrets(text)
+        raise SettingsError(f"{entered} is not a run id; `fmnist runs` lists those in the store")
     return text
 
 

@@ -1,18 +1,21 @@
 """Store runs and read them back."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from fmnist.errors import DamagedError, StoreError
+from fmnist.errors import DamagedError
 from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
 from fmnist.registry.records import (
     FORMAT,
+    LARGEST_RECORD,
     FileEntry,
     Manifest,
     Record,
     StoredRun,
+    UnknownRunError,
     digest_of,
     from_json,
     to_json,
@@ -20,8 +23,11 @@ from fmnist.registry.records import (
 from fmnist.store.base import Store
 from fmnist.store.durable import whole_file
 
+_COMPLETE_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")  # as `new_run_id` makes them
+_SHOWN = 5
 
-def seal_run(folder: Path, run_id: str, now: datetime) -> Manifest:
+
+def seal_run(folder: Path, run_id: str, now: datetime, fingerprint: str | None = None) -> Manifest:
     """Write the manifest of a finished run's folder; nothing in it may change afterwards."""
     files = {
         path.relative_to(folder).as_posix(): FileEntry(
@@ -30,7 +36,7 @@ def seal_run(folder: Path, run_id: str, now: datetime) -> Manifest:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / keys.MANIFEST
     }
-    manifest = Manifest(FORMAT, run_id, now, files)
+    manifest = Manifest(FORMAT, run_id, now, files, fingerprint)
     with whole_file(folder / keys.MANIFEST, to_json(manifest)) as written:
         written.replace(folder / keys.MANIFEST)
     return manifest
@@ -91,13 +97,13 @@ def list_run_ids(store: Store) -> list[str]:
 
 def run_exists(store: Store, run_id: str) -> bool:
     """Whether the store has a run with this id, damaged or not."""
-    return store.read(keys.of_run(run_id, keys.MANIFEST)) is not None
+    return keys.MANIFEST in store.list_names(f"{keys.of_run(run_id)}/")
 
 
 def find_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun | None:
     """A run by its id, and by its manifest's digest if that is known; `None` if there is none."""
     key = keys.of_run(run_id, keys.MANIFEST)
-    content = store.read(key)
+    content = store.read(key, LARGEST_RECORD)
     if content is None:
         return None
     if sha256 is not None and digest_of(content) != sha256:
@@ -123,13 +129,37 @@ def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
     """A run that must exist: without it, the store is damaged if its digest is known."""
     run = find_run(store, run_id, sha256)
     if run is None:
-        where = store.location(keys.of_run(run_id, keys.MANIFEST))
         if sha256 is not None:
+            where = store.location(keys.of_run(run_id, keys.MANIFEST))
             raise DamagedError(f"{where} is missing, although the run was promoted")
-        raise StoreError(
-            f"{where} does not exist: this store has no run {run_id}; `fmnist runs` lists them"
-        )
+        raise unknown_run(store, run_id)
     return run
+
+
+def unknown_run(store: Store, text: str) -> UnknownRunError:
+    """The error that says that the store has no such run."""
+    where = store.location("")
+    return UnknownRunError(f"this store has no run {text}: {where}; `fmnist runs` lists them")
+
+
+def find_run_id(store: Store, text: str) -> str:
+    """The id of the run that somebody means by it, or by how it or its last part begins.
+
+    Raises:
+        UnknownRunError: there is no such run, or more than one.
+    """
+    if _COMPLETE_RUN_ID.fullmatch(text):
+        return text
+    known = list_run_ids(store)
+    meant = [run for run in known if run == text] or [
+        run for run in known if run.startswith(text) or run.rpartition("-")[2].startswith(text)
+    ]
+    if not meant:
+        raise unknown_run(store, text)
+    if len(meant) > 1:
+        some = ", ".join(meant[:_SHOWN]) + (", ..." if len(meant) > _SHOWN else "")
+        raise UnknownRunError(f"{text} may be any of {len(meant):,} runs: {some}; write more of it")
+    return meant[0]
 
 
 def read_file(store: Store, run: StoredRun, name: str) -> bytes:
@@ -138,7 +168,7 @@ def read_file(store: Store, run: StoredRun, name: str) -> bytes:
     where, entry = store.location(key), run.manifest.files.get(name)
     if entry is None:
         raise DamagedError(f"{where} is not listed in the run's {keys.MANIFEST}")
-    content = store.read(key)
+    content = store.read(key, entry.size)
     if content is None:
         raise DamagedError(f"{where} is missing, although {keys.MANIFEST} lists it")
     if not _is(content, entry):
@@ -170,6 +200,6 @@ def later_verdicts(store: Store, run_id: str) -> list[Verdict]:
     found = []
     for name in store.list_names(f"{keys.VERDICTS}{run_id}/"):
         key = f"{keys.VERDICTS}{run_id}/{name}"
-        if (content := store.read(key)) is not None:
+        if (content := store.read(key, LARGEST_RECORD)) is not None:
             found.append(from_json(Verdict, content, store.location(key)))
     return found

@@ -2,7 +2,7 @@
 
 from fmnist.registry import keys
 from fmnist.registry.champion import always_overtaken, part_rivals
-from fmnist.registry.records import FORMAT, TestSetUsage, from_json, to_json
+from fmnist.registry.records import FORMAT, LARGEST_RECORD, TestSetUsage, from_json, to_json
 from fmnist.store.base import Conflict, Store
 
 _ATTEMPTS = 50
@@ -16,7 +16,7 @@ def record_use(store: Store, test_set: str, run_id: str) -> int:
     """
     key = f"{keys.TEST_SETS}{test_set}.json"
     for _ in range(_ATTEMPTS):
-        usage, stored = TestSetUsage(FORMAT, 0, ()), store.get(key)
+        usage, stored = TestSetUsage(FORMAT, 0, ()), store.get(key, LARGEST_RECORD)
         if stored:
             usage = from_json(TestSetUsage, stored.content, store.location(key))
         if run_id in usage.latest:

@@ -1,6 +1,8 @@
 """Read everything in a store, and report what is wrong with it."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,9 +12,17 @@ from fmnist.progress import track
 from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, generation_of
 from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, find_strays
-from fmnist.registry.records import ChampionRecord, TestSetUsage, from_json
+from fmnist.registry.records import (
+    LARGEST_RECORD,
+    ChampionRecord,
+    TestSetUsage,
+    digest_of,
+    from_json,
+)
 from fmnist.registry.runs import later_verdicts, read_file, read_run, readable_run, run_exists
 from fmnist.store.base import Store
+
+_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -57,15 +67,16 @@ def verify_store(
 ) -> VerifyReport:
     """Read every file of one run, or everything in the store.
 
-    `load` gets the bytes of each model, and raises `DamagedError` if they hold no network. A store
-    that cannot be read, or has no such run, is a `StoreError`.
+    `load` gets the bytes of each different model, one at a time, and raises `DamagedError` if they
+    hold no network. A store that cannot be read, or has no such run, is a `StoreError`.
     """
+    load = _once_for_each(load)
     if run_id is not None:
         return _verify_one(store, load, now, run_id)
     records, problems = _check_history(store)
     for key in store.list_entries(keys.TEST_SETS):
         with _noted(store, problems):
-            from_json(TestSetUsage, store.read(key) or b"", store.location(key))
+            from_json(TestSetUsage, store.read(key, LARGEST_RECORD) or b"", store.location(key))
     promoted = {record.run_id: record.manifest_sha256 for record in records}
     listing = by_run(store.list_entries(keys.RUNS))
     sealed = sorted(run for run, files in listing.items() if keys.MANIFEST in files)
@@ -73,9 +84,9 @@ def verify_store(
         where = store.location(keys.of_run(records[0].run_id, keys.MANIFEST))
         problems.append(f"{where} is missing, although the run is the champion")
     checked = []
-    with track("verifying", len(sealed)) as advance:
-        for number, run in enumerate(sealed, 1):
-            found = _check(store, run, load, promoted.get(run))
+    with track("verifying", len(sealed)) as advance, ThreadPoolExecutor(_READERS) as readers:
+        each = readers.map(lambda run: _check(store, run, load, promoted.get(run)), sealed)
+        for number, (run, found) in enumerate(zip(sealed, each, strict=True), 1):
             # A run that a prune has removed in the meantime is not damage.
             if not found.problems or run_exists(store, run):
                 checked.append(found)
@@ -83,6 +94,26 @@ def verify_store(
     retired = records[0].retired if records else ()
     leftovers = find_leftovers(store, listing, retired, sealed, now)
     return VerifyReport(tuple(checked), tuple(problems), tuple(leftovers))
+
+
+def _once_for_each(load: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """Load each different model once: what is wrong with it holds for every run that has it."""
+    lock = threading.Lock()
+    faults: dict[str, str] = {}
+
+    def load_once(content: bytes) -> None:
+        digest = digest_of(content)
+        with lock:
+            if digest not in faults:
+                try:
+                    load(content)
+                    faults[digest] = ""
+                except DamagedError as error:
+                    faults[digest] = str(error)
+        if fault := faults[digest]:
+            raise DamagedError(fault)
+
+    return load_once
 
 
 def _verify_one(
@@ -131,7 +162,7 @@ def _noted(store: Store, problems: list[str], where: str = "") -> Iterator[None]
         if not isinstance(error, DamagedError):
             if error.retryable:
                 raise
-            store.read(keys.CHAMPION)
+            store.read(keys.CHAMPION, LARGEST_RECORD)
         problems.append(f"{where}{error}")
 
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
-from fmnist.evaluation.gate import Verdict
+from fmnist.evaluation.gate import Rule, Verdict
 from fmnist.evaluation.metrics import CONFIDENCE, ClassScores, Evaluation
 from fmnist.report.run import CHAMPION_AND_CHALLENGER, Run
 from fmnist.settings import GateSettings, non_defaults
@@ -50,10 +50,11 @@ def classification_table(evaluation: Evaluation) -> tuple[list[str], list[list[s
 
 def summary(run: Run, seconds: float) -> str:
     """The run in one line: verdict, id, accuracy with interval, bound, time, report."""
-    found, interval = run.evaluation, run.evaluation.interval
+    found, interval, bound = run.evaluation, run.evaluation.interval, run.settings.gate.min_accuracy
+    accuracy = Rule("test accuracy", found.accuracy, bound, passed=found.accuracy >= bound)
     return (
-        f"{run.verdict.word}  {run.run_id}  test accuracy {found.accuracy:.4f} "
-        f"[{interval.low:.4f}, {interval.high:.4f}], needs {run.settings.gate.min_accuracy:.4f}  "
+        f"{run.verdict.word}  {run.run_id}  test accuracy {accuracy.measured} "
+        f"[{interval.low:.4f}, {interval.high:.4f}], needs {accuracy.needed}  "
         f"{seconds:.0f} s  {run.location}/report.md"
     )
 

@@ -24,6 +24,7 @@ class Run:
         started_at: when the flow began.
         location: where the run's files lie in the store.
         settings: all settings it was made with.
+        fingerprint: identifies everything that determines the model.
         data: which data, and where they came from.
         prepared: the three sets on this machine.
         training: how the network came about.
@@ -38,6 +39,7 @@ class Run:
     started_at: datetime
     location: str
     settings: Settings
+    fingerprint: str
     data: DataOrigin
     prepared: PreparedData
     training: TrainingResult

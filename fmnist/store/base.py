@@ -12,7 +12,7 @@ from datetime import datetime
 from pkgutil import resolve_name
 from typing import Protocol
 
-from fmnist.errors import StoreError
+from fmnist.errors import DamagedError, StoreError
 from fmnist.locations import STORES
 
 # The object, or the beginning of the file name, by which a store is tested before a run.
@@ -75,11 +75,14 @@ class Store(Protocol):
         It is a `Conflict` if the object does not have that version, or no longer.
         """
 
-    def read(self, key: str) -> bytes | None:
-        """The object's content; `None` if there is no such object."""
+    def read(self, key: str, limit: int | None = None) -> bytes | None:
+        """The object's content; `None` if there is no such object.
 
-    def get(self, key: str) -> StoredObject | None:
-        """The object's content with its version; `None` if there is no such object."""
+        It is a `DamagedError` if it has more than `limit` bytes, none of which are read then.
+        """
+
+    def get(self, key: str, limit: int | None = None) -> StoredObject | None:
+        """What `read` returns, with its version."""
 
     def list_names(self, prefix: str) -> list[str]:
         """The objects directly below a prefix that ends with `/`, and `name/` for deeper ones.
@@ -121,6 +124,14 @@ def open_store(url: str, *, single_publisher: bool = False) -> Store:
 def already_there(where: str) -> Conflict:
     """The refusal of `put_if_absent`."""
     return Conflict(f"{where} is already there with other content; nothing is overwritten")
+
+
+def check_size(where: str, size: int, limit: int | None) -> None:
+    """The refusal to read an object that is larger than anything that belongs there."""
+    if limit is not None and size > limit:
+        raise DamagedError(
+            f"{where} has {size:,} bytes, but should have no more than {limit:,}; it is not read"
+        )
 
 
 def changed(where: str) -> Conflict:

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fmnist.errors import StoreError
-from fmnist.store.base import PROBE, Entry, StoredObject, already_there, changed
+from fmnist.store.base import PROBE, Entry, StoredObject, already_there, changed, check_size
 from fmnist.store.durable import flush_folder, make_folder, whole_file
 
 _ROOM_FOR_A_RUN = 32 * 2**20
@@ -97,15 +97,20 @@ class FolderStore:
                 with whole_file(target, content) as written:
                     written.replace(target)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, limit: int | None = None) -> bytes | None:
         """See `Store.read`."""
-        with self._errors(), contextlib.suppress(FileNotFoundError):
-            return self._path(key).read_bytes()
+        with (
+            self._errors(),
+            contextlib.suppress(FileNotFoundError),
+            self._path(key).open("rb") as stream,
+        ):
+            check_size(self.location(key), os.fstat(stream.fileno()).st_size, limit)
+            return stream.read()
         return None
 
-    def get(self, key: str) -> StoredObject | None:
+    def get(self, key: str, limit: int | None = None) -> StoredObject | None:
         """See `Store.get`."""
-        if (content := self.read(key)) is None:
+        if (content := self.read(key, limit)) is None:
             return None
         return StoredObject(content, hashlib.sha256(content).hexdigest())
 

@@ -12,7 +12,15 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from fmnist.errors import StoreError, without_credentials
-from fmnist.store.base import PROBE, Conflict, Entry, StoredObject, already_there, changed
+from fmnist.store.base import (
+    PROBE,
+    Conflict,
+    Entry,
+    StoredObject,
+    already_there,
+    changed,
+    check_size,
+)
 
 _STALE = '"00000000000000000000000000000000"'
 _PAUSES = (0.1, 0.5, 2.0)
@@ -129,18 +137,20 @@ class S3Store:
         put = self._client.put_object
         self._request(put, Key=self._prefix + key, Body=content, **condition)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, limit: int | None = None) -> bytes | None:
         """See `Store.read`."""
-        found = self.get(key)
+        found = self.get(key, limit)
         return found.content if found else None
 
-    def get(self, key: str) -> StoredObject | None:
+    def get(self, key: str, limit: int | None = None) -> StoredObject | None:
         """See `Store.get`."""
 
         def get(**place: str) -> StoredObject | None:
             try:
                 answer = self._client.get_object(**place)
-                return StoredObject(answer["Body"].read(), answer.get("ETag", ""))
+                with contextlib.closing(answer["Body"]) as body:
+                    check_size(self.location(key), answer.get("ContentLength", 0), limit)
+                    return StoredObject(body.read(), answer.get("ETag", ""))
             except self._client.exceptions.NoSuchKey:
                 return None
 

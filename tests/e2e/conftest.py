@@ -22,6 +22,7 @@ import boto3
 import psutil
 import pytest
 import yaml
+from compose import Service, missing_programs, read_env_file, read_services
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import (
@@ -76,10 +77,12 @@ class Webhook:
 
     url: str
     alerts: list[dict[str, Any]] = field(default_factory=list)
+    slack: list[dict[str, Any]] = field(default_factory=list)
 
     def of(self, run: str) -> list[str]:
         """The kinds of alert that came about a run, by its name."""
-        return [alert["alert"] for alert in self.alerts if alert.get("run") == run]
+        run_id, *_ = run.split()
+        return [alert["alert"] for alert in self.alerts if alert.get("run", "").startswith(run_id)]
 
 
 @pytest.fixture(scope="session")
@@ -88,9 +91,11 @@ def webhook() -> Iterator[Webhook]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            # Prefect posts a rendered template as a JSON string.
-            received.alerts.append(json.loads(content) if isinstance(content, str) else content)
+            line = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            assert self.headers["Content-Type"] == "application/json"
+            assert len(line.splitlines()) == 1
+            kept = received.slack if self.path.endswith("/slack") else received.alerts
+            kept.append(json.loads(line))
             self.send_response(204)
             self.end_headers()
 
@@ -125,10 +130,10 @@ class Operator:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def stack(self, command: str) -> str:
+    def stack(self, *command: str) -> str:
         """Run `stack.py` on this stack."""
         options = ["--state", self.state, "--env-file", self.env_file]
-        return self.succeed("python", "deployments/stack.py", *options, command)
+        return self.succeed("python", "deployments/stack.py", *options, *command)
 
     def fmnist(self, *arguments: str) -> str:
         """What a console command prints with the worker's environment, and so the job's rights."""
@@ -138,8 +143,9 @@ class Operator:
         return done.stdout
 
     def deploy(self) -> None:
-        """Deploy everything, as the README says."""
-        self.succeed("prefect", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        """Deploy as the README says."""
+        of_the_stack = ["--name", "process", "--prefect-file", "deployments/prefect.yaml"]
+        self.succeed("prefect", "--no-prompt", "deploy", *of_the_stack)
 
     def start(self, service: str) -> None:
         """Start one service that was stopped or killed, and wait until it is healthy."""
@@ -156,13 +162,13 @@ class Operator:
         """Stop one service, as `docker compose stop` does."""
         self.supervisor().stopProcess(service)
 
-    def services(self) -> Mapping[str, stack_command.Service]:
+    def services(self) -> Mapping[str, Service]:
         """The services that are running, as the stack's command reads them."""
-        return stack_command.read_services(self.variables, self.state)
+        return read_services(self.variables, self.state)
 
     def supervisor(self) -> Any:
         """What keeps the services running."""
-        return stack_command.Stack(self.services(), self.state, self.env_file).supervisor()
+        return stack_command.Stack(self.services(), self.state, self.variables).supervisor()
 
     def processes(self, service: str) -> list[psutil.Process]:
         """A service's process and all of its descendants."""
@@ -345,12 +351,13 @@ def operator(
     services = ("PREFECT", "POSTGRES", "MINIO", "WORKER")
     ports = {f"{name}_PORT": str(free_port()) for name in services}
     variables = {
-        **stack_command.read_env_file(env_file),
+        **read_env_file(env_file),
         **ports,
         "PREFECT_API_URL": f"http://127.0.0.1:{ports['PREFECT_PORT']}/api",
         "PREFECT_HOME": str(state / "home"),
         "JOB_ENV_FILE": str(job_file),
         "ALERT_WEBHOOK_URL": webhook.url,
+        "ALERT_SLACK_URL": f"{webhook.url}/slack",
     }
     operator = Operator(state, env_file, variables, webhook)
     settings = {
@@ -358,7 +365,7 @@ def operator(
         PREFECT_API_AUTH_STRING: variables["PREFECT_API_AUTH_STRING"],
     }
     try:
-        if missing := stack_command.missing_programs(operator.services()):
+        if missing := missing_programs(operator.services()):
             unavailable("; ".join(missing))
         operator.stack("start")
         operator.deploy()

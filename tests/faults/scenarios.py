@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from fmnist.data.records import OFFICIAL_SHA256, DataOrigin
+from fmnist.evaluation.gate import Verdict
 from fmnist.promotion.judge import Judge, TestSet
 from fmnist.promotion.publish import publish_run
 from fmnist.registry import keys
@@ -30,6 +31,7 @@ from fmnist.registry.champion import (
     generation_of,
     read_champion,
     roll_back,
+    set_hold,
 )
 from fmnist.registry.leftovers import GRACE
 from fmnist.registry.prune import prune_store
@@ -139,6 +141,14 @@ def _roll_back(store: Store, folder: Path) -> None:
     roll_back(store, FIRST, reason="it was better", by=_BY)
 
 
+def _hold(store: Store, folder: Path) -> None:
+    set_hold(store, held=True, reason="it stays", by=_BY)
+
+
+def _release(store: Store, folder: Path) -> None:
+    set_hold(store, held=False, reason="it may go", by=_BY)
+
+
 def _prune(store: Store, folder: Path) -> None:
     # A day later, when none of them can be on its way to be the champion any more.
     prune_store(store, keep=1, now=datetime.now(UTC) + 2 * GRACE, by=_BY)
@@ -159,6 +169,9 @@ SCENARIOS = {
         "half of the second", _publish(SECOND), {FIRST, SECOND}, new=SECOND
     ),
     "rollback": Scenario("second", _roll_back, {FIRST, SECOND}, old=SECOND),
+    "hold": Scenario("first", _hold, {FIRST}, judged=1),
+    "release": Scenario("held", _release, {FIRST}, judged=1),
+    "passing run, champion held": Scenario("held", _publish(SECOND), {FIRST, SECOND}, moves=0),
     "prune": Scenario("third", _prune, {SECOND, THIRD}, old=THIRD, new=THIRD, judged=3),
     "count of uses": Scenario("first", _count, {FIRST}, moves=0),
 }
@@ -183,6 +196,9 @@ def make(folder: Path) -> None:
     _finish(FIRST, store, folder)
     _publish(FIRST)(store, folder)
     contents["first"] = dict(store.objects)
+    held = copy.deepcopy(store)
+    _hold(held, folder)
+    contents["held"] = dict(held.objects)
     _finish(POOR, store, folder)
     _finish(SECOND, store, folder)
     _publish(SECOND)(store, folder)
@@ -336,6 +352,8 @@ def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes])
             from_json(ChampionRecord, content, key)
         elif key.startswith("test-sets/"):
             from_json(TestSetUsage, content, key)
+        elif key.startswith(keys.VERDICTS):
+            from_json(Verdict, content, key)
         else:
             raise Broken(f"{key} is nothing that belongs there")
     return objects

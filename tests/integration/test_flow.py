@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
@@ -30,6 +32,7 @@ from fmnist.data.cache import sha256_of
 from fmnist.data.idx import read_labelled_images
 from fmnist.orchestration.artifacts import training_progress
 from fmnist.orchestration.job import complete_settings
+from fmnist.orchestration.link import new_link
 from fmnist.registry.champion import champion_history, current_champion
 from fmnist.registry.records import Manifest, from_json
 from fmnist.store.base import open_store
@@ -119,10 +122,11 @@ def prefect_server() -> Iterator[str]:
         yield str(PREFECT_API_URL.value())
 
 
-def flow_run_named(name: str) -> FlowRun:
+def flow_run_of(run_id: str) -> FlowRun:
+    """The flow run whose name begins with this run id."""
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [name]}))
-    assert len(found) == 1, f"{len(found)} flow runs are named {name}"
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"like_": run_id}))
+    assert len(found) == 1, f"{len(found)} flow runs are named after {run_id}"
     return found[0]
 
 
@@ -287,19 +291,21 @@ def test_the_settings_of_a_run_are_recorded_with_all_their_sources(pair: Pair) -
     assert settings["store"]["url"] == pair.url
 
 
-def test_each_run_ends_in_a_state_of_its_own_name_and_is_tagged(pair: Pair) -> None:
-    """`Promoted` and `Rejected` are of the type Completed and say why; the data's kind is a tag."""
-    for run, name in ((pair.promoted, "Promoted"), (pair.rejected, "Rejected")):
-        found = flow_run_named(run.run_id)
-        assert found.state and (found.state.type, found.state.name) == (StateType.COMPLETED, name)
-        assert "test accuracy 0." in (found.state.message or "")
-        assert "the bound" in (found.state.message or "")
-        assert {name.lower(), "official-data"} <= set(found.tags)
+def test_each_judged_run_is_completed_and_labelled_with_its_verdict(pair: Pair) -> None:
+    """Its message says why; its name and its tags say the verdict and what kind of data it was."""
+    for run, verdict in ((pair.promoted, "promoted"), (pair.rejected, "rejected")):
+        found = flow_run_of(run.run_id)
+        assert re.fullmatch(rf"{run.run_id} {verdict} 0\.\d{{4}}", found.name)
+        assert found.state
+        assert (found.state.type, found.state.name) == (StateType.COMPLETED, "Completed")
+        assert f"{verdict}: test accuracy 0." in (found.state.message or "")
+        assert "required" in (found.state.message or "")
+        assert {verdict, "official-data"} <= set(found.tags)
 
 
 def test_a_reviewer_finds_the_report_with_its_figures_in_the_run(pair: Pair) -> None:
     """One page shows verdict, figures, classes, champion and files, in less than 200 KB."""
-    artifacts = artifacts_of(flow_run_named(pair.rejected.run_id))
+    artifacts = artifacts_of(flow_run_of(pair.rejected.run_id))
     report = artifacts["report"].data
     assert len(report) < 200_000
     assert report.startswith(f"# Rejected: {pair.rejected.run_id}")
@@ -309,7 +315,7 @@ def test_a_reviewer_finds_the_report_with_its_figures_in_the_run(pair: Pair) -> 
 
 
 def test_the_run_has_a_table_of_its_classes_and_its_progress_to_the_end(pair: Pair) -> None:
-    artifacts = artifacts_of(flow_run_named(pair.promoted.run_id))
+    artifacts = artifacts_of(flow_run_of(pair.promoted.run_id))
     rows = json.loads(artifacts["classification-report"].data)
     assert len(rows) == 12
     assert rows[0].keys() == {"class", "precision", "recall", "F1", "images"}
@@ -318,7 +324,7 @@ def test_the_run_has_a_table_of_its_classes_and_its_progress_to_the_end(pair: Pa
 
 def test_the_stages_are_tasks_and_no_array_is_kept_in_their_states(pair: Pair) -> None:
     """Five tasks ran, one for each stage, and no result was stored by Prefect."""
-    run = flow_run_named(pair.promoted.run_id)
+    run = flow_run_of(pair.promoted.run_id)
     with get_client(sync_client=True) as client:
         tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}))
     names = {task.name.rsplit("-", 1)[0] for task in tasks}
@@ -332,7 +338,7 @@ def test_no_key_is_written_anywhere(pair: Pair, minio: S3Server) -> None:
     bucket = pair.url.split("/")[2]
     listed = client.list_objects_v2(Bucket=bucket)["Contents"]
     stored = [client.get_object(Bucket=bucket, Key=o["Key"])["Body"].read() for o in listed]
-    run = flow_run_named(pair.promoted.run_id)
+    run = flow_run_of(pair.promoted.run_id)
     shown = [str(artifact.data) for artifact in artifacts_of(run).values()]
     said = [pair.promoted.out, pair.promoted.err, pair.rejected.err, str(run.parameters)]
     with get_client(sync_client=True) as prefect:
@@ -344,6 +350,87 @@ def test_no_key_is_written_anywhere(pair: Pair, minio: S3Server) -> None:
     assert len(stored) > 2 * len(FILES) and len(logged) > 10 and left
     assert minio.secret_key.encode() not in everything
     assert minio.access_key.encode() not in everything
+
+
+@dataclass(frozen=True)
+class Nights:
+    """Runs one after the other on a store, of which only the first has something to train.
+
+    Attributes:
+        first: trained, and rejected.
+        unchanged: the same again.
+        judged_again: the same with a lower bar.
+        store: the store's folder.
+        stored: its files after the second run.
+    """
+
+    first: Finished
+    unchanged: Finished
+    judged_again: Finished
+    store: Path
+    stored: set[str]
+
+
+@pytest.fixture(scope="module")
+def nights(
+    prefect_server: str, small_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Nights:
+    folder = tmp_path_factory.mktemp("nights")
+    extra = {"PREFECT_API_URL": prefect_server, "FMNIST_DATA__SOURCE": str(small_data)}
+    arguments = [*SHORT, "--training.when", "changed"]
+    first = command(folder, *arguments, "--gate.min_accuracy", "0.99", **extra)
+    before = files_in(folder / "store")
+    unchanged = command(folder, *arguments, "--gate.min_accuracy", "0.99", **extra)
+    stored = files_in(folder / "store")
+    assert stored == before
+    judged_again = command(folder, *arguments, *LOW_BAR, **extra)
+    return Nights(first, unchanged, judged_again, folder / "store", stored)
+
+
+def test_a_run_that_would_repeat_an_earlier_one_trains_nothing(nights: Nights) -> None:
+    """It is completed and tagged `unchanged`, ends with 0, and links to the earlier report."""
+    assert (nights.first.code, nights.unchanged.code) == (3, 0), nights.unchanged.err
+    words = f"unchanged: same data, settings, code and versions as {nights.first.run_id}"
+    assert nights.unchanged.summary.startswith(words)
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                tags={"all_": ["unchanged"]}, name={"like_": " unchanged"}
+            ),
+            sort=FlowRunSort.START_TIME_ASC,
+        )[:1]
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}))
+    assert run.state and (run.state.name, run.state.message) == ("Completed", words)
+    assert {task.name.rsplit("-", 1)[0] for task in tasks} == {"fetch", "find_same"}
+    report = artifacts_of(run)["report"].data
+    assert f"runs/{nights.first.run_id}/report.md" in report and "**rejected**" in report
+
+
+def test_a_changed_gate_judges_the_earlier_run_again_and_trains_nothing(nights: Nights) -> None:
+    """As `fmnist promote` would: the earlier run becomes the champion."""
+    assert nights.judged_again.code == 0, nights.judged_again.err
+    assert "judged again by the changed gate: test accuracy" in nights.judged_again.summary
+    champion = current_champion(FolderStore(str(nights.store)))
+    assert champion and champion.run_id == nights.first.run_id
+    assert {name.split("/")[1] for name in files_in(nights.store) if name.startswith("runs/")} == {
+        nights.first.run_id
+    }
+
+
+def test_a_name_that_a_person_gave_a_run_is_kept(small_data: Path, tmp_path: Path) -> None:
+    """The run id is a tag then, beside the verdict."""
+    settings = {
+        "training": {"epochs": 1},
+        "model": {"hidden": [8], "dropout": [0]},
+        "gate": {"min_accuracy": 0.0},
+        "data": {"source": str(small_data)},
+        "store": {"url": str(tmp_path / "store"), "work": str(tmp_path / "work")},
+    }
+    flow = importlib.import_module("flows.train").training_job.with_options(flow_run_name="mine")
+    run = flow(settings)
+    found = flow_run_of("mine")
+    assert found.name == "mine"
+    assert {run.run_id, "promoted"} <= set(found.tags)
 
 
 def test_two_runs_at_once_are_both_promoted_one_after_the_other(
@@ -415,7 +502,7 @@ def test_data_that_cannot_be_fetched_end_with_4(ended: Ended) -> None:
     done = ended("no-data")
     assert_failed(done, 4, "data", "cannot connect", "set data.source to a folder")
     assert len(set(re.findall(r"http://127\.0\.0\.1:\d+", done.summary + done.err))) >= 2
-    assert flow_run_named(done.run_id).state_name == "Failed"
+    assert flow_run_of(done.run_id).state_name == "Failed"
 
 
 def test_bad_data_end_with_4_before_any_training(ended: Ended) -> None:
@@ -611,7 +698,7 @@ def test_a_server_lost_in_the_middle_ends_with_7(
     def carries(*_: object, **__: object) -> Any:
         return Failed(data=httpx.ReadTimeout("slow"))
 
-    monkeypatch.setattr("fmnist.orchestration.server._check_server", lambda: None)
+    monkeypatch.setattr("fmnist.orchestration.server.ask_server", lambda *_: None)
     monkeypatch.setenv("PREFECT_API_URL", "http://me:hush-hush@127.0.0.1:9/api")
     for job in (raises, carries):
         monkeypatch.setattr(train, "training_job", job)
@@ -628,6 +715,72 @@ def test_a_failed_report_to_prefect_does_not_end_the_run(
         raise httpx.ConnectError("refused")
 
     monkeypatch.setattr("prefect.artifacts.create_progress_artifact", refuse)
-    with caplog.at_level("WARNING", "fmnist"), training_progress(1) as report:
+    with caplog.at_level("WARNING", "fmnist"), new_link(), training_progress(1) as report:
         report(Epoch(1, 1, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
-    assert "progress is not shown in Prefect (refused)" in caplog.text
+    assert caplog.text.count("the Prefect server was lost (refused)") == 1
+
+
+def test_progress_is_sent_beside_the_training_and_only_the_latest_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that hangs holds up no epoch; once it answers, it gets the last value only."""
+    sent: list[float] = []
+    answers = threading.Event()
+
+    def create(percent: float, **_: object) -> str:
+        answers.wait(60)
+        sent.append(percent)
+        return "artifact"
+
+    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", create)
+    monkeypatch.setattr(
+        "prefect.artifacts.update_progress_artifact", lambda _, percent: sent.append(percent)
+    )
+    with new_link(), training_progress(100) as report:
+        for number in range(1, 101):
+            report(Epoch(number, 100, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
+        assert sent == []
+        answers.set()
+    assert sent[-1] == 100.0 and len(sent) <= 3
+
+
+def test_the_progress_of_a_training_is_updated_ten_times_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many epochs there are, a watcher of the run gets few events about them."""
+    sent: list[float] = []
+    monkeypatch.setattr(
+        "prefect.artifacts.create_progress_artifact",
+        lambda percent, **_: sent.append(percent) or "artifact",
+    )
+    monkeypatch.setattr(
+        "prefect.artifacts.update_progress_artifact", lambda _, percent: sent.append(percent)
+    )
+    with new_link(), training_progress(150) as report:
+        for number in range(1, 151):
+            report(Epoch(number, 150, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
+            time.sleep(0.005)
+    assert sent[0] == 0.0 and sent[-1] == 100.0 and 5 < len(sent) <= 11
+
+
+@pytest.mark.parametrize(
+    ("files", "variables", "code", "word"),
+    [
+        ({"home/profiles.toml": b"no TOML"}, {}, 7, "home/profiles.toml"),
+        ({}, {"PREFECT_API_URL": "http://[::1/api"}, 7, "PREFECT_API_URL"),
+        ({"home/prefect.db": os.urandom(100_000)}, {}, 7, "home/prefect.db is damaged"),
+        ({"home": b""}, {}, 7, "set PREFECT_HOME to another folder"),
+        ({".env": b"A=\xe9"}, {}, 2, ".env cannot be read"),
+    ],
+    ids=["profiles", "address", "database", "home", ".env"],
+)
+def test_what_prefect_cannot_use_ends_the_command_before_anything_starts(
+    files: dict[str, bytes], variables: dict[str, str], code: int, word: str, tmp_path: Path
+) -> None:
+    """One line names the file and what to do, without a server that starts in vain."""
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    done = command(tmp_path, **{"PREFECT_HOME": str(tmp_path / "home")} | variables)
+    assert_failed(done, code, "prefect" if code == 7 else "settings", word)
+    assert not (tmp_path / "store").exists()

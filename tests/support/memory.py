@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from fmnist.store.base import Conflict, Entry, StoredObject
+from fmnist.store.base import Conflict, Entry, StoredObject, check_size
 from fmnist.store.folder import FolderStore
 
 
@@ -55,12 +55,14 @@ class MemoryStore(Watched):
         self.objects[key] = content
         self.modified[key] = datetime.now(UTC)
 
-    def read(self, key: str) -> bytes | None:
-        return self.objects.get(key)
+    def read(self, key: str, limit: int | None = None) -> bytes | None:
+        found = self.get(key, limit)
+        return found.content if found else None
 
-    def get(self, key: str) -> StoredObject | None:
+    def get(self, key: str, limit: int | None = None) -> StoredObject | None:
         if (content := self.objects.get(key)) is None:
             return None
+        check_size(self.location(key), len(content), limit)
         return StoredObject(content, hashlib.sha256(content).hexdigest())
 
     def list_names(self, prefix: str) -> list[str]:

@@ -135,7 +135,7 @@ def champion(run_id: str = "20260301T000000Z-ffffffff", accuracy: float = 0.9051
         generation=1,
         rollback_to=None,
         move="promotion",
-        reason="test accuracy 0.9051 is 0.51 points (51 of 10,000 images) above the bound 0.9000",
+        reason="test accuracy 0.9051 is 0.51 points (51 of 10,000 images) above the required 0.9000",
         by="flows/train.py",
     )
 
@@ -162,6 +162,7 @@ def run(
         started_at=datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC),
         location=f"s3://models/team/runs/{run_id}",
         settings=settings,
+        fingerprint="f1" * 32,
         data=DataOrigin(source="mirrors", official=True, sha256=OFFICIAL_SHA256),
         prepared=PreparedData(
             train=folder / "train.npz",

@@ -63,6 +63,7 @@ def put(
     *,
     promoted: bool = False,
     files: Mapping[str, bytes] = MappingProxyType({}),
+    fingerprint: str | None = None,
 ) -> StoredRun:
     """Store a run, given by its id or its number, with these files besides its usual ones."""
     name = run if isinstance(run, str) else run_id(run)
@@ -72,7 +73,7 @@ def put(
     entries = {
         file: FileEntry(len(content), digest_of(content)) for file, content in contents.items()
     }
-    manifest = to_json(Manifest(FORMAT, name, NOW, entries))
+    manifest = to_json(Manifest(FORMAT, name, NOW, entries, fingerprint))
     store.put_if_absent(keys.of_run(name, keys.MANIFEST), manifest)
     stored = read_run(store, name)
     if promoted:
@@ -114,9 +115,9 @@ def promote(store: Store, run: StoredRun, accuracy: float = 0.91) -> ChampionRec
     return result.champion
 
 
-def rollback(store: Store, run: str | None = None) -> ChampionRecord:
+def rollback(store: Store, run: str | None = None, *, hold: bool = False) -> ChampionRecord:
     """Go back to the previous champion, or to the one named."""
-    return roll_back(store, run, reason="it was worse", by=BY)
+    return roll_back(store, run, reason="it was worse", by=BY, hold=hold)
 
 
 def moves(store: Store) -> list[str]:

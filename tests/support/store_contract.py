@@ -11,7 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from fmnist.errors import ExitCode, StoreError
+from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.store.base import Conflict, Store
 from fmnist.store.folder import FolderStore
 from tests.support.tiny_s3 import SECRET
@@ -229,6 +229,15 @@ def test_entries_are_all_below(store: Store) -> None:
     assert store.list_entries("runs/b/").keys() == {"runs/b/1", "runs/b/c/ü x"}
     assert store.list_entries("").keys() == {*sizes, "runs-2/a"}
     assert store.list_entries("run/") == {}
+
+
+def test_an_object_over_the_limit_is_not_read(store: Store) -> None:
+    """Whoever replaced a record by something huge costs its reader an error, and no memory."""
+    store.put_if_absent("a/b", b"12345")
+    assert store.read("a/b", 5) == b"12345" and store.read("a/c", 5) is None
+    for read in (store.read, store.get):
+        with pytest.raises(DamagedError, match="has 5 bytes, but should have no more than 4"):
+            read("a/b", 4)
 
 
 def test_what_is_deleted_is_gone(store: Store) -> None:

@@ -83,14 +83,22 @@ def test_every_file_that_the_documents_name_exists(name: str) -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "deployments/stack.py" in c])
 def test_every_command_of_the_stack_in_the_documents_exists(command: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        stack.main([*shlex.split(command.partition("stack.py ")[2]), "--help"])
+        stack.main([*shlex.split(command.partition("stack.py ")[2].rstrip('")')), "--help"])
     assert ended.value.code == 0
 
 
 def test_the_documents_and_the_stack_name_the_same_places() -> None:
     """Ports, folders, deployments and variables are those of the stack's files."""
     compose = (ROOT / "deployments" / "compose.yaml").read_text()
-    for name in ("PREFECT_PORT", "MINIO_PORT", "WORKER_PORT", "POSTGRES_PORT", "ALERT_WEBHOOK_URL"):
+    for name in (
+        "PREFECT_PORT",
+        "MINIO_PORT",
+        "WORKER_PORT",
+        "POSTGRES_PORT",
+        "ALERT_WEBHOOK_URL",
+        "ALERT_SLACK_URL",
+        "KEEP_DAYS",
+    ):
         assert name in TEXT
         assert f"${{{name}:-" in compose
     assert "${PREFECT_PORT:-4200}" in compose

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from fmnist.cli.app import _COMMANDS, app
+from fmnist.cli.app import _COMMANDS, app, main
 from fmnist.cli.command import docstring
 from fmnist.errors import ExitCode
 from tests.integration.cli.conftest import Call, Machine, run_id
 from tests.support.processes import files_in, run_program
+
+
+@pytest.fixture(autouse=True)
+def _empty_store() -> None:
+    """The default store, in the current folder."""
+    Path("store").mkdir()
+
 
 COMMANDS = [name for name in app if not name.startswith("-")]
 
@@ -134,10 +141,9 @@ def test_all_faults_of_a_line_are_told(call: Call, machine: Machine) -> None:
 def test_a_failure_is_a_document_too(machine: Machine) -> None:
     assert machine("show", run_id(1)) == {
         "ok": False,
-        "exit_code": 5,
-        "kind": "store",
-        "message": f"store/runs/{run_id(1)}/manifest.json does not exist: this store has no "
-        f"run {run_id(1)}; `fmnist runs` lists them",
+        "exit_code": 2,
+        "kind": "settings",
+        "message": f"this store has no run {run_id(1)}: store; `fmnist runs` lists them",
     }
 
 
@@ -225,3 +231,17 @@ def test_help_and_slips_do_not_wait_for_large_packages(words: list[str]) -> None
         "print([name for name in large if name in sys.modules])"
     )
     assert run_program("-c", program).stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "words", ["runs", "champion", "history", "verify", "prune --keep 1", "pull model", "rollback"]
+)
+def test_a_store_folder_that_does_not_exist_is_an_error(
+    words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Exit code 5 and a hint, rather than an empty list from the wrong place; nothing is created."""
+    absent = tmp_path / "absent"
+    assert main([*words.split(), "--store.url", str(absent)]) == ExitCode.STORE
+    said = capsys.readouterr().out
+    assert f"store folder {absent} does not exist" in said and "stack.py env" in said
+    assert not absent.exists()

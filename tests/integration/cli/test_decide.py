@@ -1,5 +1,7 @@
 """The commands that change the champion."""
 
+import getpass
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,8 @@ def test_a_stored_run_is_promoted_by_the_gate(networks: Store, world: World, cal
     assert f"against the champion {run_id(1)}:" in output.text
     head = current_champion(networks)
     assert head is not None
-    assert (head.run_id, head.move, head.by) == (run_id(3), "promotion", "fmnist promote")
+    assert (head.run_id, head.move) == (run_id(3), "promotion")
+    assert head.by == f"fmnist promote, {getpass.getuser()}@{platform.node()}"
     assert head.accuracy == world.better.evaluation.accuracy
 
 
@@ -138,9 +141,7 @@ def test_a_damaged_run_is_never_promoted(
     overwrite(store, f"runs/{run_id(3)}/{file}", world.poor.content)
     forced = ("--force", "--reason", "why not")
     for words in ((), forced):
-        call("promote", run_id(3), *words).fails(
-            ExitCode.DAMAGED, f"{run_id(3)}/{file} is not the file"
-        )
+        call("promote", run_id(3), *words).fails(ExitCode.DAMAGED, f"{run_id(3)}/{file}")
     assert champion_of(store) == run_id(1)
 
 
@@ -183,8 +184,34 @@ def test_a_promotion_decides_again_when_the_champion_moved(
 
 def test_promoting_in_a_store_that_is_not_there_makes_none(call: Call) -> None:
     """A mistyped store is told, and no folder of that name is made."""
-    call("promote", run_id(1), "--store.url", "typo", *NO_DATA).fails(ExitCode.STORE)
+    call("promote", run_id(1), "--store.url", "typo", *NO_DATA).fails(ExitCode.SETTINGS)
     assert not Path("typo").exists()
+
+
+def test_a_champion_is_held_and_released(store: FolderStore, call: Call, machine: Machine) -> None:
+    """Both are moves with a reason and a person; once more changes nothing, and says so."""
+    output = call("hold", "--reason", "it is good")
+    assert output.last.startswith(f"ok  {run_id(1)}  generation 2  held until `fmnist release`  ")
+    assert "nothing to change" in call("hold").last
+    assert call("champion").text.count("yes, until `fmnist release`") == 1
+    assert "* the champion (held)" in call("runs").lines
+    assert "not held" in call("release").last
+    moves = machine("history")["moves"]
+    assert [move["move"] for move in moves] == ["release", "hold", "promotion"]
+    assert f"{getpass.getuser()}@{platform.node()}" in moves[1]["by"]
+
+
+def test_what_passes_while_the_champion_is_held_waits(
+    store: FolderStore, world: World, store_run: Put, call: Call
+) -> None:
+    """It is judged and not promoted, with exit code 3; a forced champion is shown as one."""
+    store_run(store, run_id(4), **world.run_of(world.better))
+    assert call("hold").code == 0
+    output = call("promote", run_id(4), "--data.source", str(world.data))
+    assert output.code == ExitCode.REJECTED and output.last.startswith(f"held  {run_id(4)}")
+    words = ("promote", run_id(4), "--force", "--reason", "now", "--data.source", str(world.data))
+    assert call(*words).last.endswith("forced: now  the champion stays held")
+    assert "* the champion (forced, held)" in call("runs").lines
 
 
 def test_rollback_goes_back_step_by_step(
@@ -197,7 +224,10 @@ def test_rollback_goes_back_step_by_step(
     store_run(store, run_id(4))
     output = call("rollback")
     where = store.location(f"runs/{run_id(2)}")
-    assert output.last == f"ok  {run_id(2)}  generation 4  before {run_id(3)}  {where}"
+    assert (
+        output.last
+        == f"ok  {run_id(2)}  generation 4  before {run_id(3)}  held until `fmnist release`  {where}"
+    )
     found = machine("rollback", "--reason", "again")
     assert found["champion"]["run_id"] == run_id(1) and found["champion"]["reason"] == "again"
     assert "no champion before" in call("rollback").last
@@ -234,7 +264,7 @@ def test_a_kept_run_is_published_and_promoted(
     assert output.last.startswith(f"promoted  {run_id(1)}  generation 1  test accuracy")
     store = open_store(url)
     head, files = read_champion(store)
-    assert (head.run_id, head.by) == (run_id(1), "fmnist publish")
+    assert head.run_id == run_id(1) and head.by.startswith("fmnist publish, ")
     assert set(files) == names
     assert files_in(Path("work")) == set()
     found = machine("publish", str(kept(world, 2, world.better)))

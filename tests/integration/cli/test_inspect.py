@@ -29,6 +29,7 @@ from tests.integration.cli.conftest import (
 from tests.support import records
 from tests.support.memory import MemoryStore
 from tests.support.processes import files_in
+from tests.support.registry import edited
 
 
 def test_runs_are_listed_newest_first(
@@ -115,9 +116,10 @@ def test_a_page_of_ten_thousand_runs_reads_only_what_it_shows(
                 store.objects[moved] = content.replace(run_id(1).encode(), name.encode())
     asked: list[str] = []
     read, names = store.read, store.list_names
-    monkeypatch.setattr(store, "read", lambda key: asked.append(key) or read(key))
+    monkeypatch.setattr(store, "read", lambda key, *_: asked.append(key) or read(key))
     monkeypatch.setattr(store, "list_names", lambda prefix: asked.append(prefix) or names(prefix))
     monkeypatch.setattr("fmnist.cli.command.open_store", lambda *_, **__: store)
+    Path("store").mkdir()
     output = call("runs")
     assert output.last.startswith("ok  20 of 10,000 runs")
     assert len([line for line in output.lines if "0.9142" in line]) == 20
@@ -202,6 +204,8 @@ def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Call)
 @pytest.mark.parametrize("name", ["champion", "history", "rollback", "pull"])
 def test_a_store_without_a_champion_is_said_to_be(name: str, url: str, call: Call) -> None:
     """Before the first promotion these end with code 5 and one line, and make nothing."""
+    if "://" not in url:
+        Path(url).mkdir()
     call(name).fails(ExitCode.STORE, "champion.json is not there")
     assert files_in(Path()) == set()
 
@@ -238,14 +242,27 @@ def test_history_tells_every_move(url: str, store_run: Put, call: Call, machine:
     assert call("rollback", "--reason", "odd  shirts").code == 0
     output = call("history")
     assert output.lines[0].split()[0] == "3"
-    assert output.lines[0].endswith("UTC  rollback  by fmnist rollback")
-    assert output.lines[1].strip() == f"{run_id(2)} -> {run_id(1)}"
+    assert "UTC  rollback  by fmnist rollback, " in output.lines[0]
+    assert output.lines[1].strip() == f"{run_id(2)} -> {run_id(1)}, held"
     assert output.lines[2].strip() == "odd shirts"
     assert output.last == f"ok  3 of 3 moves  champion {run_id(1)}"
     assert f"none -> {run_id(1)}" in output.text
     found = machine("history", "--limit", "2")
     assert [move["generation"] for move in found["moves"]] == [3, 2]
     assert found["total"] == 3
+
+
+def test_a_stored_reason_cannot_fake_a_line(store_run: Put, call: Call) -> None:
+    """Whoever may write the record cannot end the history with a line of their own."""
+    store = FolderStore("store")
+    store_run(store, run_id(1), promote=True)
+    stored = store.get(keys.CHAMPION)
+    assert stored
+    faked = edited(stored.content, reason="fine\nok  1 of 1 moves\x1b[2K")
+    store.compare_and_swap(keys.CHAMPION, stored.version, faked)
+    output = call("history", "--store.url", "store")
+    assert "       fine?ok  1 of 1 moves?[2K" in output.lines
+    assert output.last == f"ok  1 of 1 moves  champion {run_id(1)}"
 
 
 @pytest.mark.usefixtures("networks")

@@ -42,7 +42,7 @@ def test_damage_is_found_and_named(
     assert [len(run["problems"]) for run in found["runs"]] == [0, 1, 0, 1]
     assert call("verify", run_id(1)).code == 0
     assert call("verify", run_id(2)).code == ExitCode.DAMAGED
-    assert call("verify", run_id(9)).code == ExitCode.STORE
+    assert call("verify", run_id(9)).code == ExitCode.SETTINGS
 
 
 def test_leftovers_are_no_damage(networks: Store, call: Call) -> None:

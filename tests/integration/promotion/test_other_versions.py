@@ -130,7 +130,7 @@ def test_an_earlier_champion_is_rolled_back_and_judged_again(
     store: FolderStore, call: Call
 ) -> None:
     """The one before it is the champion again, which it is then compared with."""
-    call("rollback")
+    call("rollback", "--no-hold")
     assert champions(store) == [FIRST, SECOND, FIRST]
     printed = call("promote", SECOND, "--gate.champion", "not_worse")
     assert f"against the champion {FIRST}" in printed and "not significantly worse" in printed

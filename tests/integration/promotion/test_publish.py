@@ -500,7 +500,7 @@ def test_a_model_that_does_not_read_back_as_it_was_judged_is_not_promoted(
     objects, kept = store.objects, f"the finished run is kept in {folder}"
     with monkeypatch.context() as patched:
         patched.setattr(
-            store, "read", lambda key: content if key == STORED_MODEL else objects.get(key)
+            store, "read", lambda key, *_: content if key == STORED_MODEL else objects.get(key)
         )
         judge = judge_of(store, score=lambda _: score(loaded))
         with pytest.raises(DamagedError) as caught:

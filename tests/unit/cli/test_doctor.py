@@ -1,11 +1,13 @@
 """The doctor: what it finds good, and every way in which something is bad."""
 
 import base64
+import contextlib
 import errno
 import importlib.metadata
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
@@ -177,10 +179,13 @@ class Prefect(Handler):
     login = "admin:hush-hush"
     version: object = importlib.metadata.version("prefect")
     broken = False
+    busy = 0
 
     def answer(self, body: bytes) -> None:
         expected = "Basic " + base64.b64encode(self.login.encode()).decode()
-        if self.broken:
+        if self.busy:
+            self.send(self.busy, **{"Retry-After": "3600"})
+        elif self.broken:
             self.send(200, b"<html>")
         elif self.path != "/api/admin/version":
             self.send(404)
@@ -219,6 +224,56 @@ def test_files_of_prefect_that_cannot_be_read_are_told(name: str, content: bytes
     bad(settings(), "Prefect API", ExitCode.PREFECT, "cannot be read", "profile")
 
 
+def _database(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE run (name TEXT)")
+        connection.executemany("INSERT INTO run VALUES (?)", [("x" * 1000,)] * 1000)
+        connection.commit()
+
+
+def test_the_database_of_the_temporary_server_is_told_with_its_size() -> None:
+    """Size, place and how to be rid of it."""
+    database = Path("prefect/prefect.db").absolute()
+    _database(database)
+    finding = findings(settings())["Prefect API"]
+    assert finding.ok and f"{database} has 1 MB; deleting it" in finding.text
+
+
+@pytest.mark.parametrize("fault", ["random", "cut short"])
+def test_a_damaged_database_of_prefect_is_named(fault: str) -> None:
+    """The line says how to move it out of the way."""
+    database = Path("prefect/prefect.db").absolute()
+    _database(database)
+    if fault == "random":
+        database.write_bytes(os.urandom(100_000))
+    else:
+        os.truncate(database, database.stat().st_size // 2)
+    bad(settings(), "Prefect API", ExitCode.PREFECT, "is damaged", f"mv {database} ")
+
+
+def test_a_database_of_prefect_that_is_in_use_is_good() -> None:
+    """A lock that another run holds is no damage."""
+    database = Path("prefect/prefect.db").absolute()
+    _database(database)
+    with contextlib.closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert findings(settings())["Prefect API"].ok
+
+
+def test_a_folder_of_prefect_that_cannot_be_written_is_named() -> None:
+    """A temporary server would try for minutes."""
+    Path("prefect").write_text("a file")
+    bad(settings(), "Prefect API", ExitCode.PREFECT, str(Path("prefect").absolute()),
+        "cannot be written", "set PREFECT_HOME")  # fmt: skip
+
+
+def test_an_empty_address_of_prefect_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    finding = findings(settings())["Prefect API"]
+    assert finding.ok and "PREFECT_API_URL is not set" in finding.text
+
+
 def test_a_wrong_setting_of_prefect_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "long")
     bad(settings(), "Prefect API", ExitCode.PREFECT, "request_timeout", "profile")
@@ -231,6 +286,8 @@ PREFECT_FAULTS: dict[str, tuple[dict[str, object], str, str, tuple[str, ...]]] =
     "no API": ({}, "", Prefect.login, ("404", "/api at its end")),
     "no Prefect": ({"broken": True}, "/api", Prefect.login, ("no Prefect server answers",)),
     "no version": ({"version": None}, "/api", Prefect.login, ("Invalid version",)),
+    "too many": ({"busy": 429}, "/api", Prefect.login, ("no Prefect server answers", "429")),
+    "unavailable": ({"busy": 503}, "/api", Prefect.login, ("no Prefect server answers", "503")),
     "older": ({"version": "3.1.0"}, "/api", Prefect.login, ("3.1.0, older than", "update")),
 }
 

@@ -125,6 +125,12 @@ def test_too_few_images_of_a_class_are_refused(counts: list[int]) -> None:
     assert not caught.value.retryable
 
 
+def test_a_class_with_one_image_is_named_with_what_it_needs() -> None:
+    data = numbered(np.repeat(np.arange(10), [50] * 9 + [1]))
+    with pytest.raises(DataError, match="class 9 has 1 image, but each class needs at least 2"):
+        split(data, SplitSettings())
+
+
 def test_the_three_sets_survive_saving_and_loading(
     fetched: FetchedData, everything: LabelledImages, tmp_path: Path
 ) -> None:

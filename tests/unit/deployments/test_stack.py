@@ -1,20 +1,28 @@
 """The stack's command: how compose.yaml becomes programs of this machine."""
 
+import dataclasses
+import os
 import re
+import shlex
+import shutil
 import stat
+import tempfile
+import xmlrpc.client
 from pathlib import Path
+from types import SimpleNamespace
 
+import compose
 import pytest
 import yaml
+from compose import StackError, interpolate
 
 from deployments import stack
-from deployments.stack import StackError, interpolate
 
 VARIABLES = {name: form.format("5ec" * 16) for name, form in stack.SECRETS.items()}
 
 
 @pytest.fixture
-def services(tmp_path: Path) -> dict[str, stack.Service]:
+def services(tmp_path: Path) -> dict[str, compose.Service]:
     """The services of compose.yaml on this machine."""
     return stack.read_services(VARIABLES, tmp_path)
 
@@ -53,7 +61,7 @@ def test_secrets_are_random_and_readable_by_their_owner_only(tmp_path: Path) -> 
         stack.make_secrets(tmp_path / name)
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     one, two = (stack.read_env_file(tmp_path / name) for name in ("one", "two"))
-    assert one.keys() == two.keys() == {*stack.SECRETS, "PREFECT_API_URL"}
+    assert one.keys() == two.keys() == {*stack.SECRETS}
     assert not {one[name] for name in stack.SECRETS} & {two[name] for name in stack.SECRETS}
     stack.read_services(one, tmp_path)
 
@@ -77,19 +85,21 @@ def test_an_env_file_does_not_say_where_programs_are(tmp_path: Path) -> None:
     variables = {**VARIABLES, "JOB_ENV_FILE": str(tmp_path / "job")}
     worker = stack.read_services(variables, tmp_path)["worker"]
     assert worker.environment["FMNIST_TRAINING__PATIENCE"] == "3"
-    assert worker.environment["PATH"] == stack.search_path()
+    assert worker.environment["PATH"] == compose.search_path()
 
 
-def test_services_come_after_what_they_need(services: dict[str, stack.Service]) -> None:
+def test_services_come_after_what_they_need(services: dict[str, compose.Service]) -> None:
     """They can be started in this order and stopped in reverse."""
     names = list(services)
-    for name, spec in yaml.safe_load(stack.COMPOSE.read_text())["services"].items():
+    for name, spec in yaml.safe_load(compose.COMPOSE.read_text())["services"].items():
         for needed in spec.get("depends_on", {}):
             assert names.index(needed) < names.index(name)
     assert names[-1] == "worker"
 
 
-def test_services_listen_to_and_reach_this_machine_only(services: dict[str, stack.Service]) -> None:
+def test_services_listen_to_and_reach_this_machine_only(
+    services: dict[str, compose.Service],
+) -> None:
     for service in services.values():
         everything = " ".join([*service.command, *service.environment.values()])
         assert "0.0.0.0" not in everything
@@ -102,7 +112,7 @@ def test_services_listen_to_and_reach_this_machine_only(services: dict[str, stac
 
 
 def test_volumes_are_folders_and_files_of_the_project_stay(
-    services: dict[str, stack.Service], tmp_path: Path
+    services: dict[str, compose.Service], tmp_path: Path
 ) -> None:
     assert services["minio"].command[2] == str(tmp_path / "volumes" / "minio")
     assert Path(services["minio-setup"].command[1]).is_file()
@@ -130,18 +140,21 @@ def test_the_jobs_own_settings_come_from_its_env_file(tmp_path: Path) -> None:
     assert "FMNIST_TRAINING__EPOCHS" not in without.environment
 
 
-def test_no_secret_is_written_outside_the_env_file(
-    services: dict[str, stack.Service], tmp_path: Path
+def test_only_their_owner_can_read_the_secrets_that_the_stack_keeps(
+    services: dict[str, compose.Service], tmp_path: Path
 ) -> None:
-    stack.Stack(services, tmp_path, tmp_path / "env").configure()
+    """They are in one file beside supervisord's configuration, which has none."""
+    stack.Stack(services, tmp_path, VARIABLES).configure()
     assert "5ec5ec" not in (tmp_path / "supervisord.conf").read_text()
+    assert stat.S_IMODE((tmp_path / "variables.json").stat().st_mode) == 0o600
+    assert compose.used_variables({**VARIABLES, "HOME": "/"}) == VARIABLES
 
 
 def test_a_missing_program_is_named_with_how_to_get_it(
-    services: dict[str, stack.Service], monkeypatch: pytest.MonkeyPatch
+    services: dict[str, compose.Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has a line, with the version from compose.yaml."""
-    monkeypatch.setattr(stack, "search_path", lambda: "/nowhere")
+    monkeypatch.setattr(compose, "search_path", lambda: "/nowhere")
     lines = stack.missing_programs(services)
     assert [line.split()[0] for line in lines] == [
         *("mc", "minio", "postgres", "prefect", "python", "sh")
@@ -170,4 +183,86 @@ def test_stopping_what_does_not_run_is_harmless(
     options = ["--state", str(tmp_path / "state"), "--env-file", str(tmp_path / "env")]
     assert stack.main([*options, "stop"]) == 0
     assert stack.main([*options, "status"]) == 1
-    assert capsys.readouterr().out.count("NOT HEALTHY") == 6
+    said = capsys.readouterr().out
+    assert said.count("stopped\n") == 6 and "HEALTHY" not in said
+
+
+def test_a_health_check_that_hangs_is_a_service_that_is_not_healthy(
+    services: dict[str, compose.Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status shows the others, and a start goes on waiting."""
+    monkeypatch.setattr(stack, "_LONGEST_CHECK", 0.1)
+    hanging = dataclasses.replace(services["minio"], health=("sleep", "60"))
+    assert stack.is_good(hanging, {"statename": "RUNNING"}) is False
+
+
+def test_a_service_that_supervisord_does_not_know_is_stopped() -> None:
+    """One that was added to compose.yaml since the last start, for example."""
+
+    def refuse(name: str) -> None:
+        raise xmlrpc.client.Fault(10, f"BAD_NAME: {name}")
+
+    supervisor = SimpleNamespace(getProcessInfo=refuse)
+    assert stack.process_info("new", supervisor) == {"statename": "STOPPED"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "changed"),
+    [("MINIO_PORT", {"minio", "minio-setup", "worker"}), ("JOB_ENV_FILE", {"worker"})],
+)
+def test_a_changed_variable_concerns_the_services_that_use_it(
+    variable: str, changed: set[str], tmp_path: Path
+) -> None:
+    """By their digests, which say what supervisord must restart."""
+    (tmp_path / "1").write_text("FMNIST_TRAINING__PATIENCE=3\n")
+    before = compose.read_services(VARIABLES, tmp_path)
+    after = compose.read_services({**VARIABLES, variable: str(tmp_path / "1")}, tmp_path)
+    assert {name for name in before if before[name].digest != after[name].digest} == changed
+
+
+def test_the_shell_that_starts_the_stack_makes_no_difference(
+    services: dict[str, compose.Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start by cron finds nothing to restart."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("LANG", "xx_XX.UTF-8")
+    for name, service in compose.read_services(VARIABLES, tmp_path).items():
+        assert service.digest == services[name].digest
+
+
+def test_the_environment_of_the_job_can_be_read_by_a_shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Store, keys, server and the settings of job.env; not the worker's own PATH or HOME."""
+    (tmp_path / "job").write_text("FMNIST_DATA__CLASS_NAMES='a b,c'\n")
+    variables = {**VARIABLES, "JOB_ENV_FILE": str(tmp_path / "job"), "PREFECT_PORT": "4300"}
+    stack.print_environment(compose.read_services(variables, tmp_path)["worker"])
+    seen = {}
+    for line in capsys.readouterr().out.splitlines():
+        command, assignment = shlex.split(line)
+        assert command == "export"
+        name, _, value = assignment.partition("=")
+        seen[name] = value
+    assert seen["FMNIST_DATA__CLASS_NAMES"] == "a b,c"
+    assert seen["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
+    assert seen["AWS_SECRET_ACCESS_KEY"] == VARIABLES["JOB_SECRET_KEY"]
+    assert not seen.keys() & {"PATH", "HOME", "LANG", "PREFECT_WORKER_WEBSERVER_PORT"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts PostgreSQL as another user")
+def test_a_folder_that_postgresql_cannot_pass_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for root, whose home is usually closed to others."""
+    closed = Path(tempfile.mkdtemp(prefix="fmnist-closed-"))
+    monkeypatch.setattr(stack, "missing_programs", lambda services: [])
+    monkeypatch.setattr(stack, "_bring_up", lambda *_: pytest.fail("a service was started"))
+    try:
+        services = compose.read_services(VARIABLES, closed / "state")
+        with pytest.raises(StackError, match=rf"cannot pass through {closed}: .*--state"):
+            stack.Stack(services, closed / "state", VARIABLES).start()
+        assert not (closed / "state" / "supervisord.pid").exists()
+        closed.chmod(0o711)
+        assert stack.closed_folder(closed / "state" / "volumes", "postgres") is None
+    finally:
+        shutil.rmtree(closed)

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed
-from fmnist.evaluation.gate import GateContext, Rule, Verdict, decide, undecided, verdict_of
+from fmnist.evaluation.gate import (
+    GateContext,
+    Rule,
+    Verdict,
+    decide,
+    hold_back,
+    undecided,
+    verdict_of,
+)
 from fmnist.evaluation.metrics import Evaluation, evaluate, wilson_interval
 from fmnist.settings import GateSettings
 from tests.support import records
@@ -61,7 +69,7 @@ def test_another_number_of_images_than_the_test_set_has_rejects(
     found = replace(evaluation(9_500), images=scored)
     verdict = decide(found, GateSettings(), GateContext(expected))
     assert verdict.promoted is promoted
-    assert ("failed: every test image scored" in verdict.reason) is not promoted
+    assert ("every test image scored" in verdict.reason) is not promoted
 
 
 def test_the_interval_counts_only_if_the_setting_says_so() -> None:
@@ -71,7 +79,7 @@ def test_the_interval_counts_only_if_the_setting_says_so() -> None:
     low = wilson_interval(9_030, TEST_IMAGES).low
     assert not strict.promoted
     assert strict.rules[-1].value == low
-    assert f"lower end of its 95 % interval ({low:.4f} where 0.9000 is needed)" in strict.reason
+    assert f"lower end of its 95 % interval {low:.4f} is below the required 0.9000" in strict.reason
     assert judge(9_100, lower_bound=True).promoted
     low = wilson_interval(8_950, TEST_IMAGES).low
     rules = judge(8_950, lower_bound=True).rules
@@ -85,22 +93,21 @@ def test_the_interval_counts_only_if_the_setting_says_so() -> None:
 @pytest.mark.parametrize(
     ("correct", "bound", "words"),
     [
-        (9_000, 0.9, "exactly at the bound 0.9000"),
-        (8_999, 0.9, "0.01 points (1 of 10,000 images) below the bound"),
-        (9_142, 0.9, "1.42 points (142 of 10,000 images) above the bound"),
-        (8_950, 0.9, "0.50 points (50 of 10,000 images) below the bound"),
-        (10_000, 0.9, "10.00 points (1,000 of 10,000 images) above the bound"),
-        (5_000, 0.5, "exactly at the bound 0.5000"),
-        (4_999, 0.5, "0.01 points (1 of 10,000 images) below the bound"),
-        (0, 0, "exactly at the bound 0.0000"),
-        (9_000, 0.90004, "below the bound"),
-        (9_000, 0.89996, "above the bound"),
+        (9_000, 0.9, "exactly the required 0.9000"),
+        (8_999, 0.9, "test accuracy 0.8999 is below the required 0.9000"),
+        (9_142, 0.9, "1.42 points (142 of 10,000 images) above the required 0.9000"),
+        (8_950, 0.9, "test accuracy 0.8950 is below the required 0.9000"),
+        (10_000, 0.9, "10.00 points (1,000 of 10,000 images) above the required 0.9000"),
+        (5_000, 0.5, "exactly the required 0.5000"),
+        (0, 0, "exactly the required 0.0000"),
+        (9_000, 0.90004, "test accuracy 0.90000 is below the required 0.90004"),
+        (9_000, 0.89996, "above the required 0.89996"),
     ],
 )
 def test_the_bound_itself_passes_and_the_reason_says_how_close_it_was(
     correct: int, bound: float, words: str
 ) -> None:
-    """The distance is given in points and in images; one smaller than an image has its side."""
+    """The distance is given in points and in images; no two figures are rounded to the same."""
     verdict = judge(correct, min_accuracy=bound)
     assert words in verdict.reason
     assert verdict.promoted is ("below" not in words)
@@ -179,15 +186,38 @@ BETTER_RULE = "significantly better than the champion, 1 - McNemar's one-sided p
 def test_the_rule_has_its_exact_value_and_the_reason_a_rounded_one(
     champion: str, sides: tuple[int, int], name: str, bound: float
 ) -> None:
-    """The record keeps every digit; a person reads four, with the difference in points."""
+    """The record keeps every digit; a person reads four, with the difference in points, once."""
     verdict = against(*sides, champion)
     rule, found = verdict.rules[-1], records.comparison(*sides)
     exact = found.p_value_worse if champion == "not_worse" else 1 - found.p_value_better
-    assert rule == Rule(name, exact, bound, False)
+    assert rule == Rule(name, exact, bound, False, rule.fault)
+    p_value = exact if champion == "not_worse" else 1 - exact
+    word = "significantly worse" if champion == "not_worse" else "not significantly better"
     assert verdict.reason == (
-        "test accuracy 0.9142 is 1.42 points (142 of 10,000 images) above the bound 0.9000; it is "
-        f"{found.in_words}; failed: {name} ({exact:.4f} where {bound:.4f} is needed)"
+        "test accuracy 0.9142 is 1.42 points (142 of 10,000 images) above the required 0.9000; "
+        f"{word} than the champion ({found.difference * 100:+.2f} points, p = {p_value:.4f})"
     )
+
+
+def test_a_rejection_says_once_what_is_wrong() -> None:
+    """Far below the bound and far behind the champion: two plain statements, and no p of 0."""
+    found = records.comparison(100, 1_800)
+    verdict = judge(7_396, meeting(found), min_accuracy=0.95, champion="not_worse")
+    assert verdict.reason == (
+        "test accuracy 0.7396 is below the required 0.9500; "
+        "significantly worse than the champion (-17.00 points, p < 0.0001)"
+    )
+    assert verdict.rules[-1].measured == "below 0.0001"
+
+
+def test_a_verdict_waits_while_the_champion_is_held() -> None:
+    """What passes is held and not promoted, and says how to go on; a rejection stays one."""
+    passed, rejected = judge(9_142), judge(8_000)
+    held = hold_back(passed)
+    assert (held.word, held.promoted, held.rules) == ("held", False, passed.rules)
+    assert held.reason.startswith(passed.reason) and "`fmnist release`" in held.reason
+    assert hold_back(held) == held
+    assert hold_back(rejected) == rejected and rejected.word == "rejected"
 
 
 def judge_drop(name: str, drop: int, most: float) -> Verdict:
@@ -212,7 +242,8 @@ def test_a_class_that_loses_more_than_it_may_rejects_and_is_named(
     assert rule.name == f"change in the recall of {name}, the worst class"
     assert (rule.value, rule.bound) == (pytest.approx(-drop / 1_000), -0.02)
     assert (rule.measured, rule.needed) == (f"{-drop / 1_000:.4f}", "-0.0200")
-    assert (f"failed: {rule.name} (-0.0210 where -0.0200" in verdict.reason) is not promoted
+    told = f"{rule.name}: -0.0210, but -0.0200 is required"
+    assert (told in verdict.reason) is not promoted
 
 
 @pytest.mark.parametrize(("drop", "promoted"), [(-5, True), (0, True), (1, False)])
@@ -252,7 +283,7 @@ def test_a_champion_that_cannot_be_scored_rejects_only_where_a_rule_needs_it(
     verdict = judge(9_999, meeting(LOST), **settings)
     assert not verdict.promoted
     assert verdict.rules[-1].value is None and not verdict.rules[-1].passed
-    assert f"{verdict.rules[-1].name} (missing where" in verdict.reason
+    assert f"{verdict.rules[-1].name}: missing, but" in verdict.reason
     allowed = judge(9_000, meeting(LOST))
     assert allowed.promoted
     assert COULD_NOT_BE_SCORED in verdict.notes and COULD_NOT_BE_SCORED in allowed.notes
@@ -312,8 +343,7 @@ def test_a_failed_rule_reads_as_what_was_measured_and_what_is_needed() -> None:
     rules = (Rule("one", 0.00003, 0.025, False), Rule("two", 0.5, 0.25, True))
     failed = (*rules, Rule("three", None, 0.9, False))
     assert verdict_of(failed, "close").reason == (
-        "close; failed: one (below 0.0001 where 0.0250 is needed); three (missing where 0.9000 is "
-        "needed)"
+        "close; one: below 0.0001, but 0.0250 is required; three: missing, but 0.9000 is required"
     )
 
 

@@ -14,7 +14,7 @@ from fmnist.evaluation.gate import GateContext, decide
 from fmnist.evaluation.metrics import evaluate
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
 from fmnist.registry import keys
-from fmnist.registry.champion import current_champion
+from fmnist.registry.champion import current_champion, set_hold
 from fmnist.registry.records import ChampionRecord, to_json
 from fmnist.settings import GateSettings
 from fmnist.store.base import StoredObject
@@ -40,13 +40,13 @@ class Leaving(MemoryStore):
 
     away = "nothing"
 
-    def get(self, key: str) -> StoredObject | None:
+    def get(self, key: str, limit: int | None = None) -> StoredObject | None:
         if key.startswith(self.away):
             raise StoreError("the store does not answer", retryable=True)
-        return super().get(key)
+        return super().get(key, limit)
 
-    def read(self, key: str) -> bytes | None:
-        found = self.get(key)
+    def read(self, key: str, limit: int | None = None) -> bytes | None:
+        found = self.get(key, limit)
         return found.content if found else None
 
 
@@ -109,13 +109,22 @@ def test_without_a_champion_the_accuracy_alone_is_judged(judge: Judge, asked: li
     assert asked == [b"wrong 50"]
 
 
+def test_a_held_champion_is_met_and_kept(store: Leaving, judge: Judge, crown: Crown) -> None:
+    """A model that passes is compared with it as ever, and waits; one that does not is rejected."""
+    crown()
+    set_hold(store, held=True, reason="", by="tests")
+    passes, fails = judge.judge(b"wrong 50", 0), judge.judge(b"wrong 400", 0)
+    assert (passes.verdict.word, fails.verdict.word) == ("held", "rejected")
+    assert isinstance(passes.against, Comparison)
+
+
 def test_a_champion_that_was_removed_while_it_was_read_is_not_held_against_a_model(
     store: Leaving, judge: Judge, crown: Crown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crown()
     read, manifest = store.read, keys.of_run(OLD, keys.MANIFEST)
 
-    def read_late(key: str) -> bytes | None:
+    def read_late(key: str, limit: int | None = None) -> bytes | None:
         if key == manifest and key in store.objects:
             crown("rival", model=b"wrong 40")
             del store.objects[manifest]

@@ -20,6 +20,7 @@ from fmnist.registry.champion import (
     promote_run,
     read_champion,
     retire,
+    set_hold,
 )
 from fmnist.registry.records import (
     FORMAT,
@@ -172,7 +173,7 @@ def test_a_champion_removed_while_it_was_read_is_read_again(
     put_champions(store, "old")
     read, manifest = store.read, f"runs/old/{keys.MANIFEST}"
 
-    def read_late(key: str) -> bytes | None:
+    def read_late(key: str, limit: int | None = None) -> bytes | None:
         if key == manifest and key in store.objects:
             put_champions(store, "new", "newest")
             store.delete(key)
@@ -530,14 +531,92 @@ def test_an_earlier_run_can_be_made_champion_again(store: MemoryStore) -> None:
     assert rollback(store, "one") == back == current_champion(store)
 
 
-@pytest.mark.parametrize("run", ["absent", "two"])
-def test_only_an_earlier_champion_can_be_restored(run: str, store: MemoryStore) -> None:
-    """The error names the run and the command that lets the gate decide; the champion stays."""
+def test_only_an_earlier_champion_can_be_restored(store: MemoryStore) -> None:
+    """Any other run is a matter for the gate; one that does not exist is not to be promoted."""
     champion = put_champions(store, "one")
     put(store, "two")
-    told = f"{run} was never the champion; `fmnist promote {run}`"
-    refused(lambda: rollback(store, run), ExitCode.STORE, told)
+    told = "two was never the champion; `fmnist promote two`"
+    refused(lambda: rollback(store, "two"), ExitCode.STORE, told)
+    message = refused(lambda: rollback(store, "absent"), ExitCode.SETTINGS, "no run absent")
+    assert "promote" not in message
     assert current_champion(store) == champion
+
+
+def test_a_rollback_to_a_run_that_was_removed_long_ago_is_no_damage(store: MemoryStore) -> None:
+    """The history tells a run that was pruned from one that was lost."""
+    put_champions(store, *"ABC")
+    assert retire(store, ["A"], by=BY) == ("A",)
+    remove(store, "A")
+    put(store, "D")
+    assert retire(store, ["D"], by=BY) == ("D",)
+    assert champion_of(store).retired == ("D",)
+    refused(lambda: rollback(store, "A"), ExitCode.STORE, "A was removed by `fmnist prune`")
+    remove(store, "B")
+    refused(lambda: rollback(store, "B"), ExitCode.DAMAGED, "is missing, although")
+
+
+# ---- hold and release ---------------------------------------------------------------------------
+
+
+def test_a_held_champion_stays_until_it_is_released(store: MemoryStore) -> None:
+    """A run that passes is not promoted meanwhile, and has a verdict that says why."""
+    put_champions(store, "one")
+    held = set_hold(store, held=True, reason="it is good", by=BY)
+    assert (held.move, held.held, held.run_id, held.generation) == ("hold", True, "one", 2)
+    assert set_hold(store, held=True, reason="again", by=BY) == held
+    two = put(store, "two")
+    result = promote_run(store, two, 0.91, passed(held), never, by=BY)
+    assert result.made is None and result.verdict.word == "held"
+    assert [each.word for each in later_verdicts(store, "two")] == ["held"]
+    assert retire(store, ["two"], by=BY) and champion_of(store).held
+    released = set_hold(store, held=False, reason="", by=BY)
+    assert (released.move, released.held) == ("release", False)
+    put_champions(store, "three")
+    assert (champion_of(store).run_id, champion_of(store).held) == ("three", False)
+
+
+def test_a_person_may_replace_a_held_champion(store: MemoryStore) -> None:
+    """By force or by a rollback; the hold, which a person put there, stays."""
+    put_champions(store, "one")
+    held = set_hold(store, held=True, reason="", by=BY)
+    forced = promote_run(store, put(store, "two"), 0.91, passed(held), never, by=BY, forced="new")
+    made = forced.made
+    assert made and (made.move, made.forced, made.held) == ("forced promotion", True, True)
+    assert rollback(store, hold=True).held
+    assert not champion_of(store).forced
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_rollback_holds_unless_told_not_to(hold: bool, store: MemoryStore) -> None:
+    put_champions(store, "one", "two")
+    assert rollback(store, hold=hold).held is hold
+
+
+def test_a_reason_given_for_a_run_that_passes_is_kept_and_nothing_was_forced(
+    store: MemoryStore,
+) -> None:
+    made = promote_run(store, put(store, 1), 0.9, passed(None), never, by=BY, forced="why").made
+    assert made and (made.move, made.forced) == ("promotion", False)
+    assert made.reason == "why (verdict: good enough)"
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_hold_whose_reply_was_lost_is_made_once(held: bool, store: MemoryStore) -> None:
+    put_champions(store, "one")
+    if not held:
+        set_hold(store, held=True, reason="", by=BY)
+    before = champion_of(store).generation
+    lose_the_reply(store, lambda: None)
+    assert set_hold(store, held=held, reason="", by=BY).generation == before + 1
+
+
+def test_a_hold_that_was_released_before_its_reply_came_is_not_made_again(
+    store: MemoryStore,
+) -> None:
+    put_champions(store, "one")
+    lose_the_reply(store, lambda: set_hold(store, held=False, reason="", by="another"))
+    assert not set_hold(store, held=True, reason="", by=BY).held
+    assert moves(store) == ["3 release one", "2 hold one", "1 promotion one"]
 
 
 def test_rollbacks_go_back_step_by_step(store: MemoryStore) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fmnist.errors import DamagedError, ExitCode
+from fmnist.errors import DamagedError, ExitCode, without_credentials
 from fmnist.evaluation.gate import Verdict, undecided
 from fmnist.registry.records import (
     FORMAT,
@@ -25,6 +25,14 @@ from fmnist.registry.records import (
 )
 from tests.support import records
 from tests.support.registry import BY, NOW, edited, refused, without
+
+
+@pytest.mark.parametrize("typed", ["https:/user:SECRET@host", "user:SECRET@host"])
+def test_a_mistyped_address_is_not_repeated_with_its_secret(typed: str) -> None:
+    """Neither where it was typed nor in a message that quotes it."""
+    message = refused(lambda: checked_run_id(typed), ExitCode.SETTINGS, "host")
+    assert "SECRET" not in message
+    assert "SECRET" not in without_credentials("cannot read https:/user:SECRET@host/x")
 
 
 def test_run_ids_sort_by_time_and_do_not_collide_within_a_second() -> None:

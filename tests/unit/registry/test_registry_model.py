@@ -32,6 +32,7 @@ from fmnist.registry.champion import (
     promote_run,
     read_champion,
     retire,
+    set_hold,
 )
 from fmnist.registry.records import ChampionRecord, Manifest, StoredRun, from_json
 from fmnist.registry.runs import find_run, later_verdicts, read_run, upload_run
@@ -133,7 +134,7 @@ class Registry(RuleBasedStateMachine):
         promote_run(self.store, run, 0.91, verdict, decide, by=BY, forced=reason)
 
     def make_champion(self, run: StoredRun, *, forced: bool = False) -> None:
-        self.promote(run, forced=forced)
+        self.promote(run, passes=not forced, forced=forced)
         self.truth.promote(run.run_id, forced)
 
     def roll_back(self, goal: str) -> None:
@@ -183,9 +184,22 @@ class Registry(RuleBasedStateMachine):
         run = self.publish()
         self.promote(run, passes=passes, stale=stale, forced=forced)
         if passes or forced:
-            self.truth.promote(run.run_id, forced)
+            self.truth.promote(run.run_id, forced and not passes)
         else:
             assert [verdict.promoted for verdict in later_verdicts(self.store, run.run_id)]
+
+    @precondition(lambda self: self.truth.champion)
+    @rule(forced=st.booleans())
+    def promote_while_the_champion_is_held(self, forced: bool) -> None:
+        """A run that passes waits, unless a person forces it; then the champion is released."""
+        for held in (True, False):
+            set_hold(self.store, held=held, reason="", by=BY)
+            self.truth.moves.append(("hold" if held else "release", self.truth.champion))
+            if held:
+                run = self.publish()
+                self.promote(run, forced=forced)
+                if forced:
+                    self.truth.promote(run.run_id, forced)
 
     @precondition(lambda self: self.truth.published)
     @rule(data=st.data(), forced=st.booleans())
@@ -240,7 +254,8 @@ class Registry(RuleBasedStateMachine):
         run_id, folder = self.seal()
 
         def act() -> None:
-            self.promote(upload_run(self.store, folder), forced=forced)
+            run = upload_run(self.store, folder)
+            self.promote(run, passes=not forced, forced=forced)
 
         crashed = crash_at(self.store, moment, place, act)
         if crashed and again:

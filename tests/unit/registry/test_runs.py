@@ -12,10 +12,11 @@ import pytest
 
 from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.registry import keys
-from fmnist.registry.champion import read_champion
+from fmnist.registry.champion import current_champion, read_champion
 from fmnist.registry.records import FORMAT, FileEntry, Manifest, from_json, to_json
 from fmnist.registry.runs import (
     find_run,
+    find_run_id,
     later_verdicts,
     list_run_ids,
     read_file,
@@ -163,7 +164,7 @@ LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "truncated": (lambda old: old[:-20], "JSON"),
     "two records": (lambda old: old + old, "JSON"),
     "deeply nested": (lambda _: b"[" * 100_000 + b"]" * 100_000, "cannot be read"),
-    "10 MB of JSON": (lambda old: edited(old, created_at="x" * 10 * 2**20), "created_at"),
+    "half a MB of JSON": (lambda old: edited(old, created_at="x" * 2**19), "created_at"),
     "50,000 names": (
         lambda old: edited(old, files={f"../{number}": {} for number in range(50_000)}),
         "files",
@@ -230,9 +231,52 @@ def test_a_run_exists_when_its_manifest_does(sealed: Path, store: MemoryStore) -
     assert find_run(store, records.RUN_ID) is None
     with pytest.raises(StoreError, match="this store has no run") as caught:
         read_run(store, records.RUN_ID)
-    assert caught.value.exit_code == ExitCode.STORE
+    assert caught.value.exit_code == ExitCode.SETTINGS
     with pytest.raises(DamagedError, match="is missing, although the run was promoted"):
         read_run(store, records.RUN_ID, published.sha256)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("20260102", "20260102T000000Z-0000000b"),
+        ("c000", "20260103T000000Z-c0000000"),
+        ("20260102T000000Z-0000000b", "20260102T000000Z-0000000b"),
+        ("odd", "odd"),
+    ],
+)
+def test_a_beginning_or_end_of_an_id_is_enough(text: str, meant: str, store: MemoryStore) -> None:
+    for name in ("20260102T000000Z-0000000b", "20260103T000000Z-c0000000", "odd", "odd-1"):
+        put(store, name)
+    assert find_run_id(store, text) == meant
+
+
+@pytest.mark.parametrize(("text", "told"), [("2026", "any of 2 runs"), ("00b", "no run 00b")])
+def test_an_unclear_or_unknown_run_is_a_wrong_argument(
+    text: str, told: str, store: MemoryStore
+) -> None:
+    """The message names the runs that may be meant."""
+    for name in ("20260102T000000Z-0000000b", "20260103T000000Z-0000000c"):
+        put(store, name)
+    refused(lambda: find_run_id(store, text), ExitCode.SETTINGS, told)
+
+
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_date_that_utc_does_not_have_is_damage(date: str, store: MemoryStore) -> None:
+    """It could not be shown; in the manifest or in the champion's record."""
+    put(store, "one", promoted=True)
+    for key, name in (("runs/one/manifest.json", "created_at"), (keys.CHAMPION, "moved_at")):
+        store.objects[key] = edited(store.objects[key], **{name: date})
+    refused(lambda: read_run(store, "one"), ExitCode.DAMAGED, "created_at")
+    refused(lambda: current_champion(store), ExitCode.DAMAGED, "moved_at")
+
+
+def test_an_object_that_is_too_large_for_a_record_is_not_read(store: MemoryStore) -> None:
+    put(store, "one", promoted=True)
+    for key in ("runs/one/manifest.json", keys.CHAMPION):
+        store.objects[key] = edited(store.objects[key], more="x" * 2**20)
+    refused(lambda: read_run(store, "one"), ExitCode.DAMAGED, "no more than 1,048,576")
+    refused(lambda: current_champion(store), ExitCode.DAMAGED, "no more than 1,048,576")
 
 
 def test_runs_are_listed_the_newest_first(store: MemoryStore) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fmnist.errors import ExitCode, StoreError
+from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.registry import keys
 from fmnist.registry.prune import prune_store
 from fmnist.registry.records import to_json
@@ -102,12 +102,12 @@ def test_a_promotion_while_the_history_is_checked_is_no_fault(
     fourth = put_runs(store, 4, champions=range(1, 4))[3]
     seen: list[str] = []
 
-    def watched(real: Callable[[str], Any]) -> Callable[[str], Any]:
-        def read(key: str) -> Any:
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def read(key: str, *limit: int) -> Any:
             seen.append(key)
             if len(seen) == place + 1:
                 promote(store, fourth)
-            return real(key)
+            return real(key, *limit)
 
         return read
 
@@ -129,6 +129,21 @@ def test_a_link_in_a_folder_store_is_named(tmp_path: Path) -> None:
         prune_store(store, 1, LONG_AFTER, by="test")
 
 
+def test_each_different_model_is_loaded_once(store: MemoryStore) -> None:
+    """What is wrong with it is told of every run that has it."""
+    put_runs(store, 5)
+    loaded = []
+
+    def refuse(content: bytes) -> None:
+        loaded.append(content)
+        raise DamagedError("no network")
+
+    report = verify_store(store, refuse, LONG_AFTER)
+    assert len(loaded) == 1
+    assert [len(run.problems) for run in report.runs] == [1] * 5
+    assert report.runs[4].problems[0].startswith(f"{store.location('runs')}/{run_id(5)}/")
+
+
 @pytest.mark.parametrize("reads", [0, 1, 2])
 def test_a_store_that_goes_away_is_no_damage(reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the store itself cannot be read (any more), that is the error, not its runs."""
@@ -137,7 +152,7 @@ def test_a_store_that_goes_away_is_no_damage(reads: int, monkeypatch: pytest.Mon
         put(store, 1)
     seen: list[str] = []
 
-    def gone(key: str) -> bytes | None:
+    def gone(key: str, limit: int | None = None) -> bytes | None:
         seen.append(key)
         if len(seen) > reads:
             raise StoreError("bucket 'b' does not exist")

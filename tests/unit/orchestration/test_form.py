@@ -1,0 +1,28 @@
+"""The form for a run's settings."""
+
+from typing import Annotated, Any
+
+from prefect.utilities.callables import parameter_schema
+
+from fmnist.orchestration.form import SettingsForm
+from fmnist.settings import sections
+
+
+def test_every_section_has_a_plain_name_and_what_is_usually_changed_comes_first() -> None:
+    """Training before the store, epochs before the slope; no section or field is left out."""
+
+    def flow(settings: Annotated[Any, SettingsForm]) -> None:
+        pass
+
+    schema = parameter_schema(flow).model_dump()
+    definitions, properties = schema["definitions"], schema["properties"]["settings"]["properties"]
+    assert [part["title"] for part in properties.values()] == [
+        *("Training", "Gate", "Data", "Store", "Network", "Split")
+    ]
+    assert properties.keys() == sections().keys()
+    for name, section in sections().items():
+        of_section = definitions[section.__name__]
+        assert of_section["title"] == properties[name]["title"]
+        assert of_section["properties"].keys() == section.model_fields.keys()
+    assert list(definitions["TrainingSettings"]["properties"])[:2] == ["epochs", "seed"]
+    assert list(definitions["GateSettings"]["properties"])[:2] == ["min_accuracy", "champion"]
