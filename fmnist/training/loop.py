@@ -88,12 +88,10 @@ def train_network(
 
 
 def _set_up_keras() -> None:
-    """Let neither the user's `keras.json` nor an earlier training in this process change anything."""
+    """Let the user's `keras.json` change nothing."""
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
-    # The names of layers are in the file, and Keras numbers them on.
-    keras.utils.clear_session()
 
 
 def learning_rate_schedule(
