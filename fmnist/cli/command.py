@@ -5,7 +5,6 @@ returns a `Result`: the line that sums it up, and the same for a program.
 """
 
 import inspect
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +113,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
     process.start_command()
     # Without a terminal nothing is wrapped, so that each row is one line.
     width = None if sys.stdout.isatty() else _NO_TERMINAL
-    console = _Console(markup=False, highlight=False, quiet=for_programs, width=width)
+    console = Console(markup=False, highlight=False, quiet=for_programs, width=width)
     try:
         with process.interruptible():
             process.check_current_folder()
@@ -134,8 +133,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, json: bool = True) 
         result = Result(ExitCode.DEFECT, ("defect", message), {"message": message})
     if result.line:
         end = _document(result) if for_programs else printable("  ".join(result.line))
-        # A console of its own: the other one still holds what it could not write.
-        _Console(markup=False, width=width).out(end, highlight=False)
+        Console(markup=False, width=width).out(end, highlight=False)
     process.end_command(result.code)
     return result.code
 
@@ -166,7 +164,7 @@ def parse(
     if not words and app.default_command is None:
         raise SettingsError(_no_command(app, ""))
     try:
-        command, bound, unused, _ = app.parse_known_args(words, console=_Console(highlight=False))
+        command, bound, unused, _ = app.parse_known_args(words, console=Console(highlight=False))
     except UnknownCommandError as error:
         raise SettingsError(_no_command(app, (error.unused_tokens or [""])[0])) from error
     except (CycloptsError, SettingsError) as error:
@@ -242,11 +240,3 @@ def _describe(error: CycloptsError | SettingsError, app: App, words: Sequence[st
         return f"{name} is required; see `{' '.join([app.name[0], *chain])} --help`"
     error.verbose = False
     return without_credentials(" ".join(str(error).split()))
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Go on without output if nobody reads it any more, as in `fmnist runs | head -1`."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

@@ -195,7 +195,7 @@ def test_a_reader_that_leaves_early_is_no_failure(word: str) -> None:
     """`fmnist --help | head -1` ends without a traceback."""
     process = subprocess.Popen(
         [sys.executable, "-c", "import time, sys; time.sleep(0.1)\n"
-         f"from fmnist.cli.app import main; sys.exit(main(['{word}']))"],
+         f"sys.argv[1:] = ['{word}']; from fmnist.__main__ import main; sys.exit(main())"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout and process.stderr
