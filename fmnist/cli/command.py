@@ -5,6 +5,7 @@ returns a `Result`: the line that sums it up, and the same for a program.
 """
 
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
