@@ -184,7 +184,7 @@ def test_a_promotion_decides_again_when_the_champion_moved(
 
 def test_promoting_in_a_store_that_is_not_there_makes_none(call: Call) -> None:
     """A mistyped store is told, and no folder of that name is made."""
-    call("promote", run_id(1), "--store.url", "typo", *NO_DATA).fails(ExitCode.SETTINGS)
+    call("promote", run_id(1), "--store.url", "typo", *NO_DATA).fails(ExitCode.STORE)
     assert not Path("typo").exists()
 
 
