@@ -144,6 +144,8 @@ def test_signals_end_a_run_and_its_children_within_seconds_whenever_they_come(
     assert process.returncode == 130 or moment > 0.7
     assert "Traceback" not in laboratory.error()
     assert "Crash detected" not in laboratory.error()
+    if "fmnist.flow - interrupted" in laboratory.error():  # Prefect is told.
+        assert "Finished in state Cancelled('interrupted')" in laboratory.error()
     assert list((laboratory.folder / "temporary").iterdir()) == []
     assert list((laboratory.folder / "work").iterdir()) == []
 
