@@ -1,5 +1,6 @@
 """The whole stack, started from compose.yaml by the command that a user has, and an operator on it."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -88,6 +89,13 @@ class Webhook:
 @pytest.fixture(scope="session")
 def webhook() -> Iterator[Webhook]:
     """Where the alerts of the stack go."""
+    with listening_webhook() as received:
+        yield received
+
+
+@contextlib.contextmanager
+def listening_webhook() -> Iterator[Webhook]:
+    """A webhook that receives alerts until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -337,16 +345,34 @@ def operator(
     request: pytest.FixtureRequest, data_source: str, webhook: Webhook
 ) -> Iterator[Operator]:
     """The stack, started by its own command, with the deployments deployed as the README says."""
+    # The path of the data is no business of the stack: it is one setting of the job.
+    job = {
+        "FMNIST_DATA__SOURCE": data_source,
+        "FMNIST_TRAINING__WARMUP_FRACTION": "0",
+        "FMNIST_STORE__RETRY_PAUSES": "2,5,10",
+    }
+    with running_stack(job, webhook) as operator:
+        try:
+            yield operator
+        finally:
+            if request.session.testsfailed:
+                terminal = request.config.get_terminal_writer()
+                for log in sorted((operator.state / "log").iterdir()):
+                    lines = log.read_text(errors="replace").splitlines()[-20:]
+                    terminal.line("\n    ".join([f"\nthe end of {log.name}:", *lines]))
+
+
+@contextlib.contextmanager
+def running_stack(job: Mapping[str, str], webhook: Webhook) -> Iterator[Operator]:
+    """A stack of its own in a temporary folder, whose jobs have these variables.
+
+    Nothing of it is left at the end but its logs, if `SCREENSHOTS` names a folder for them.
+    """
     # Not below pytest's own folder: PostgreSQL's user must be able to pass.
     state = Path(tempfile.mkdtemp(prefix="fmnist-stack-"))
     state.chmod(0o711)
     env_file, job_file = state / "env", state / "job.env"
-    # The path of the data is no business of the stack: it is one setting of the job.
-    job_file.write_text(
-        f"FMNIST_DATA__SOURCE={data_source}\n"
-        "FMNIST_TRAINING__WARMUP_FRACTION=0\n"
-        "FMNIST_STORE__RETRY_PAUSES=2,5,10\n"
-    )
+    job_file.write_text("".join(f"{name}={value}\n" for name, value in job.items()))
     stack_command.make_secrets(env_file)
     services = ("PREFECT", "POSTGRES", "MINIO", "WORKER")
     ports = {f"{name}_PORT": str(free_port()) for name in services}
@@ -374,11 +400,6 @@ def operator(
     finally:
         left = _started_from(state)
         operator.stack("stop")
-        if request.session.testsfailed:
-            terminal = request.config.get_terminal_writer()
-            for log in sorted((state / "log").iterdir()):
-                lines = log.read_text(errors="replace").splitlines()[-20:]
-                terminal.line("\n    ".join([f"\nthe end of {log.name}:", *lines]))
         if output := os.environ.get("SCREENSHOTS"):
             shutil.copytree(state / "log", Path(output) / "log", dirs_exist_ok=True)
         _, alive = psutil.wait_procs(left, timeout=20)
