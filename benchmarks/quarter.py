@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,9 +25,6 @@ from uuid import UUID
 import conditions
 import numpy as np
 import psutil
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Scheduled
 
 from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
 from fmnist.registry import keys
@@ -102,33 +98,19 @@ class Night:
         number: counts from 1.
         event: what happened; empty if nothing did.
         expected: the outcome that it should have.
-        run: the run at its end, as the Prefect server has it.
+        outcome: the verdict of a completed run, else its state.
+        message: what its state says.
+        seconds: from the moment when it was due to its end.
         trained: whether it began to train.
     """
 
     number: int
     event: str
     expected: str
-    run: FlowRun
+    outcome: str
+    message: str
+    seconds: float
     trained: bool
-
-    @property
-    def outcome(self) -> str:
-        """The verdict of a completed run, else its state."""
-        words = VERDICTS.intersection(self.run.tags)
-        state = str(self.run.state_name)
-        return words.pop() if state == "Completed" and len(words) == 1 else state.lower()
-
-    @property
-    def message(self) -> str:
-        """What its state says."""
-        return (self.run.state and self.run.state.message) or ""
-
-    @property
-    def seconds(self) -> float:
-        """From the moment when it was due to its end."""
-        ended, due = self.run.end_time, self.run.expected_start_time
-        return (ended - due).total_seconds() if ended and due else 0.0
 
 
 @dataclass
@@ -184,25 +166,24 @@ class Quarter:
         self, event: str, expected: str, meanwhile: Callable[[UUID], None] | None = None
     ) -> None:
         """One night, and what happens while its run is active."""
-        run_id = self._schedule()
+        run_id = self.operator.schedule_in(0, SETTINGS)
         if meanwhile:
             meanwhile(run_id)
         self._record(run_id, event, expected)
 
-    def _schedule(self, seconds: float = 0) -> UUID:
-        """Schedule a run that is due in so many seconds."""
-        due: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=seconds))
-        run = self.operator.client.create_flow_run_from_deployment(
-            self.operator.deployment().id, parameters={"settings": SETTINGS}, state=due
-        )
-        return UUID(str(run.id))
-
     def _record(self, run_id: UUID, event: str, expected: str) -> None:
         run = self.operator.wait(run_id, seconds=LONGEST_RUN)
-        of_run = FlowRunFilter(id={"any_": [run_id]})
-        tasks = self.operator.client.read_task_runs(flow_run_filter=of_run)
-        trained = any(task.name.startswith("train-") for task in tasks)
-        night = Night(len(self.nights) + 1, event, expected, run, trained)
+        verdicts = VERDICTS.intersection(run.tags)
+        completed = run.state_name == "Completed" and len(verdicts) == 1
+        night = Night(
+            number=len(self.nights) + 1,
+            event=event,
+            expected=expected,
+            outcome=verdicts.pop() if completed else run.state_name.lower(),
+            message=run.state.message or "",
+            seconds=(run.end_time - run.expected_start_time).total_seconds(),
+            trained="train" in self.operator.tasks(run_id),
+        )
         self.nights.append(night)
         print(f"night {night.number}: {night.outcome}, {night.seconds:.0f} s", file=sys.stderr)
 
@@ -245,7 +226,7 @@ class Quarter:
     def _nights_without_server(self) -> None:
         """Lose the server while a run fetches; two more are due before it is back."""
         self.source.open.clear()
-        late = [self._schedule(seconds) for seconds in (0, OUTAGE / 2, OUTAGE)]
+        late = [self.operator.schedule_in(seconds, SETTINGS) for seconds in (0, OUTAGE / 2, OUTAGE)]
         self.operator.wait_for_task(late[0], "fetch", "Running", LONGEST_RUN)
         self.operator.stop("prefect")
         self.source.open.set()

@@ -32,11 +32,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     LogFilter,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import LogSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
 
 from deployments import stack as stack_command
 from fmnist.registry.records import ChampionRecord, from_json
@@ -207,6 +208,14 @@ class Operator:
         )
         return UUID(said.split("UUID: ")[1].split()[0])
 
+    def schedule_in(self, seconds: float, settings: Mapping[str, Any]) -> UUID:
+        """Schedule a run that is due in so many seconds; its id."""
+        due: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=seconds))
+        run = self.client.create_flow_run_from_deployment(
+            self.deployment().id, parameters={"settings": dict(settings)}, state=due
+        )
+        return UUID(str(run.id))
+
     def start_training(self, settings: Mapping[str, Any]) -> UUID:
         """Start a run by hand, and wait until it has trained an epoch; its id."""
         run_id = self.start_run(settings)
@@ -282,14 +291,13 @@ class Operator:
 
     def wait_for_task(self, run_id: UUID, name: str, state: str, seconds: float = 120) -> None:
         """Wait until one of a run's tasks is in this state."""
+        until(lambda: self.tasks(run_id).get(name) == state, seconds, f"{name} is in {state}")
 
-        def there() -> bool:
-            of_run = FlowRunFilter(id={"any_": [run_id]})
-            tasks = self.client.read_task_runs(flow_run_filter=of_run)
-            states = [task.state_name for task in tasks if task.name.startswith(f"{name}-")]
-            return state in states
-
-        until(there, seconds, f"{name} is in {state}")
+    def tasks(self, run_id: UUID) -> dict[str, str]:
+        """The state of each of a run's tasks that has begun, by the task's name."""
+        of_run = FlowRunFilter(id={"any_": [run_id]})
+        tasks = self.client.read_task_runs(flow_run_filter=of_run)
+        return {task.name.rpartition("-")[0]: task.state_name for task in tasks}
 
     def event(self, name: str, run: str) -> dict[str, Any]:
         """The one event of that name about a run, once it is recorded."""
