@@ -40,7 +40,7 @@ JOB = {"PREFECT_WORKER_QUERY_SECONDS": "1", "FMNIST_STORE__RETRY_PAUSES": "1,3"}
 OUTAGE = 20.0  # seconds
 LONGEST_RUN = 900.0
 # Nights in which something happens, and the pauses between these.
-EVENTFUL, PAUSES = 12, 9
+EVENTFUL, PAUSES = 13, 8
 VERDICTS = {"promoted", "rejected", "unchanged"}
 
 
@@ -204,16 +204,23 @@ class Quarter:
 
     def _kill_publishing(self, run_id: UUID) -> None:
         """Kill the job when some of the run's files are in the store."""
+        bucket, key = self.operator.s3(), f"fashion-mnist/{keys.RUNS}"
 
         def files() -> int:
-            return sum(key.startswith(keys.RUNS) for key in self.operator.stored())
+            return int(bucket.list_objects_v2(Bucket="models", Prefix=key)["KeyCount"])
 
-        before = files()
-        self.operator.wait_for_task(run_id, "publish", "Running", LONGEST_RUN)
+        def sealed() -> set[Path]:
+            return set(self.operator.work.glob(f"*/run/{keys.MANIFEST}"))
+
+        stored, kept = files(), sealed()
+        self.operator.wait_for_task(run_id, "train", "Running", LONGEST_RUN)
         job = self._job()
-        while files() == before:
+        while sealed() == kept:
+            time.sleep(0.005)
+        job.suspend()
+        while files() == stored:
             job.resume()
-            time.sleep(0.02)
+            time.sleep(0.01)
             job.suspend()
         job.kill()
 
