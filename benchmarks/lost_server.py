@@ -9,6 +9,7 @@ the job's log lines: the server is lost at the first one about an epoch.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import statistics
@@ -82,8 +83,9 @@ def train(case: str, folder: Path) -> Training:
         cpu = job.cpu_times()
     finally:
         for process in (job, *processes):
-            process.kill()
-        psutil.wait_procs([job])
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        job.wait()
         server.kill()
     text = log.read_text()
     first, *_, last = EPOCH.finditer(text)

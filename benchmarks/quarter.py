@@ -98,6 +98,7 @@ class Night:
         number: counts from 1.
         event: what happened; empty if nothing did.
         expected: the outcome that it should have.
+        name: the run's name, which begins with its id.
         outcome: the verdict of a completed run, else its state.
         message: what its state says.
         seconds: from the moment when it was due to its end.
@@ -107,6 +108,7 @@ class Night:
     number: int
     event: str
     expected: str
+    name: str
     outcome: str
     message: str
     seconds: float
@@ -179,6 +181,7 @@ class Quarter:
             number=len(self.nights) + 1,
             event=event,
             expected=expected,
+            name=run.name,
             outcome=verdicts.pop() if completed else run.state_name.lower(),
             message=run.state.message or "",
             seconds=(run.end_time - run.expected_start_time).total_seconds(),
@@ -277,8 +280,10 @@ WORKER = {
     ".cache/fmnist/work/": "the finished run of the night that was killed while it published: "
     "`fmnist doctor` names it, `fmnist publish` finishes it",
     ".cache/matplotlib/": "Matplotlib's list of fonts, written once",
+    ".config/matplotlib": "Matplotlib's empty folder",
     ".keras/": "Keras's configuration, written once",
 }
+TEMPORARY = {"runner_storage/": "an empty folder of Prefect's worker, as long as it runs"}
 STORE = {
     "runs/ (complete)": "every run that trained to its end; `fmnist prune` bounds them",
     "runs/ (without manifest)": "the night that was killed while it published: `fmnist prune` "
@@ -295,8 +300,7 @@ DATABASE = {
     "task_run": "tasks with their states",
     "artifact": "what the runs' pages show",
     "log": "the runs' logs",
-    "event": "events: states, heartbeats, verdicts",
-    "automation": "what the automations watch and did",
+    "event": "events: changes of state, heartbeats, verdicts",
 }
 
 
@@ -304,7 +308,7 @@ def worker_uses(operator: Operator) -> Iterator[Use]:
     """The files of the worker and its jobs: in their home, and the temporary ones."""
     for name, folder, reasons in (
         ("worker's home", operator.work.parents[2], WORKER),
-        ("worker's temporary files", _temporary_files(operator), {}),
+        ("worker's temporary files", _temporary_files(operator), TEMPORARY),
     ):
         entries = {
             path.relative_to(folder).as_posix(): path.stat().st_size if path.is_file() else 0
@@ -393,8 +397,9 @@ def faults(operator: Operator, quarter: Quarter, uses: Iterable[Use]) -> Iterato
         yield f"the worker still has {len(jobs)} processes"
     if len(operator.runs_by_hand()) != len(quarter.nights):
         yield "there are other runs than those of the nights"
-    if operator.champion().run_id not in quarter.nights[-1].message:
-        yield "the last run does not name the champion"
+    *_, last = (night for night in quarter.nights if night.outcome == "promoted")
+    if not last.name.startswith(operator.champion().run_id):
+        yield f"the champion is not the run of night {last.number}, the last to be promoted"
     operator.fmnist("verify")
 
 
