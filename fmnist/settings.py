@@ -169,9 +169,12 @@ class GateSettings(_Section):
         None, ge=0, le=1
     )
     """Largest allowed drop in any class's recall against the champion; none disables the check."""
-    min_comparable: Annotated[int | None, BeforeValidator(_none_in_words)] = Field(None, ge=1)
-    """Fewest test images, new to both models, on which the comparison with the champion decides;
-    none means 1,000, or half of a test set of less than 2,000."""
+    min_comparable: Annotated[int | None, BeforeValidator(_none_in_words)] = Field(
+        None,
+        ge=1,
+        description="Fewest test images, new to both models, on which the comparison with the "
+        "champion decides; none means 1,000, or half of a test set of less than 2,000.",
+    )
 
 
 class StoreSettings(_Section):
