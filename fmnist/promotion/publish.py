@@ -28,6 +28,7 @@ def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
         keys.DATA: to_json(run.data),
         "training.json": to_json(run.training),
         "environment.json": to_json(run.environment),
+        keys.TRAINING_DIGESTS: run.prepared.training_digests.read_bytes(),
         "report.md": markdown(run, figure_titles(figures)).encode(),
     }
     if run.against:

@@ -30,7 +30,7 @@ from fmnist.registry.records import (
     digest_of,
     to_json,
 )
-from fmnist.registry.runs import read_file, read_record, read_run, upload_run
+from fmnist.registry.runs import read_file, read_record, read_run, read_training_digests, upload_run
 from fmnist.settings import RENAMED, DataSettings, GateSettings, Settings, sections
 from fmnist.store.base import Store
 
@@ -146,7 +146,8 @@ def _judge_stored_run(
         )
     test_set = make_test_set(test, class_names, data)
     gate = _gate_of(store, run, request)
-    judge = Judge(store, test_set, gate, run.run_id, conditional_writes)
+    trained_on = read_training_digests(store, run)
+    judge = Judge(store, test_set, gate, run.run_id, conditional_writes, trained_on)
     probabilities = test_set.score(contents[keys.MODEL])
     evaluation = evaluate(probabilities, test.labels, class_names)
     decision, result = judge.promote(
