@@ -31,6 +31,7 @@ _MOST_UPDATES = 10
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 _LONGEST_CALL = 10.0
+_LONGEST_END = 1.0
 
 
 @contextmanager
@@ -81,8 +82,8 @@ def _show_percent() -> Callable[[float], None]:
 def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], None]]:
     """Call `send` in a thread of its own; only the latest value matters.
 
-    A call that fails is repeated after growing pauses. At the end it is tried once more, and is not
-    waited for any longer than one call takes.
+    A call that fails is repeated after growing pauses. At the end it is tried once more, which is not
+    waited for if it takes long: a server that hangs would hold up the run.
     """
     latest: list[float] = []
     news, ended = threading.Event(), threading.Event()
@@ -123,7 +124,7 @@ def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], No
     finally:
         ended.set()
         news.set()
-        thread.join(_LONGEST_CALL)
+        thread.join(_LONGEST_END)
 
 
 def show_report(run: Run, folder: Path) -> None:
