@@ -10,6 +10,7 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.progress import track
 from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion, retire
+from fmnist.registry.fingerprints import forget_fingerprint
 from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, is_old, size_of
 from fmnist.registry.records import is_run_id
 from fmnist.registry.runs import find_run, read_record, readable_run
@@ -100,8 +101,9 @@ def prune_store(store: Store, keep: int, now: datetime, *, by: str) -> Removal:
     """Remove what `plan_prune` says, and finish what an interrupted prune left behind.
 
     Returns what was removed. A run is removed only once `champion.json` lists it as retired, so
-    that nobody can make it the champion at the same time. Its manifest goes first: after an error,
-    whatever was partly removed is no longer a run, and the next prune finishes it.
+    that nobody can make it the champion at the same time. Its fingerprint is forgotten, then its
+    manifest goes: after an error, whatever was partly removed is no longer a run, and the next prune
+    finishes it.
     """
     planned = plan_prune(store, keep, now)
     orphans = [found.run_id for found in planned.leftovers if found.run_id]
@@ -138,6 +140,7 @@ def _remove(store: Store, run_id: str) -> int | None:
     the time of one request.
     """
     below = f"{keys.of_run(run_id)}/"
+    forget_fingerprint(store, run_id)
     files = store.list_entries(below)
     current = current_champion(store)
     if current is None or run_id not in current.retired:

@@ -15,6 +15,7 @@ from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, find_str
 from fmnist.registry.records import (
     LARGEST_RECORD,
     ChampionRecord,
+    FingerprintedRun,
     TestSetUsage,
     digest_of,
     from_json,
@@ -74,9 +75,11 @@ def verify_store(
     if run_id is not None:
         return _verify_one(store, load, now, run_id)
     records, problems = _check_history(store)
-    for key in store.list_entries(keys.TEST_SETS):
-        with _noted(store, problems):
-            from_json(TestSetUsage, store.read(key, LARGEST_RECORD) or b"", store.location(key))
+    for folder, kind in ((keys.TEST_SETS, TestSetUsage), (keys.FINGERPRINTS, FingerprintedRun)):
+        for key in store.list_entries(folder):
+            with _noted(store, problems):
+                if (content := store.read(key, LARGEST_RECORD)) is not None:
+                    from_json(kind, content, store.location(key))
     promoted = {record.run_id: record.manifest_sha256 for record in records}
     listing = by_run(store.list_entries(keys.RUNS))
     sealed = sorted(run for run, files in listing.items() if keys.MANIFEST in files)
