@@ -350,7 +350,7 @@ def _check_readable(
     gone = {run for run in _NETWORKS if any(f"/{run}/" in key for key in found)} - scenario.complete
     if finished and gone:
         raise Broken(f"there is something left of {sorted(gone)}")
-    _check_fingerprints(stored, complete, finished=finished)
+    _check_fingerprints(stored, complete, found, finished=finished)
     judged = _judged(found)
     if judged not in ({scenario.judged} if finished else {_judged(before), scenario.judged}):
         raise Broken(f"the test set has judged {judged} models")
@@ -436,15 +436,17 @@ def _complete_runs(store: Store, found: Objects) -> Set[str]:
     return complete
 
 
-def _check_fingerprints(store: Store, complete: Set[str], *, finished: bool) -> None:
+def _check_fingerprints(
+    store: Store, complete: Set[str], found: Objects, *, finished: bool
+) -> None:
     """Each object names a complete run of its fingerprint; in the end each run can be found.
 
     So whatever was lost, there is one training too many, and never one too few.
     """
     of = {run_id: digest_of(_NETWORKS[run_id].encode()) for run_id in complete}
     promoted = {past.run_id for past in champion_history(store)}
-    for key, content in ((key, store.read(key)) for key in store.list_entries(keys.FINGERPRINTS)):
-        named = from_json(FingerprintedRun, content or b"", key)
+    for key in (key for key in found if key.startswith(keys.FINGERPRINTS)):
+        named = from_json(FingerprintedRun, found[key], key)
         if key != keys.of_fingerprint(of.get(named.run_id, "")):
             raise Broken(f"{key} names {named.run_id}, which is not complete or another model")
         if named.verdict.promoted is not (named.run_id in promoted):
