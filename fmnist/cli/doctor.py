@@ -1,5 +1,6 @@
 """Check everything a run needs, before anyone trains: one finding per check."""
 
+import contextlib
 import importlib.metadata
 import shutil
 import statistics
@@ -16,6 +17,7 @@ from fmnist.data.cache import cache_folder
 from fmnist.data.fetch import check_source
 from fmnist.environment import installed, requirements
 from fmnist.errors import (
+    DamagedError,
     DataError,
     ExitCode,
     JobError,
@@ -28,6 +30,7 @@ from fmnist.prefect_import import prefect_import
 from fmnist.promotion.workspace import left_folders, work_folder
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion
+from fmnist.registry.records import LARGEST_RECORD
 from fmnist.registry.runs import check_listing, read_run
 from fmnist.settings import MIRRORS, Settings, non_defaults
 from fmnist.store.base import Store, open_store
@@ -203,7 +206,7 @@ def _clock(store: Store) -> str:
 
 
 def _latency(store: Store) -> str:
-    times = timeit.repeat(lambda: store.read(keys.CHAMPION), number=1, repeat=_READS)
+    times = timeit.repeat(lambda: _read_a_little(store), number=1, repeat=_READS)
     median = statistics.median(times)
     figure = f"{median * 1000:.1f} ms for a small read, the median of {_READS}"
     if median > _LONGEST_READ:
@@ -212,6 +215,11 @@ def _latency(store: Store) -> str:
             "load, or set store.url to a nearer one"
         )
     return figure
+
+
+def _read_a_little(store: Store) -> None:
+    with contextlib.suppress(DamagedError):  # which is another finding
+        store.read(keys.CHAMPION, LARGEST_RECORD)
 
 
 def _champion(store: Store) -> str:

@@ -57,10 +57,10 @@ def plan_prune(store: Store, keep: int, now: datetime) -> Removal:
     kept = _champions_to_keep(store, keep)
     for run in complete:
         if run in newest:
-            kept.setdefault(run, f"is one of the newest {keep:,}")
+            kept.setdefault(run, "is among the newest")
         elif run >= oldest_kept:
             kept.setdefault(
-                run, "is damaged, and newer than the oldest of those: see `fmnist verify`"
+                run, "is damaged, and newer than the oldest to keep; see `fmnist verify`"
             )
         elif run not in kept and _may_be_promoted_yet(store, run, listing[run], now):
             kept[run] = "was stored in the last 24 hours, and may still be promoted"
@@ -104,7 +104,7 @@ def _champions_to_keep(store: Store, keep: int) -> dict[str, str]:
             break
     return {
         **{run: "is what `fmnist rollback` may lead to" for run in steps if run},
-        **dict.fromkeys(earlier, f"is one of the last {keep:,} champions"),
+        **dict.fromkeys(earlier, "is among the champions before it"),
         current.run_id: "is the champion",
     }
 

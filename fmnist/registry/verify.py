@@ -173,17 +173,23 @@ def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:
     """Every champion record that can be read, latest first, and what is wrong with them."""
     # Listed before the records are read, so that a move in between adds only known ones.
     archived = store.list_entries(keys.HISTORY).keys()
-    current = store.read(keys.CHAMPION)
+    current = None
     records: list[ChampionRecord] = []
     problems: list[str] = []
     with _noted(store, problems):
+        current = store.read(keys.CHAMPION, LARGEST_RECORD)
         records.extend(champion_history(store))
     if problems:
         return records, problems
     generation = generation_of(records[0] if records else None)
     known = {keys.of_generation(number) for number in range(1, generation)}
     for key in sorted(archived - known):
-        # An interrupted move leaves a copy of the current record.
-        if key != keys.of_generation(generation) or store.read(key) != current:
-            problems.append(f"{store.location(key)} is not an earlier version of {keys.CHAMPION}")
+        with _noted(store, problems):
+            # An interrupted move leaves a copy of the current record.
+            copy = (
+                store.read(key, LARGEST_RECORD) if key == keys.of_generation(generation) else None
+            )
+            if copy is None or copy != current:
+                fault = f"is not an earlier version of {keys.CHAMPION}"
+                problems.append(f"{store.location(key)} {fault}")
     return records, problems
