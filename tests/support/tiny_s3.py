@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
     def _pass_to_answer(self) -> None:
         self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
-    do_GET = do_HEAD = do_PUT = do_DELETE = _pass_to_answer  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_to_answer  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass
