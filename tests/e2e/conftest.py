@@ -157,10 +157,10 @@ class Operator:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def deploy(self) -> None:
+    def deploy(self, name: str = "process") -> None:
         """Deploy as the README says."""
-        of_the_stack = ["--name", "process", "--prefect-file", "deployments/prefect.yaml"]
-        self.succeed("prefect", "--no-prompt", "deploy", *of_the_stack)
+        declared = ["--name", name, "--prefect-file", "deployments/prefect.yaml"]
+        self.succeed("prefect", "--no-prompt", "deploy", *declared)
 
     def start(self, service: str) -> None:
         """Start one service that was stopped or killed, and wait until it is healthy."""

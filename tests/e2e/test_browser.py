@@ -260,6 +260,45 @@ def test_the_list_of_runs_shows_each_verdict(
     picture(page, "runs")
 
 
+@pytest.mark.parametrize("word", ["promoted", "rejected", "unchanged"])
+def test_runs_are_found_by_state_and_verdict(
+    word: str, visit: Visit, runs: dict[str, FlowRun], picture: Picture
+) -> None:
+    """The filters for a state and a tag, together, leave the runs with that verdict."""
+    page = visit(f"/runs?state=Completed&tag={word}")
+    listed = page.locator(".state-list-item")
+    expect(listed.filter(has_text=run_id_of(runs[word]))).to_be_visible()
+    expect(listed.filter(has_not_text=re.compile(rf"-\w{{8}} {word}"))).to_have_count(0)
+    picture(page, f"runs-{word}")
+
+
+def test_a_deployments_page_lists_its_runs_with_their_verdicts(
+    operator: Operator, visit: Visit, runs: dict[str, FlowRun], picture: Picture
+) -> None:
+    """Of all that judged or unchanged runs say, nothing is a state that this list would hide."""
+    page = visit(f"/deployments/deployment/{operator.deployment().id}")
+    for word, run in runs.items():
+        expect(page.get_by_text(re.compile(f"^{run_id_of(run)} {word}"))).to_be_visible()
+    picture(page, "deployment-runs")
+
+
+def test_the_page_of_an_unchanged_run_leads_to_the_earlier_one(
+    promoted: FlowRun, unchanged: FlowRun, visit: Visit, picture: Picture
+) -> None:
+    """It says which run it would repeat, what the verdict on that was, and where its report is."""
+    page = visit(f"/runs/flow-run/{unchanged.id}")
+    heading = page.locator(".page-heading-flow-run")
+    expect(heading).to_contain_text(f"{run_id_of(unchanged)} unchanged")
+    expect(page.locator(".logs").get_by_text(unchanged.state.message)).to_be_visible()
+    picture(page, "unchanged")
+    report, earlier = open_artifact(page, "report"), run_id_of(promoted)
+    expect(report.get_by_role("heading", name=f"Unchanged: {run_id_of(unchanged)}")).to_be_visible()
+    expect(report).to_contain_text(f"made {earlier} (test accuracy 0.")
+    expect(report).to_contain_text("Its verdict: promoted.")
+    expect(report).to_contain_text(f"s3://models/fashion-mnist/runs/{earlier}/report.md")
+    picture(page, "unchanged-report")
+
+
 def test_a_runs_page_shows_its_verdict_and_the_reason(
     judged: Judged, visit: Visit, picture: Picture
 ) -> None:
@@ -298,7 +337,9 @@ def test_the_report_is_rendered_with_tables_and_figures(
     word, run = judged
     page = visit(f"/runs/flow-run/{run.id}")
     report = open_artifact(page, "report")
-    expect(report.get_by_role("heading", name=f"{word.capitalize()}: {run_id_of(run)}")).to_be_visible()
+    expect(
+        report.get_by_role("heading", name=f"{word.capitalize()}: {run_id_of(run)}")
+    ).to_be_visible()
     reason = run.state.message.removeprefix(f"{word}: ")
     expect(report.get_by_text(f"{reason[0].upper()}{reason[1:]}.", exact=True)).to_be_visible()
     rules = report.get_by_role("table").first

@@ -21,6 +21,7 @@ from prefect.states import Scheduled
 from deployments import stack as stack_command
 from tests.e2e.conftest import (
     DEPLOYMENT,
+    DEPLOYMENTS,
     ENDLESS,
     LONG,
     LOW_BAR,
@@ -64,6 +65,7 @@ def test_a_rejected_run_says_why_and_leaves_the_champion(
     """It is stored whole too, and is completed as far as Prefect is concerned."""
     assert outcome_of(rejected) == "rejected", operator.log(rejected.id)
     assert "below the required 0.9900" in rejected.state.message
+    assert {*rejected.tags} == {*DEPLOYMENTS["process"]["tags"], "official-data", "rejected"}
     assert f"runs/{run_id_of(rejected)}/manifest.json" in operator.stored()
     assert operator.champion().run_id == run_id_of(promoted)
 
