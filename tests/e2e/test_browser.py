@@ -275,7 +275,7 @@ def test_runs_are_found_by_state_and_verdict(
 def test_a_deployments_page_lists_its_runs_with_their_verdicts(
     operator: Operator, visit: Visit, runs: dict[str, FlowRun], picture: Picture
 ) -> None:
-    """Of all that judged or unchanged runs say, nothing is a state that this list would hide."""
+    """All of them, since none ends in a state of its own, which this list would hide."""
     page = visit(f"/deployments/deployment/{operator.deployment().id}")
     for word, run in runs.items():
         expect(page.get_by_text(re.compile(f"^{run_id_of(run)} {word}"))).to_be_visible()
