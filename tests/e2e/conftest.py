@@ -61,7 +61,8 @@ WORSE: dict[str, Any] = {
     "training": {"when": "always", "epochs": 1},
     "gate": {"min_accuracy": 0.1, "champion": "not_worse"},
 }
-ENDLESS: dict[str, Any] = {"training": {"epochs": 9000, "patience": 9000}}
+# Does not end before a test has done something to it; yet its first tenth, which shows, comes soon.
+ENDLESS: dict[str, Any] = {"training": {"when": "always", "epochs": 200, "patience": 200}}
 FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
 
 
@@ -98,6 +99,15 @@ class Webhook:
         """The kinds of alert that came about a run, by its name."""
         run_id, *_ = run.split()
         return [alert["alert"] for alert in self.alerts if alert.get("run", "").startswith(run_id)]
+
+    def wait_for_slack(self, start: str) -> None:
+        """Wait until a text that starts so has come in Slack's form, and nothing beside it."""
+
+        def came() -> bool:
+            texts = [said["text"] for said in self.slack if said.keys() == {"text"}]
+            return any(text.startswith(start) for text in texts)
+
+        until(came, 30, f"Slack is told: {start}")
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +225,7 @@ class Operator:
         return UUID(said.split("UUID: ")[1].split()[0])
 
     def start_training(self, settings: Mapping[str, Any]) -> UUID:
-        """Start a run by hand, and wait until it has trained an epoch; its id."""
+        """Start a run by hand, and wait until it has trained a tenth of its epochs; its id."""
         run_id = self.start_run(settings)
 
         def trains() -> bool:

@@ -217,8 +217,7 @@ def test_both_webhooks_are_called_for_each_verdict(
     assert alert["deployment"] == "process"
     assert alert["page"].endswith(f"/runs/flow-run/{run.id}")
     page = f"<{alert['page']}|Page of the run>"
-    text = f"*{verdict}* {run_id}: {alert['reason']} {page}"
-    until(lambda: {"text": text} in operator.webhook.slack, 30, "Slack is told")
+    operator.webhook.wait_for_slack(f"*{verdict}* {run_id}: {alert['reason']} {page}")
 
 
 def test_the_second_of_two_overlapping_runs_waits(operator: Operator) -> None:
@@ -245,6 +244,7 @@ def test_a_killed_worker_leaves_a_crashed_run_and_an_unchanged_store(operator: O
     assert operator.stored() == before
     assert "No heartbeat for 100 s" in crashed.state.message
     until(lambda: operator.webhook.of(crashed.name) == ["crashed"], 30, "the alert comes")
+    operator.webhook.wait_for_slack(f"*crashed* {crashed.name}: {crashed.state.message} <http")
     assert outcome_of(operator.wait(next_run)) == "promoted"
 
 
@@ -341,8 +341,7 @@ def test_people_are_told_what_a_person_does_to_the_champion(
     alert = {"alert": move, "run": run_id, "reason": "for the demo", "by": by}
     alert["report"] = f"s3://models/fashion-mnist/runs/{run_id}/report.md"
     until(lambda: alert in operator.webhook.alerts, 30, "the webhook is called")
-    text = f"*{move}* {run_id}: for the demo ({by})"
-    until(lambda: {"text": text} in operator.webhook.slack, 30, "Slack is told")
+    operator.webhook.wait_for_slack(f"*{move}* {run_id}: for the demo ({by})")
 
 
 def test_three_days_of_outage_are_made_up_for_by_one_training(operator: Operator) -> None:
@@ -479,7 +478,7 @@ def test_a_run_can_be_cancelled(operator: Operator) -> None:
 
 
 def test_a_silent_schedule_raises_an_alert(operator: Operator) -> None:
-    """No run was judged for the hours that are allowed: the webhook is called."""
+    """No run was completed for the hours that are allowed: both webhooks are called."""
     operator.succeed("python", "deployments/setup.py", ALERT_SILENCE_HOURS="0.01")
     try:
         alerts = operator.webhook.alerts
@@ -487,7 +486,8 @@ def test_a_silent_schedule_raises_an_alert(operator: Operator) -> None:
     finally:
         operator.succeed("python", "deployments/setup.py")
     (alert, *_) = [alert for alert in alerts if alert["alert"] == "silence"]
-    assert alert["reason"] == "no run was judged for 0.01 hours"
+    assert alert["reason"] == "no run was completed for 0.01 hours"
+    operator.webhook.wait_for_slack("*silence*: no run was completed for 0.01 hours <http")
 
 
 def test_no_key_was_recorded_anywhere(operator: Operator) -> None:
