@@ -4,14 +4,20 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.concurrency import _leases
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from fmnist.orchestration.link import bound_waits
 from fmnist.registry.champion import current_champion
 from fmnist.store.folder import FolderStore
 from tests.support.processes import ROOT, free_port
@@ -89,6 +95,18 @@ def server(tmp_path: Path) -> Iterator[Server]:
     started.kill()
 
 
+@contextlib.contextmanager
+def serving_instead(handler: type[BaseHTTPRequestHandler] | None, port: int) -> Iterator[None]:
+    """Answer on the port of a server that was killed."""
+    if handler is None:
+        yield
+        return
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
 def job(server: Server, data: Path, outage: int) -> "subprocess.Popen[str]":
     """The job's command, started in the current folder, with standard error in the file `err`."""
     with Path("err").open("w") as err:
@@ -127,11 +145,38 @@ def assert_promoted(process: "subprocess.Popen[str]") -> str:
     return err
 
 
-@pytest.mark.parametrize("when", ["training", "published"])
+class Busy(BaseHTTPRequestHandler):
+    """A server, or what stands before it, that sends every request away for an hour."""
+
+    def _answer(self) -> None:
+        self.send_response(503)
+        self.send_header("Retry-After", "3600")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815
+
+
+class DiskFull(BaseHTTPRequestHandler):
+    """A server whose database cannot be written: it only answers that it is there."""
+
+    def _answer(self) -> None:
+        self.send_response(200 if self.path.endswith("/health") else 500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815
+
+
+@pytest.mark.parametrize(
+    ("when", "instead"),
+    [("training", None), ("published", None), ("training", Busy), ("training", DiskFull)],
+    ids=["killed before promotion", "killed after promotion", "busy", "disk full"],
+)
 def test_a_server_lost_for_good_leaves_the_verdict_as_it_is(
-    when: str, server: Server, small_data: Path
+    when: str, instead: type[BaseHTTPRequestHandler] | None, server: Server, small_data: Path
 ) -> None:
-    """Killed before or after promotion: exit code and last line tell the verdict, with a warning."""
+    """Before or after promotion: exit code and last line tell the verdict, with a warning."""
     process = job(server, small_data, 3)
     if when == "training":
         wait_until(process, "preprocess")
@@ -139,8 +184,9 @@ def test_a_server_lost_for_good_leaves_the_verdict_as_it_is(
     else:
         wait_until(process, "", "published")
     server.kill()
-    Path("go").touch()
-    err = assert_promoted(process)
+    with serving_instead(instead, server.port):
+        Path("go").touch()
+        err = assert_promoted(process)
     assert err.count("Prefect was not told how this run ended") == 1
     assert err.count("the Prefect server was lost") <= 1
     assert len(list((server.folder / "work").iterdir())) == 0
@@ -160,6 +206,24 @@ def test_a_server_that_comes_back_is_told_how_the_run_ended(
     err = assert_promoted(process)
     assert err.count("the Prefect server was lost") == err.count("the Prefect server is back") == 1
     assert server.states() == ["COMPLETED"]
+
+
+def test_a_run_goes_on_when_its_deployments_slot_cannot_be_renewed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect would cancel it, while the store lets two runs at once do no harm."""
+    monkeypatch.setattr(_leases, "_handle_lease_renewal_failure", None)
+    monkeypatch.setattr(_leases, "_RENEWAL_MAX_ATTEMPTS", 1)
+    bound_waits()
+    nobody = {PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}
+    with (
+        temporary_settings(nobody),
+        _leases.maintain_concurrency_lease(uuid4(), 300, raise_on_lease_renewal_failure=True),
+    ):
+        deadline = time.monotonic() + 30
+        while "no longer keeps other runs" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_failure_without_a_server_keeps_its_own_exit_code(

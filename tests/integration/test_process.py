@@ -150,6 +150,39 @@ def test_signals_end_a_run_and_its_children_within_seconds_whenever_they_come(
     assert list((laboratory.folder / "work").iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_while_it_begins_is_recorded_as_cancelled(
+    number: int, laboratory: Laboratory
+) -> None:
+    """The moment between Prefect's first line and the flow's own."""
+    process = laboratory.start()
+    wait_until(lambda: "Beginning flow run" in laboratory.error())
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and out.startswith(b"interrupted  after "), laboratory.error()
+    assert "Finished in state Cancelled('interrupted')" in laboratory.error()
+    assert "Traceback" not in laboratory.error()
+
+
+def test_a_temporary_server_that_does_not_start_is_one_line(laboratory: Laboratory) -> None:
+    """It is started once, and what it says is in a file that the line names."""
+    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////proc/none/x.db"}
+    ended = subprocess.run(
+        [*TRAIN, *TINY.split()],
+        cwd=laboratory.folder,
+        env=laboratory.environment | database,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    log = laboratory.folder / "prefect" / "temporary-server.log"
+    assert ended.returncode == 7, ended.stderr
+    assert ended.stdout.startswith("failed  -  prefect: the temporary Prefect server ")
+    assert str(log) in ended.stdout and "unable to open database file" in log.read_text()
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_killed_run_leaves_no_server_and_no_temporary_file(laboratory: Laboratory) -> None:
     """The temporary server ends with its parent, however that ended."""
     process = laboratory.start()
