@@ -4,11 +4,9 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +19,7 @@ from fmnist.orchestration.link import bound_waits
 from fmnist.registry.champion import current_champion
 from fmnist.store.folder import FolderStore
 from tests.support.processes import ROOT, free_port
+from tests.support.tiny_s3 import Handler, serving
 
 # The ten minutes for which a run waits for its server, shortened; then the job's command, which
 # halts after publication until the file `go` is there.
@@ -95,18 +94,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
     started.kill()
 
 
-@contextlib.contextmanager
-def serving_instead(handler: type[BaseHTTPRequestHandler] | None, port: int) -> Iterator[None]:
-    """Answer on the port of a server that was killed."""
-    if handler is None:
-        yield
-        return
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield
-        server.shutdown()
-
-
 def job(server: Server, data: Path, outage: int) -> "subprocess.Popen[str]":
     """The job's command, started in the current folder, with standard error in the file `err`."""
     with Path("err").open("w") as err:
@@ -145,27 +132,18 @@ def assert_promoted(process: "subprocess.Popen[str]") -> str:
     return err
 
 
-class Busy(BaseHTTPRequestHandler):
+class Busy(Handler):
     """A server, or what stands before it, that sends every request away for an hour."""
 
-    def _answer(self) -> None:
-        self.send_response(503)
-        self.send_header("Retry-After", "3600")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815
+    def answer(self, body: bytes) -> None:
+        self.send(503, Retry_After="3600")
 
 
-class DiskFull(BaseHTTPRequestHandler):
+class DiskFull(Handler):
     """A server whose database cannot be written: it only answers that it is there."""
 
-    def _answer(self) -> None:
-        self.send_response(200 if self.path.endswith("/health") else 500)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815
+    def answer(self, body: bytes) -> None:
+        self.send(200 if self.path.endswith("/health") else 500)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +152,7 @@ class DiskFull(BaseHTTPRequestHandler):
     ids=["killed before promotion", "killed after promotion", "busy", "disk full"],
 )
 def test_a_server_lost_for_good_leaves_the_verdict_as_it_is(
-    when: str, instead: type[BaseHTTPRequestHandler] | None, server: Server, small_data: Path
+    when: str, instead: type[Handler] | None, server: Server, small_data: Path
 ) -> None:
     """Before or after promotion: exit code and last line tell the verdict, with a warning."""
     process = job(server, small_data, 3)
@@ -184,7 +162,7 @@ def test_a_server_lost_for_good_leaves_the_verdict_as_it_is(
     else:
         wait_until(process, "", "published")
     server.kill()
-    with serving_instead(instead, server.port):
+    with serving(instead, server.port) if instead else contextlib.nullcontext():
         Path("go").touch()
         err = assert_promoted(process)
     assert err.count("Prefect was not told how this run ended") == 1
