@@ -41,7 +41,9 @@ class Link:
     def note(self, error: Exception | None) -> None:
         """Say once that the server was lost, and once that it is back."""
         if error and not self.lost:
-            logger.warning("the Prefect server was lost (%s); the run goes on without it", error)
+            logger.warning(
+                "the Prefect server was lost (%s); the run goes on without it", reason(error)
+            )
         elif self.lost and not error:
             logger.warning("the Prefect server is back")
         self.lost = error is not None
@@ -69,6 +71,11 @@ def current_link() -> Link:
     return link
 
 
+def reason(error: Exception) -> str:
+    """Why a request failed, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def bound_waits() -> None:
     """Let Prefect's clients neither wait as long as a server asks for, nor end the run after that.
 
@@ -84,7 +91,7 @@ def bound_waits() -> None:
         logger.warning(
             "the server no longer keeps other runs of this deployment waiting (%s); one that "
             "starts now does no harm",
-            error,
+            reason(error),
         )
 
     base._parse_retry_after = parse

@@ -26,7 +26,7 @@ from sqlalchemy.engine import make_url
 from fmnist import process
 from fmnist.errors import JobError, PrefectError, without_credentials, writing
 from fmnist.orchestration import temporary_server
-from fmnist.orchestration.link import bound_waits, new_link
+from fmnist.orchestration.link import bound_waits, new_link, reason
 from fmnist.prefect_import import prefect_import
 from fmnist.promotion.unchanged import Unchanged
 from fmnist.report.run import Run
@@ -50,7 +50,6 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
         PrefectError: no server answers, or it was lost before the run came to anything.
         KeyboardInterrupt: the run was interrupted.
     """
-    process.check_current_folder()
     process.end_at_once()
     url, login = api_address_and_login()
     if url:
@@ -80,11 +79,11 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
                 raise KeyboardInterrupt from error
             if link.outcome is None:
                 raise PrefectError(
-                    f"lost the Prefect server at {_address()} ({error}); see its log, then run "
-                    "again"
+                    f"lost the Prefect server at {_address()} ({reason(error)}); see its log, then "
+                    "run again"
                 ) from error
             logger.warning(
-                "Prefect was not told how this run ended: its server is lost (%s)", error
+                "Prefect was not told how this run ended: its server is lost (%s)", reason(error)
             )
             return link.outcome
         finally:
@@ -123,7 +122,7 @@ def _start_temporary_server() -> None:
             client.read_flows(limit=1)
     except (httpx.HTTPError, PrefectException, OSError, RuntimeError, ValueError) as error:
         raise PrefectError(
-            f"the temporary Prefect server cannot be used: {_reason(error)}; correct what it says, "
+            f"the temporary Prefect server cannot be used: {reason(error)}; correct what it says, "
             "or start a server and set PREFECT_API_URL"
         ) from error
 
@@ -209,13 +208,9 @@ def _fault_of(database: Path) -> str:
 def no_answer(address: str, error: Exception) -> PrefectError:
     """The failure of a first request to a Prefect server."""
     return PrefectError(
-        f"no Prefect server answers at {address} ({_reason(error)}); start it or correct "
+        f"no Prefect server answers at {address} ({reason(error)}); start it or correct "
         "PREFECT_API_URL, or unset that to use a temporary server"
     )
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _address() -> str:
