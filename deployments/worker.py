@@ -60,9 +60,9 @@ def remove_left_folders() -> None:
 
 def main(command: Sequence[str]) -> int:
     """Run the worker's command; returns its exit code, or 0 if it was asked to stop."""
+    remove_left_folders()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)  # raises KeyboardInterrupt
-    remove_left_folders()
     with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, ignore_cleanup_errors=True) as folder:
         return _run(psutil.Popen(command, env=os.environ | {"TMPDIR": folder}))
 
