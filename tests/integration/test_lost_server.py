@@ -8,14 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
-from prefect.concurrency import _leases
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from fmnist.orchestration.link import bound_waits
 from fmnist.registry.champion import current_champion
 from fmnist.store.folder import FolderStore
 from tests.support.processes import ROOT, free_port
@@ -184,25 +180,6 @@ def test_a_server_that_comes_back_is_told_how_the_run_ended(
     err = assert_promoted(process)
     assert err.count("the Prefect server was lost") == err.count("the Prefect server is back") == 1
     assert server.states() == ["COMPLETED"]
-
-
-def test_a_run_goes_on_when_its_deployments_slot_cannot_be_renewed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Prefect would cancel it, while the store lets two runs at once do no harm."""
-    rule = "_handle_lease_renewal_failure"
-    monkeypatch.setattr(_leases, rule, getattr(_leases, rule))
-    monkeypatch.setattr(_leases, "_RENEWAL_MAX_ATTEMPTS", 1)
-    bound_waits()
-    nobody = {PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}
-    with (
-        temporary_settings(nobody),
-        _leases.maintain_concurrency_lease(uuid4(), 300, raise_on_lease_renewal_failure=True),
-    ):
-        deadline = time.monotonic() + 30
-        while "no longer keeps other runs" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 def test_a_failure_without_a_server_keeps_its_own_exit_code(
