@@ -72,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fetched = fetch_files(settings.data)
-        prepared = prepare_sets(fetched, settings.split, len(settings.data.class_names), folder)
+        prepared = prepare_sets(fetched, settings.data, settings.split, folder)
         test = load_images(prepared.test)
         test_set = TestSet(
             test.labels,

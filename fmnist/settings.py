@@ -89,6 +89,10 @@ class DataSettings(_Section):
         max_length=256,
     )  # fmt: skip
     """Names of the classes, in the order of their labels, which count from 0."""
+    notable_share_change: float = Field(0.1, ge=0, le=1)
+    """Change in class shares against the champion's data that is flagged, as Cramér's V."""
+    notable_brightness_change: float = Field(0.1, ge=0, le=1)
+    """Change in brightness that is flagged, as Kolmogorov-Smirnov distance."""
 
 
 class SplitSettings(_Section):

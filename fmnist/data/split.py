@@ -12,8 +12,9 @@ from sklearn.model_selection import train_test_split
 
 from fmnist.data.idx import read_labelled_images, size_text
 from fmnist.data.records import FetchedData, LabelledImages, PreparedData
+from fmnist.data.statistics import describe_sets
 from fmnist.errors import DataError, writing
-from fmnist.settings import SplitSettings
+from fmnist.settings import DataSettings, SplitSettings
 
 _NEEDED = 2
 
@@ -55,9 +56,10 @@ def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages
 
 
 def prepare_sets(
-    fetched: FetchedData, settings: SplitSettings, classes: int, folder: Path
+    fetched: FetchedData, data: DataSettings, settings: SplitSettings, folder: Path
 ) -> PreparedData:
     """Read and check the fetched files, split them, and write the three sets into `folder`."""
+    classes = len(data.class_names)
     everything = read_labelled_images(fetched.train_images, fetched.train_labels, classes)
     test = read_labelled_images(fetched.test_images, fetched.test_labels, classes)
     if test.images.shape[1:] != everything.images.shape[1:]:
@@ -73,6 +75,7 @@ def prepare_sets(
         train_images=len(train),
         validation_images=len(validation),
         test_images=len(test),
+        statistics=describe_sets(train, validation, test, data.class_names),
     )
 
 
