@@ -11,7 +11,7 @@ are commonly called small:
   effect, a fifth (chapter 2), gives 0.08.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -74,20 +74,19 @@ def mean_images(data: LabelledImages, classes: int) -> Bytes:
 
 def compare_statistics(before: DataStatistics, now: DataStatistics) -> tuple[SetChange, ...]:
     """Compare this run's data with the champion's, which have the same classes."""
+    both, names = (before, now), [one.name for one in now.classes]
     return (
         _compare_set(
             "training and validation",
-            {one.name: one.training + one.validation for one in before.classes},
-            {one.name: one.training + one.validation for one in now.classes},
-            before.brightness,
-            now.brightness,
+            names,
+            [[one.training + one.validation for one in data.classes] for data in both],
+            [data.brightness for data in both],
         ),
         _compare_set(
             "test",
-            {one.name: one.test for one in before.classes},
-            {one.name: one.test for one in now.classes},
-            before.test_brightness,
-            now.test_brightness,
+            names,
+            [[one.test for one in data.classes] for data in both],
+            [data.test_brightness for data in both],
         ),
     )
 
@@ -98,7 +97,7 @@ def notable_changes(sets: Sequence[SetChange], settings: DataSettings) -> list[s
     for one in sets:
         if one.cramers_v > settings.notable_share_change:
             named = ", ".join(
-                f"{share.name} {share.before:.1%} -> {share.now:.1%}" for share in one.most_changed
+                f"{share.name} {share.before:.1%} to {share.now:.1%}" for share in one.most_changed
             )
             found.append(
                 f"class shares of the {one.name} images: Cramér's V {one.cramers_v:.3f}, above "
@@ -108,32 +107,28 @@ def notable_changes(sets: Sequence[SetChange], settings: DataSettings) -> list[s
             found.append(
                 f"brightness of the {one.name} images: Kolmogorov-Smirnov D {one.ks_distance:.3f}, "
                 f"above {settings.notable_brightness_change:g} (mean {one.brightness_before:.1f} "
-                f"-> {one.brightness:.1f})"
+                f"to {one.brightness:.1f})"
             )
     return found
 
 
 def _compare_set(
     name: str,
-    images_before: Mapping[str, int],
-    images: Mapping[str, int],
-    brightness_before: Sequence[int],
-    brightness: Sequence[int],
+    class_names: Sequence[str],
+    images: Sequence[Sequence[int]],
+    brightness: Sequence[Sequence[int]],
 ) -> SetChange:
-    """Compare one set by its images of each class, and by how many have each brightness."""
-    table = np.array([[*images_before.values()], [*images.values()]])
-    totals = table.sum(axis=1)
+    """Compare one set by how many images of each class and brightness it had, and has now."""
+    table, histograms = np.array(images), np.array(brightness)
+    totals, sizes = table.sum(axis=1), histograms.sum(axis=1)
     changes = [
         ShareChange(each, *map(float, shares))
-        for each, shares in zip(images, (table / totals[:, None]).T, strict=True)
+        for each, shares in zip(class_names, (table / totals[:, None]).T, strict=True)
     ]
     most_changed = sorted(changes, key=lambda one: -abs(one.now - one.before))[:_NAMED]
-    histograms = np.array([brightness_before, brightness])
-    sizes = histograms.sum(axis=1)
     cumulated = histograms.cumsum(axis=1) / sizes[:, None]
     distance = float(np.abs(cumulated[0] - cumulated[1]).max())
-    middles = np.arange(GREY_LEVELS) + 0.5
-    means = histograms @ middles / sizes
+    means = histograms @ (np.arange(GREY_LEVELS) + 0.5) / sizes
     return SetChange(
         name=name,
         images_before=int(totals[0]),

@@ -146,10 +146,10 @@ def confident_mistakes(evaluation: Evaluation, images: Bytes) -> Figure:
     return figure
 
 
-def class_means(evaluation: Evaluation, means: Bytes) -> Figure:
+def mean_images(evaluation: Evaluation, means: Bytes) -> Figure:
     """The mean image of each class, given those of all classes `(classes, height, width)`."""
     labels = _labels([scores.name for scores in evaluation.classes])
-    columns = min(max(len(means), 4), 10)
+    columns = min(len(means), 10)
     rows = -(-len(means) // columns)
     figure = Figure(figsize=(_WIDTH, 1.25 * rows + 0.4), layout="constrained")
     figure.suptitle("Mean training image of each class")
@@ -274,8 +274,8 @@ def _width(text: str, size: float = _NAME_SIZE) -> float:
 @functools.cache
 def _letters(family: str) -> frozenset[str]:
     """The letters that a font has."""
-    font = font_manager.get_font(font_manager.findfont(family))
-    return frozenset(map(chr, font.get_charmap()))
+    path = font_manager.findfont(font_manager.FontProperties(family=[family]))
+    return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
 
 
 def _fonts_for(names: Sequence[str]) -> list[str]:
@@ -296,7 +296,7 @@ def _other_fonts() -> list[str]:
     return [font_manager.get_font(file).family_name for file in files]
 
 
-class _Drawing(NamedTuple):
+class Drawing(NamedTuple):
     """A figure of the report.
 
     Attributes:
@@ -311,10 +311,10 @@ class _Drawing(NamedTuple):
 
 # The figures of a report by their titles, in the order in which it shows them.
 FIGURES = {
-    MEAN_IMAGES: _Drawing(
-        "figures/mean_images.png", lambda run, _, means: class_means(run.evaluation, means)
+    MEAN_IMAGES: Drawing(
+        "figures/mean_images.png", lambda run, _, means: mean_images(run.evaluation, means)
     ),
-    CHAMPION_AND_CHALLENGER: _Drawing(
+    CHAMPION_AND_CHALLENGER: Drawing(
         "figures/champion_and_challenger.png",
         lambda run, test, _: (
             champion_and_challenger(run.against, test)
@@ -322,13 +322,13 @@ FIGURES = {
             else None
         ),
     ),
-    "Learning curves": _Drawing(
-        "figures/learning_curves.png", lambda run, _test, _means: learning_curves(run.training)
+    "Learning curves": Drawing(
+        "figures/learning_curves.png", lambda run, *_: learning_curves(run.training)
     ),
-    "Confusion matrix": _Drawing(
-        "figures/confusion_matrix.png", lambda run, _test, _means: confusion_matrix(run.evaluation)
+    "Confusion matrix": Drawing(
+        "figures/confusion_matrix.png", lambda run, *_: confusion_matrix(run.evaluation)
     ),
-    "Most confident mistakes": _Drawing(
+    "Most confident mistakes": Drawing(
         "figures/confident_mistakes.png",
         lambda run, test, _: confident_mistakes(run.evaluation, test),
     ),
