@@ -22,6 +22,7 @@ from typing import Any
 import conditions
 
 from fmnist.configure import load_named_settings
+from fmnist.data.duplicates import digests_of
 from fmnist.data.fetch import fetch_files
 from fmnist.data.split import load_images, prepare_sets
 from fmnist.environment import Environment
@@ -79,6 +80,7 @@ def main() -> None:
             settings.data.class_names,
             fetched.origin.test_set,
             scorer(test.images, len(settings.data.class_names)),
+            digests_of(test.images),
         )
         original = Path(source)
         stored = from_json(Settings, (original / keys.SETTINGS).read_bytes(), keys.SETTINGS)

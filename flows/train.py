@@ -30,8 +30,8 @@ from prefect.states import Cancelled
 from fmnist.cli.command import run
 from fmnist.cli.train import training_app
 from fmnist.data.fetch import fetch_files
-from fmnist.data.records import DataOrigin, FetchedData, LabelledImages, PreparedData
-from fmnist.data.split import load_images, prepare_sets
+from fmnist.data.records import DataOrigin, FetchedData, PreparedData
+from fmnist.data.split import load_digests, load_images, prepare_sets
 from fmnist.data.statistics import mean_images
 from fmnist.errors import ExitCode
 from fmnist.orchestration.artifacts import show_report, show_unchanged, training_progress
@@ -132,7 +132,7 @@ def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingR
 def evaluate(job: Job, data: DataOrigin, prepared: PreparedData, folder: Path) -> Decision:
     """Score the saved model once on the test images, and decide about it against the champion."""
     model = (finished_folder(folder) / keys.MODEL).read_bytes()
-    judge = _judge(job, data, load_images(prepared.test))
+    judge = _judge(job, data, prepared)
     decision = judge.judge(model, job.seen_generation)
     champion, settings = decision.champion_before, job.settings.data
     change = compare_data(judge.store, champion, data, prepared.statistics, settings)
@@ -142,22 +142,23 @@ def evaluate(job: Job, data: DataOrigin, prepared: PreparedData, folder: Path) -
 @task(cache_policy=NO_CACHE, retry_condition_fn=is_retryable)
 def publish(job: Job, run: Run, folder: Path) -> Run:
     """Write the run's files, store them, and promote the model if it passed the gate."""
-    test, finished = load_images(run.prepared.test), finished_folder(folder)
+    finished = finished_folder(folder)
     if not (finished / keys.MANIFEST).exists():
-        train = load_images(run.prepared.train)
+        train, test = load_images(run.prepared.train), load_images(run.prepared.test)
         means = mean_images(train, len(job.settings.data.class_names))
         write_run(run, test.images, means, finished)
-    published = publish_run(run, finished, _judge(job, run.data, test))
+    published = publish_run(run, finished, _judge(job, run.data, run.prepared))
     process.hold_back()  # What has been published is no longer cancelled.
     logger.info("%s: %s", published.verdict.word, published.verdict.reason)
     return published
 
 
-def _judge(job: Job, data: DataOrigin, test: LabelledImages) -> Judge:
+def _judge(job: Job, data: DataOrigin, prepared: PreparedData) -> Judge:
     settings = job.settings
     store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
-    test_set = make_test_set(test, settings.data.class_names, data)
-    return Judge(store, test_set, settings.gate, job.run_id, job.conditional_writes)
+    test_set = make_test_set(load_images(prepared.test), settings.data.class_names, data)
+    trained_on = load_digests(prepared.training_digests)
+    return Judge(store, test_set, settings.gate, job.run_id, job.conditional_writes, trained_on)
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:

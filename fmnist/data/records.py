@@ -89,6 +89,23 @@ class FetchedData:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Images of a data set that occur more than once. Images are counted from 0.
+
+    Attributes:
+        leaked: how many test images are among the training images (before their split) too.
+        leaked_named: up to ten of them in words, each with its training image.
+        conflicting: how many images have the pixels of an earlier one, and another label.
+        conflicting_named: up to ten of them in words, each with the earlier image.
+    """
+
+    leaked: int
+    leaked_named: tuple[str, ...]
+    conflicting: int
+    conflicting_named: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ClassStatistics:
     """One class in the three sets. The brightness of an image is the mean of its pixels.
 
@@ -198,10 +215,12 @@ class DataRecord(DataOrigin):
     """What a run keeps about its data. Older runs lack all but their origin.
 
     Attributes:
+        duplicates: images that occur more than once.
         statistics: what the three sets look like.
         change: how they differ from the champion's; `None` if there was no champion.
     """
 
+    duplicates: Duplicates | None = None
     statistics: DataStatistics | None = None
     change: DataChange | None = None
 
@@ -218,6 +237,8 @@ class PreparedData:
         validation_images: number of images in the validation set.
         test_images: number of images in the test set.
         statistics: what the sets look like.
+        duplicates: images that occur more than once.
+        training_digests: file of the digests of all training and validation images.
     """
 
     train: Path
@@ -227,3 +248,5 @@ class PreparedData:
     validation_images: int
     test_images: int
     statistics: DataStatistics
+    duplicates: Duplicates
+    training_digests: Path

@@ -8,7 +8,7 @@ are commonly called small:
   sets his w and Cramér's V are the same). It is what one of ten classes losing half its images
   gives. V is largest for data sets of equal size: the same change at 10:1 gives 0.05.
 - Brightness: 0.1, which is what a shift by a quarter of the standard deviation gives; Cohen's small
-  effect, a fifth (chapter 2), gives 0.08.
+  effect, a fifth (chapter 2), gives 0.08, his medium one, a half, 0.2.
 """
 
 from collections.abc import Sequence

@@ -23,7 +23,12 @@ def write_run(run: Run, test_images: Bytes, mean_images: Bytes, folder: Path) ->
     `mean_images` are the mean training images of the classes.
     """
     figures = draw_figures(run, test_images, mean_images)
-    data = DataRecord(**vars(run.data), statistics=run.prepared.statistics, change=run.data_change)
+    data = DataRecord(
+        **vars(run.data),
+        duplicates=run.prepared.duplicates,
+        statistics=run.prepared.statistics,
+        change=run.data_change,
+    )
     contents = {
         **figures,
         keys.EVALUATION: to_json(run.evaluation),
@@ -32,6 +37,7 @@ def write_run(run: Run, test_images: Bytes, mean_images: Bytes, folder: Path) ->
         keys.DATA: to_json(data),
         "training.json": to_json(run.training),
         "environment.json": to_json(run.environment),
+        keys.TRAINING_DIGESTS: run.prepared.training_digests.read_bytes(),
         "report.md": markdown(run, figure_titles(figures)).encode(),
     }
     if run.against:

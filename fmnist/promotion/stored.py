@@ -20,7 +20,7 @@ from fmnist.promotion.workspace import finished_folder, work_folder
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, promotion_since
 from fmnist.registry.records import ChampionRecord, StoredRun
-from fmnist.registry.runs import read_file, read_record, read_run, upload_run
+from fmnist.registry.runs import read_file, read_record, read_run, read_training_digests, upload_run
 from fmnist.settings import RENAMED, DataSettings, GateSettings, Settings, sections
 from fmnist.store.base import Store
 
@@ -127,7 +127,8 @@ def _judge_stored_run(
         )
     test_set = make_test_set(test, class_names, data)
     gate = gate.model_copy(update=dict(request.gate_overrides))
-    judge = Judge(store, test_set, gate, run.run_id, conditional_writes)
+    trained_on = read_training_digests(store, run)
+    judge = Judge(store, test_set, gate, run.run_id, conditional_writes, trained_on)
     probabilities = test_set.score(contents[keys.MODEL])
     evaluation = evaluate(probabilities, test.labels, class_names)
     decision, result = judge.promote(

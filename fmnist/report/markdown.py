@@ -7,11 +7,11 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from fmnist.data.records import DataChange
+from fmnist.data.records import DataChange, PreparedData
 from fmnist.data.statistics import notable_changes
 from fmnist.errors import printable
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
-from fmnist.evaluation.gate import Rule, Verdict
+from fmnist.evaluation.gate import Rule, Verdict, obstacle
 from fmnist.evaluation.metrics import CONFIDENCE, ClassScores, Evaluation
 from fmnist.report.run import CHAMPION_AND_CHALLENGER, MEAN_IMAGES, Run
 from fmnist.settings import DataSettings, GateSettings, non_defaults
@@ -174,16 +174,20 @@ def _champion_and_challenger(run: Run, figure: str | None) -> list[str]:
             if asked
             else "No rule of the gate needs a comparison, so this decides nothing.",
         ]
-    if not against.same_test_set:
-        asked = (
-            "The champion was judged on other test data or under other class names, so it may have "
-            "been trained on some of these images: this is shown and does not decide."
+    compared = (
+        f"This run, the challenger, and the champion {against.champion}, both scored on the same "
+        f"{against.images:,} test images."
+    )
+    if against.left_out:
+        compared += (
+            f" The other {against.left_out:,} are left out, since one of the two may have been "
+            "trained on them."
         )
+    if why := obstacle(against, run.settings.gate):
+        asked = f"The champion {why}: this is shown and does not decide."
     return [
         heading,
-        f"This run, the challenger, and the champion {against.champion}, both scored on the same "
-        f"{against.images:,} test images. "
-        + (asked or "`gate.champion` is `off`: this is shown and does not decide."),
+        f"{compared} {asked or '`gate.champion` is `off`: this is shown and does not decide.'}",
         _difference(against),
         *([_image(CHAMPION_AND_CHALLENGER, figure)] if figure else []),
         _classes_compared(against),
@@ -247,12 +251,28 @@ def _data(run: Run, figure: str | None) -> list[str]:
     ]
     return [
         "## Data",
+        *_duplicates(run.prepared),
         *(_data_against_the_champions(change, run.settings.data) if change else []),
         "Images of each class. Brightness is the mean of an image's pixels, 0 to 255; here are its "
         "mean and standard deviation over the training and validation images.",
         _table(header, rows),
         *([_image(MEAN_IMAGES, figure)] if figure else []),
     ]
+
+
+def _duplicates(prepared: PreparedData) -> list[str]:
+    """What is wrong with single images, as a list; empty if nothing is."""
+    found = prepared.duplicates
+    leaked = (
+        f"- {found.leaked:,} of the {prepared.test_images:,} test images are among the training "
+        "images too; examples are in `data.json`."
+    )
+    conflicting = (
+        f"- {found.conflicting:,} images have the pixels of another one, and another label; "
+        "examples are in `data.json`."
+    )
+    lines = [*([leaked] if found.leaked else []), *([conflicting] if found.conflicting else [])]
+    return ["\n".join(lines)] if lines else []
 
 
 def _data_against_the_champions(change: DataChange, settings: DataSettings) -> list[str]:

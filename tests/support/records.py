@@ -15,6 +15,7 @@ from fmnist.data.records import (
     ClassStatistics,
     DataOrigin,
     DataStatistics,
+    Duplicates,
     LabelledImages,
     PreparedData,
 )
@@ -42,6 +43,7 @@ FILES = {
     "training.json",
     "environment.json",
     "data.json",
+    "training_images.digests",
     "report.md",
     "figures/mean_images.png",
     "figures/learning_curves.png",
@@ -181,7 +183,10 @@ def run(
     folder: Path = Path("work"),
     judged: Evaluation | None = None,
 ) -> Run:
-    """A finished run that passes the default gate, or fails it."""
+    """A finished run that passes the default gate, or fails it; `folder` is its work folder."""
+    training_digests = folder / "training_images.digests"
+    if folder.is_dir():
+        training_digests.write_bytes(b"")
     settings = settings or Settings()
     found = judged or evaluation(_GOOD if promoted else _POOR)
     context = GateContext(
@@ -203,6 +208,8 @@ def run(
             validation_images=12_000,
             test_images=TEST_IMAGES,
             statistics=statistics(),
+            duplicates=Duplicates(0, (), 0, ()),
+            training_digests=training_digests,
         ),
         training=training_result(),
         evaluation=found,

@@ -276,7 +276,7 @@ def test_a_real_finished_run_is_published(world: World, call: Call) -> None:
     folder = finished_folder(Path("work").resolve() / run_id(1))
     folder.mkdir(parents=True)
     (folder / "model.keras").write_bytes(world.good.content)
-    made = records.run(run_id=run_id(1))
+    made = records.run(run_id=run_id(1), folder=folder.parent)
     verdict = decide(world.good.evaluation, GateSettings(), GateContext(IMAGES))
     made = replace(made, evaluation=world.good.evaluation, verdict=verdict, data=world.origin)
     write_run(made, images(0), records.mean_images(), folder)

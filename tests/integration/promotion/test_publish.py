@@ -44,6 +44,7 @@ from tests.support.processes import files_in
 from tests.support.registry import champion_of, once, overtaken_by, refused
 
 DOCUMENTED = records.FILES | {keys.MANIFEST}
+DIGESTS = np.arange(records.TEST_IMAGES, dtype=np.uint64)
 LABELS = np.resize(np.arange(10, dtype=np.uint8), records.TEST_IMAGES)
 # A made-up model says how many of the test images it classifies right.
 FAIR, GOOD, POOR, BETTER = b"9050", b"9142", b"8790", b"9300"
@@ -69,7 +70,7 @@ def judge_of(
     score: Callable[[bytes], Probabilities] = score,
 ) -> Judge:
     """The judge of a run, who scores made-up models."""
-    test_set = TestSet(LABELS, records.CLASS_NAMES, TEST_SET, score)
+    test_set = TestSet(LABELS, records.CLASS_NAMES, TEST_SET, score, DIGESTS)
     return Judge(store, test_set, gate or GateSettings(), run_id, conditional_writes=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from fmnist.data.records import DataChange, DataStatistics
+from fmnist.data.records import DataChange, DataStatistics, Duplicates
 from fmnist.data.statistics import compare_statistics
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed
 from fmnist.evaluation.gate import undecided
@@ -374,8 +374,15 @@ def test_a_comparison_on_other_data_is_said_not_to_decide() -> None:
     """Whatever the policy, since the champion may have been trained on some of the images."""
     settings = Settings(gate=GateSettings(champion="better"))
     text = against_the_champion(records.comparison(same_test_set=False), settings)
-    assert "under other class names, so it may have been trained on some of these images" in text
-    assert "this is shown and does not decide." in text and "`better`" not in text
+    assert "and may have been trained on these images: this is shown and does not decide." in text
+    assert "`better`" not in text
+
+
+def test_images_left_out_of_the_comparison_are_counted() -> None:
+    found = replace(records.comparison(same_test_set=False), images=9_800, left_out=200)
+    text = against_the_champion(found, Settings(gate=GateSettings(champion="better")))
+    assert "both scored on the same 9,800 test images. The other 200 are left out" in text
+    assert "`gate.champion` is `better`" in text and "does not decide" not in text
 
 
 @pytest.mark.parametrize(
@@ -450,6 +457,18 @@ def test_the_mean_images_stand_in_the_section_about_the_data() -> None:
     images = {MEAN_IMAGES: "m.png", **IMAGES}
     assert f"![{MEAN_IMAGES}](m.png)" in section(records.run(), "Data", images)
     assert markdown(records.run(), images).count("m.png") == 1
+
+
+@pytest.mark.parametrize(("leaked", "conflicting"), [(0, 0), (12, 0), (0, 1_234), (12, 1_234)])
+def test_the_report_counts_images_that_occur_twice(leaked: int, conflicting: int) -> None:
+    """Only if there are any."""
+    run = records.run()
+    found = Duplicates(leaked, (), conflicting, ())
+    text = section(replace(run, prepared=replace(run.prepared, duplicates=found)), "Data")
+    words = "- 12 of the 10,000 test images are among the training images too;"
+    assert (words in text) is bool(leaked)
+    assert ("- 1,234 images have the pixels of another one" in text) is bool(conflicting)
+    assert text.startswith("- ") is bool(leaked or conflicting)
 
 
 def test_a_notable_change_of_the_data_is_flagged() -> None:
