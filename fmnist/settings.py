@@ -92,11 +92,9 @@ class DataSettings(_Section):
     max_leaked: float = Field(0.01, ge=0, le=1)
     """Largest share of the test images that may be among the training images too."""
     notable_share_change: float = Field(0.1, ge=0, le=1)
-    """Change in class shares since the champion's data that the report flags if exceeded: Cramér's V
-    (0.1 is small, 0.3 medium)."""
+    """Flag a change in class shares since the champion's data above this Cramér's V."""
     notable_brightness_change: float = Field(0.1, ge=0, le=1)
-    """Change in the images' brightness that it flags if exceeded: Kolmogorov-Smirnov's D (0.1 is
-    small, 0.2 medium)."""
+    """Flag a change in brightness since the champion's data above this Kolmogorov-Smirnov D."""
 
 
 class SplitSettings(_Section):
