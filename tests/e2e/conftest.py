@@ -47,20 +47,36 @@ DEPLOYMENT = "fashion-mnist/process"
 # What a team has written down; the tests follow whatever it has changed there.
 DECLARED = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in DECLARED["deployments"]}
-# Short, with a bar that even a short training passes whatever the champion, or that none passes.
+# Short, and trained though a stored run is the same, with a bar that even a short training passes
+# whatever the champion, or that none passes.
 LOW_BAR = {"min_accuracy": 0.5, "champion": "off"}
-PROMOTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": LOW_BAR}
-REJECTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": {"min_accuracy": 0.99}}
+PROMOTED: dict[str, Any] = {"training": {"when": "always", "epochs": 4}, "gate": LOW_BAR}
+REJECTED: dict[str, Any] = {
+    "training": {"when": "always", "epochs": 4},
+    "gate": {"min_accuracy": 0.99},
+}
 # Long enough to do something to it while it trains, or to have another run wait for it.
-MEDIUM: dict[str, Any] = {"training": {"epochs": 30}, "gate": LOW_BAR}
-LONG: dict[str, Any] = {"training": {"epochs": 60}, "gate": LOW_BAR}
+MEDIUM: dict[str, Any] = {"training": {"when": "always", "epochs": 30}, "gate": LOW_BAR}
+LONG: dict[str, Any] = {"training": {"when": "always", "epochs": 60}, "gate": LOW_BAR}
 # Passes the bar, but is worse than any champion that was trained for longer.
 WORSE: dict[str, Any] = {
-    "training": {"epochs": 1},
+    "training": {"when": "always", "epochs": 1},
     "gate": {"min_accuracy": 0.1, "champion": "not_worse"},
 }
-ENDLESS: dict[str, Any] = {"training": {"epochs": 9000, "patience": 9000}}
-FINAL = {"Promoted", "Rejected", "Completed", "Failed", "Crashed", "Cancelled"}
+# Does not end before a test has done something to it; yet its first tenth, which shows, comes soon.
+ENDLESS: dict[str, Any] = {"training": {"when": "always", "epochs": 200, "patience": 200}}
+FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
+
+
+def run_id_of(run: FlowRun) -> str:
+    """The run id, with which the name of a flow run begins."""
+    return run.name.split()[0]
+
+
+def outcome_of(run: FlowRun) -> str:
+    """A completed run's verdict, the first word of its message; the state of any other."""
+    completed = run.state_name == "Completed"
+    return str(run.state.message.partition(":")[0]) if completed else str(run.state_name)
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -85,6 +101,15 @@ class Webhook:
         """The kinds of alert that came about a run, by its name."""
         run_id, *_ = run.split()
         return [alert["alert"] for alert in self.alerts if alert.get("run", "").startswith(run_id)]
+
+    def wait_for_slack(self, start: str) -> None:
+        """Wait until a text that starts so has come in Slack's form, and nothing beside it."""
+
+        def came() -> bool:
+            texts = [said["text"] for said in self.slack if said.keys() == {"text"}]
+            return any(text.startswith(start) for text in texts)
+
+        until(came, 30, f"Slack is told: {start}")
 
 
 @pytest.fixture(scope="session")
@@ -151,10 +176,10 @@ class Operator:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def deploy(self) -> None:
+    def deploy(self, name: str = "process") -> None:
         """Deploy as the README says."""
-        of_the_stack = ["--name", "process", "--prefect-file", "deployments/prefect.yaml"]
-        self.succeed("prefect", "--no-prompt", "deploy", *of_the_stack)
+        declared = ["--name", name, "--prefect-file", "deployments/prefect.yaml"]
+        self.succeed("prefect", "--no-prompt", "deploy", *declared)
 
     def start(self, service: str) -> None:
         """Start one service that was stopped or killed, and wait until it is healthy."""
@@ -217,7 +242,7 @@ class Operator:
         return UUID(str(run.id))
 
     def start_training(self, settings: Mapping[str, Any]) -> UUID:
-        """Start a run by hand, and wait until it has trained an epoch; its id."""
+        """Start a run by hand, and wait until it has trained a tenth of its epochs; its id."""
         run_id = self.start_run(settings)
 
         def trains() -> bool:
@@ -444,3 +469,10 @@ def promoted(operator: Operator) -> FlowRun:
 def rejected(operator: Operator, promoted: FlowRun) -> FlowRun:
     """A run after it that was rejected by a high bar."""
     return operator.wait(operator.start_run(REJECTED))
+
+
+@pytest.fixture(scope="session")
+def unchanged(operator: Operator, promoted: FlowRun) -> FlowRun:
+    """A run after it that had nothing new to train; whether to train is left to the deployment."""
+    training = {name: value for name, value in PROMOTED["training"].items() if name != "when"}
+    return operator.wait(operator.start_run({**PROMOTED, "training": training}))
