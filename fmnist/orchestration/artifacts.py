@@ -86,7 +86,7 @@ def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], No
     waited for if it takes long: a server that hangs would hold up the run.
     """
     latest: list[float] = []
-    news, ended = threading.Event(), threading.Event()
+    news, ended, left = threading.Event(), threading.Event(), threading.Event()
     link = current_link()
 
     def work() -> None:
@@ -102,7 +102,9 @@ def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], No
                 try:
                     send(value)
                 except (httpx.HTTPError, PrefectException) as error:
-                    link.note(error)
+                    # Later, the run itself knows better whether the server is there.
+                    if not left.is_set():
+                        link.note(error)
                     news.set()
                     ended.wait(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
@@ -125,6 +127,7 @@ def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], No
         ended.set()
         news.set()
         thread.join(_LONGEST_END)
+        left.set()
 
 
 def show_report(run: Run, folder: Path) -> None:
