@@ -387,7 +387,8 @@ def faults(operator: Operator, quarter: Quarter, uses: Iterable[Use]) -> Iterato
     """What is not as it should be."""
     for night in quarter.nights:
         if night.outcome != night.expected:
-            yield f"night {night.number} is {night.outcome}, not {night.expected}"
+            wrong = f"night {night.number} is {night.outcome}, not {night.expected}"
+            yield f"{wrong}: {night.message}"
     if (trainings := sum(night.trained for night in quarter.nights)) > MOST_TRAININGS:
         yield f"{trainings} trainings"
     yield from (f"{use.where} is not explained" for use in uses if not use.why)
@@ -414,8 +415,7 @@ def print_tables(quarter: Quarter, uses: Sequence[Use], minutes: float) -> None:
     print(
         "Every night is a scheduled run of the nightly deployment, with `training.when: changed`, on "
         "the stack of `deployments/stack.py`: PostgreSQL, Prefect server, MinIO, worker. Data: 600 "
-        "training and 200 test images. Every run ended as it should have; nothing but the lines of "
-        "the last table was left.\n"
+        "training and 200 test images.\n"
     )
     print("| outcome | nights | of them trained | median s, due to end |\n|---|---:|---:|---:|")
     for outcome in sorted({night.outcome for night in nights}):
