@@ -70,8 +70,8 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
     A part of the settings is enough: the rest comes from the deployment, then from the environment
     of the process that runs the flow, then from the defaults.
     """
-    with started_job(settings) as job:
-        with workspace(job.settings.store, job.run_id) as folder:
+    try:
+        with started_job(settings) as job, workspace(job.settings.store, job.run_id) as folder:
             fetched = retrying(fetch, job.settings.data.retry_pauses)(job.settings.data)
             if job.settings.training.when == "changed" and (same := find_same(job, fetched.origin)):
                 if settle(same):
@@ -85,8 +85,9 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
             run = retrying(publish, job.settings.store.retry_pauses)(job, run, folder)
             if settle(run):
                 show_report(run, finished_folder(folder))
-        return final_state(job, run)
-    return Cancelled(message="interrupted")
+    except KeyboardInterrupt:
+        return Cancelled(message="interrupted")
+    return final_state(job, run)
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=is_retryable)

@@ -33,6 +33,7 @@ from fmnist.registry.records import ChampionRecord, RecordedFigures, StoredRun, 
 from fmnist.store.base import Store
 
 _READERS = 8
+_COMPARED = 10  # as show's help says
 Limit = Annotated[Count, Parameter(help="How many to show.")]
 
 
@@ -170,7 +171,11 @@ def _explain_marks(context: Context, lines: Sequence[RunLine]) -> None:
 
 @takes_settings("store")
 def show_run(context: Context, run: RunId, /) -> Result:
-    """Show everything about one run."""
+    """Show everything about one run.
+
+    Whether an earlier run has the same model is looked for among the champion and the ten runs
+    before this one.
+    """
     store = context.store()
     champion = current_champion(store)
     run = runs.find_run_id(store, run)
@@ -182,6 +187,9 @@ def show_run(context: Context, run: RunId, /) -> Result:
     against = _recorded_comparison(store, stored)
     later = runs.later_verdicts(store, run)
     changed = recorded_changes(store, stored)
+    before = [earlier for earlier in runs.list_run_ids(store) if earlier < run][:_COMPARED]
+    others = dict.fromkeys([*([champion.run_id] if champion else []), *before])
+    same = runs.same_model(store, stored, others)
     is_champion = champion is not None and champion.run_id == run
     mark = _how_it_is(*reversed(_held_and_forced(champion)))
     kind = "the official files" if origin.official else "not the official files"
@@ -197,6 +205,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
             "calibration error": _figure_text(figures.calibration_error),
             "data": f"{origin.source}, {kind}",
             "settings changed": ", ".join(settings) or "none",
+            "model": f"the same model as {same}" if same else "unlike those of the runs before it",
         },
     )
     tables.say_verdict(context, verdict, against)
@@ -221,6 +230,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
         comparison=against,
         later_verdicts=later,
         settings_changed=changed,
+        same_model_as=same,
         data=origin,
     )
 

@@ -8,7 +8,7 @@ from fmnist.data.records import Bytes, DataRecord
 from fmnist.errors import DamagedError, StoreError, writing
 from fmnist.evaluation.metrics import digest_of_predictions
 from fmnist.promotion.judge import Decision, Judge
-from fmnist.promotion.unchanged import remember
+from fmnist.promotion.stored import remember
 from fmnist.registry import keys
 from fmnist.registry.records import RetiredError, to_json
 from fmnist.registry.runs import read_file, seal_run, upload_run

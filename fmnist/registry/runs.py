@@ -1,7 +1,7 @@
 """Store runs and read them back."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -135,6 +135,16 @@ def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
             raise DamagedError(f"{where} is missing, although the run was promoted")
         raise unknown_run(store, run_id)
     return run
+
+
+def same_model(store: Store, run: StoredRun, others: Iterable[str]) -> str | None:
+    """The first of these other runs whose model is the same to the byte; one small read for each."""
+    model = run.manifest.files.get(keys.MODEL)
+    for other in others:
+        found = readable_run(store, other) if other != run.run_id else None
+        if model and found and found.manifest.files.get(keys.MODEL) == model:
+            return other
+    return None
 
 
 def unknown_run(store: Store, text: str) -> UnknownRunError:

@@ -217,7 +217,10 @@ def test_a_folder_without_a_lock_is_removed_after_a_week(tmp_path: Path) -> None
 def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     case: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between its manifest and its end, a run is removed by the next, or kept with why."""
+    """Killed between its manifest and its end, a run is removed by the next, or kept with why.
+
+    What it needed only to train is removed in either case.
+    """
     store = MemoryStore()
     monkeypatch.setattr("fmnist.promotion.workspace.open_store", lambda *_, **__: store)
     settings = StoreSettings(work=tmp_path)
@@ -225,6 +228,8 @@ def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     finished = finished_folder(folder)
     finished.mkdir(parents=True)
     (finished / keys.MODEL).write_bytes(GOOD)
+    (folder / "train.npz").write_bytes(b"images")
+    (folder / "tmp").mkdir()
     rejected = replace(records.run().verdict, promoted=False, decided=True)
     verdict = rejected if case == "rejected at first" else records.run().verdict
     (finished / keys.VERDICT).write_bytes(to_json(verdict))
@@ -243,6 +248,7 @@ def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     assert reason in found.reason and bool(reason) == bool(found.reason)
     with workspace(settings, "next"):
         assert folder.exists() is bool(reason)
+        assert not reason or list(folder.iterdir()) == [finished]
 
 
 # ---- putting together ---------------------------------------------------------------------------
