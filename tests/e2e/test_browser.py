@@ -354,7 +354,7 @@ def test_the_report_is_rendered_with_tables_and_figures(
     )
     assert "| ---" not in report.inner_text()
     pictures = report.locator("img")
-    expect(pictures).to_have_count(3 + met_a_champion)
+    expect(pictures).to_have_count(4 + met_a_champion)
     for image in pictures.all():
         image.scroll_into_view_if_needed()
         expect(image).to_be_visible()
