@@ -50,7 +50,8 @@ def test_watching_a_run_shows_few_lines(operator: Operator) -> None:
     given = ["--watch", "--param", f"settings={json.dumps(MEDIUM)}"]
     said = operator.succeed("prefect", "deployment", "run", DEPLOYMENT, *given).splitlines()
     assert sum("prefect.artifact.updated" in line for line in said) <= 10
-    assert len(said) <= 60, "\n".join(said)
+    # The others are a few for each task and each tenth of the training.
+    assert len(said) <= 80, "\n".join(said)
 
 
 def test_a_pool_is_created_when_somebody_wants_it(operator: Operator) -> None:
