@@ -353,6 +353,11 @@ class Operator:
         return from_json(ChampionRecord, self.read_object("champion.json"), "champion")
 
     @property
+    def temporary(self) -> Path:
+        """Where the worker and its jobs put their temporary files."""
+        return Path(self.processes("worker")[-1].environ()["TMPDIR"])
+
+    @property
     def work(self) -> Path:
         """Where the worker's jobs put their runs together."""
         return self.state / "volumes" / "worker" / ".cache" / "fmnist" / "work"

@@ -172,8 +172,7 @@ def test_a_stopped_service_is_called_stopped(operator: Operator) -> None:
 
 def test_a_clean_stop_is_no_illness(operator: Operator) -> None:
     """All is stopped, nothing temporary is left, and what was stored is there after a new start."""
-    temporary = Path(operator.processes("worker")[-1].environ()["TMPDIR"])
-    champion = operator.champion()
+    temporary, champion = operator.temporary, operator.champion()
     operator.stack("stop")
     options = ["--state", operator.state, "--env-file", operator.env_file]
     status = operator.run("python", "deployments/stack.py", *options, "status")
