@@ -29,8 +29,8 @@ from prefect.states import Cancelled
 from fmnist.cli.command import run
 from fmnist.cli.train import training_app
 from fmnist.data.fetch import fetch_files
-from fmnist.data.records import DataOrigin, FetchedData, LabelledImages, PreparedData
-from fmnist.data.split import load_images, prepare_sets
+from fmnist.data.records import DataOrigin, FetchedData, PreparedData
+from fmnist.data.split import load_digests, load_images, prepare_sets
 from fmnist.errors import ExitCode
 from fmnist.orchestration.artifacts import show_report, show_unchanged, training_progress
 from fmnist.orchestration.form import SettingsForm
@@ -105,7 +105,7 @@ def find_same(job: Job, data: DataOrigin) -> Unchanged | None:
 @task(cache_policy=NO_CACHE)
 def preprocess(fetched: FetchedData, settings: Settings, folder: Path) -> PreparedData:
     """Check the data and split them into training, validation and test."""
-    return prepare_sets(fetched, settings.split, len(settings.data.class_names), folder)
+    return prepare_sets(fetched, settings.data, settings.split, folder)
 
 
 @task(cache_policy=NO_CACHE)
@@ -130,26 +130,27 @@ def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingR
 def evaluate(job: Job, data: DataOrigin, prepared: PreparedData, folder: Path) -> Decision:
     """Score the saved model once on the test images, and decide about it against the champion."""
     model = (finished_folder(folder) / keys.MODEL).read_bytes()
-    return _judge(job, data, load_images(prepared.test)).judge(model, job.seen_generation)
+    return _judge(job, data, prepared).judge(model, job.seen_generation)
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=is_retryable)
 def publish(job: Job, run: Run, folder: Path) -> Run:
     """Write the run's files, store them, and promote the model if it passed the gate."""
-    test, finished = load_images(run.prepared.test), finished_folder(folder)
+    finished = finished_folder(folder)
     if not (finished / keys.MANIFEST).exists():
-        write_run(run, test.images, finished)
-    published = publish_run(run, finished, _judge(job, run.data, test))
+        write_run(run, load_images(run.prepared.test).images, finished)
+    published = publish_run(run, finished, _judge(job, run.data, run.prepared))
     process.hold_back()  # What has been published is no longer cancelled.
     logger.info("%s: %s", published.verdict.word, published.verdict.reason)
     return published
 
 
-def _judge(job: Job, data: DataOrigin, test: LabelledImages) -> Judge:
+def _judge(job: Job, data: DataOrigin, prepared: PreparedData) -> Judge:
     settings = job.settings
     store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
-    test_set = make_test_set(test, settings.data.class_names, data)
-    return Judge(store, test_set, settings.gate, job.run_id, job.conditional_writes)
+    test_set = make_test_set(load_images(prepared.test), settings.data.class_names, data)
+    trained_on = load_digests(prepared.training_digests)
+    return Judge(store, test_set, settings.gate, job.run_id, job.conditional_writes, trained_on)
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:

@@ -4,8 +4,10 @@ A command is a function that takes a `Context` and its own arguments, shows what
 returns a `Result`: the line that sums it up, and the same for a program.
 """
 
+import getpass
 import inspect
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +36,7 @@ from fmnist.settings import Settings
 from fmnist.store.base import Store, open_store
 
 _NO_TERMINAL = 1000
+_LONGEST_SIGNATURE = 200
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,16 @@ class Result:
 def done(*line: str, **document: object) -> Result:
     """A command that succeeded: what its last line says after `ok`, and what a program gets."""
     return Result(ExitCode.OK, ("ok", *line), document)
+
+
+def signature(command: str) -> str:
+    """The program, and who runs it, for the history."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        user = "unknown"
+    who = f"fmnist {command}, {user}@{platform.node()}"
+    return "".join(character for character in who if character.isprintable())[:_LONGEST_SIGNATURE]
 
 
 def make_app(name: str, summary: str, **options: Any) -> App:

@@ -1,12 +1,10 @@
 """Console commands that change the champion."""
 
-import getpass
-import platform
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from fmnist.cli.command import Context, Result, done
+from fmnist.cli.command import Context, Result, done, signature
 from fmnist.cli.options import Folder, Reason, RunId, flag, takes_settings
 from fmnist.cli.tables import say_verdict
 from fmnist.errors import ExitCode, SettingsError
@@ -16,8 +14,6 @@ from fmnist.registry.champion import existing_champion, roll_back, set_hold
 from fmnist.registry.records import ChampionRecord
 from fmnist.registry.runs import find_run_id
 from fmnist.store.base import Store
-
-_LONGEST_BY = 200
 
 
 @takes_settings("store", "data", "gate")
@@ -42,7 +38,7 @@ def promote(
         raise SettingsError("--reason needs --force; without it, the verdict is the reason")
     store = context.store()
     run = find_run_id(store, run)
-    request = _request(context, _by("promote"), reason)
+    request = _request(context, signature("promote"), reason)
     return _result(context, store, stored.promote_stored_run(store, run, request))
 
 
@@ -59,7 +55,7 @@ def publish_folder(
     any other folder is left as it is.
     """
     store = context.store(may_be_new=True)
-    promotion = stored.publish_kept_run(store, folder, _request(context, _by("publish")))
+    promotion = stored.publish_kept_run(store, folder, _request(context, signature("publish")))
     result = _result(context, store, promotion)
     removed = stored.remove_kept_folder(folder, promotion.run_id, context.settings)
     note = () if removed else (f"{folder} is left as it is",)
@@ -89,7 +85,9 @@ def rollback(
     if run is not None:
         run = find_run_id(store, run)
     store.check()
-    champion = roll_back(store, run, reason=reason or "", by=_by("rollback"), hold=not no_hold)
+    champion = roll_back(
+        store, run, reason=reason or "", by=signature("rollback"), hold=not no_hold
+    )
     return _moved(store, before, champion, f"before {champion.previous}")
 
 
@@ -113,7 +111,7 @@ def _set_hold(context: Context, held: bool, reason: str | None) -> Result:
     store = context.store()
     before = existing_champion(store)
     store.check()
-    by = _by("hold" if held else "release")
+    by = signature("hold" if held else "release")
     champion = set_hold(store, held=held, reason=reason or "", by=by)
     return _moved(store, before, champion)
 
@@ -141,16 +139,6 @@ def _announce(champion: ChampionRecord, where: str) -> None:
     from fmnist.orchestration.events import announce_move  # slow
 
     announce_move(champion, where)
-
-
-def _by(command: str) -> str:
-    """The program, and who runs it, for the history."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        user = "unknown"
-    who = f"fmnist {command}, {user}@{platform.node()}"
-    return "".join(character for character in who if character.isprintable())[:_LONGEST_BY]
 
 
 def _request(context: Context, by: str, forced: str | None = None) -> stored.GateRequest:

@@ -14,6 +14,7 @@ from rich.text import Text
 from fmnist.cli import tables
 from fmnist.cli.command import Context, Result, done
 from fmnist.cli.options import Count, RunId, takes_settings
+from fmnist.data.duplicates import unseen
 from fmnist.data.records import DataOrigin
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare, in_digits, in_points
@@ -32,6 +33,7 @@ from fmnist.registry.records import ChampionRecord, RecordedFigures, StoredRun, 
 from fmnist.store.base import Store
 
 _READERS = 8
+_COMPARED = 10  # as show's help says
 Limit = Annotated[Count, Parameter(help="How many to show.")]
 
 
@@ -169,7 +171,11 @@ def _explain_marks(context: Context, lines: Sequence[RunLine]) -> None:
 
 @takes_settings("store")
 def show_run(context: Context, run: RunId, /) -> Result:
-    """Show everything about one run."""
+    """Show everything about one run.
+
+    Whether an earlier run has the same model is looked for among the champion and the ten runs
+    before this one.
+    """
     store = context.store()
     champion = current_champion(store)
     run = runs.find_run_id(store, run)
@@ -181,6 +187,9 @@ def show_run(context: Context, run: RunId, /) -> Result:
     against = _recorded_comparison(store, stored)
     later = runs.later_verdicts(store, run)
     changed = recorded_changes(store, stored)
+    before = [earlier for earlier in runs.list_run_ids(store) if earlier < run][:_COMPARED]
+    others = dict.fromkeys([*([champion.run_id] if champion else []), *before])
+    same = runs.same_model(store, stored, others)
     is_champion = champion is not None and champion.run_id == run
     mark = _how_it_is(*reversed(_held_and_forced(champion)))
     kind = "the official files" if origin.official else "not the official files"
@@ -196,6 +205,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
             "calibration error": _figure_text(figures.calibration_error),
             "data": f"{origin.source}, {kind}",
             "settings changed": ", ".join(settings) or "none",
+            "model": f"the same model as {same}" if same else "unlike those of the runs before it",
         },
     )
     tables.say_verdict(context, verdict, against)
@@ -220,6 +230,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
         comparison=against,
         later_verdicts=later,
         settings_changed=changed,
+        same_model_as=same,
         data=origin,
     )
 
@@ -304,11 +315,15 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     models = [runs.read_file(store, run, keys.MODEL) for run in stored]
     origins = [runs.read_record(store, run, keys.DATA, DataOrigin) for run in stored]
     data, test = fetch_test_data(context.settings.data)
-    score = make_test_set(test, context.settings.data.class_names, data).score
-    before, after = (score(model) for model in models)
     names = context.settings.data.class_names
+    test_set = make_test_set(test, names, data)
+    before, after = (test_set.score(model) for model in models)
     same = [origin.test_set == data.test_set for origin in origins]
-    found = compare(first, before, after, test.labels, names, same_test_set=same[0])
+    trained_on = [runs.read_training_digests(store, run) for run in stored]
+    new_to_both = unseen(test_set.image_digests, *trained_on)
+    found = compare(
+        first, before, after, test.labels, names, same_test_set=same[0], unseen=new_to_both
+    )
     context.say(f"first   {first}", f"second  {second}", "")
     context.say(*tables.comparison_lines(found, "first", "second"))
     table = tables.make_table(context, "class", "first", "second", "points", right=(1, 2, 3))
@@ -317,7 +332,7 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
         table.add_row(each.name, *recalls, in_points(-each.drop))
     context.say("", "recall by class", table)
     for run, is_same in zip(stored, same, strict=True):
-        if not is_same:
+        if not is_same and found.left_out is None:
             context.say(
                 f"{run.run_id} was judged on other test data, and may have trained on these"
             )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from fmnist.cli.command import Context, Result, done
+from fmnist.cli.command import Context, Result, done, signature
 from fmnist.cli.options import Count, Folder, RunId, flag, takes_settings
 from fmnist.cli.tables import counted, megabytes
 from fmnist.errors import ExitCode
@@ -67,30 +67,26 @@ def prune_runs(
 ) -> Result:
     """Remove old runs and leftovers, or list what would go.
 
-    Also kept: the champion, the N champions before it and those that rollbacks lead to, and
-    anything that may be a run that is being published (no manifest yet, and a file from the last
-    24 hours).
+    Each run that is kept is listed with the reason. Besides the newest these are the champion, the
+    N champions before it and those that rollbacks lead to, and anything that may be a run that is
+    being published (no manifest yet, and a file from the last 24 hours).
     """
     store, now = context.store(), datetime.now(UTC)
     if current_champion(store) is None:
         found, words = Removal((), (), 0), "removed: there is no champion yet"
     elif delete:
         store.check()
-        found, words = prune_store(store, keep, now, by="fmnist prune"), "removed"
+        found, words = prune_store(store, keep, now, by=signature("prune")), "removed"
     else:
         found, words = plan_prune(store, keep, now), "would be removed; --delete does it"
+    for kept, why in found.kept.items():
+        context.say(f"keep      {kept} {why}")
     for run_id in found.runs:
         context.say(f"run       {run_id}")
     for leftover in found.leftovers:
         context.say(f"leftover  {store.location(leftover.key)} {leftover.why}")
     count = f"{counted(len(found.runs), 'run')}, {counted(len(found.leftovers), 'leftover')}"
-    return done(
-        f"{count} ({megabytes(found.size)}) {words}",
-        runs=found.runs,
-        leftovers=found.leftovers,
-        size=found.size,
-        deleted=delete,
-    )
+    return done(f"{count} ({megabytes(found.size)}) {words}", **vars(found), deleted=delete)
 
 
 @takes_settings("store")

@@ -87,6 +87,23 @@ class FetchedData:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Images of a data set that occur more than once. Images are counted from 0.
+
+    Attributes:
+        leaked: how many test images are among the training images (before their split) too.
+        leaked_named: up to ten of them in words, each with its training image.
+        conflicting: how many images have the pixels of an earlier one, and another label.
+        conflicting_named: up to ten of them in words, each with the earlier image.
+    """
+
+    leaked: int
+    leaked_named: tuple[str, ...]
+    conflicting: int
+    conflicting_named: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PreparedData:
     """The three sets on disk, read with `load_images`.
 
@@ -97,6 +114,8 @@ class PreparedData:
         train_images: number of images, as the next two.
         validation_images: number of images in the validation set.
         test_images: number of images in the test set.
+        duplicates: images that occur more than once.
+        training_digests: file of the digests of all training and validation images.
     """
 
     train: Path
@@ -105,3 +124,5 @@ class PreparedData:
     train_images: int
     validation_images: int
     test_images: int
+    duplicates: Duplicates
+    training_digests: Path

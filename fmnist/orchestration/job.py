@@ -156,7 +156,8 @@ def unchanged_state(job: Job, found: Unchanged) -> State[Any]:
     """Announce a run that had nothing to train, and label it like a judged one."""
     end_if_lost()
     logger.info("%s", found.reason)
-    _announce("unchanged", found.run_id, found.reason)
+    word = found.verdict.word if found.judged_again else "unchanged"
+    _announce(word, found.run_id, found.reason)
     _label(job, "unchanged", "unchanged", *([found.verdict.word] if found.judged_again else []))
     return Completed(message=found.reason, data=found)
 

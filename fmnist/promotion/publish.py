@@ -8,7 +8,7 @@ from fmnist.data.records import Bytes
 from fmnist.errors import DamagedError, StoreError, writing
 from fmnist.evaluation.metrics import digest_of_predictions
 from fmnist.promotion.judge import Decision, Judge
-from fmnist.promotion.unchanged import remember
+from fmnist.promotion.stored import remember
 from fmnist.registry import keys
 from fmnist.registry.records import RetiredError, to_json
 from fmnist.registry.runs import read_file, seal_run, upload_run
@@ -28,6 +28,7 @@ def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
         keys.DATA: to_json(run.data),
         "training.json": to_json(run.training),
         "environment.json": to_json(run.environment),
+        keys.TRAINING_DIGESTS: run.prepared.training_digests.read_bytes(),
         "report.md": markdown(run, figure_titles(figures)).encode(),
     }
     if run.against:

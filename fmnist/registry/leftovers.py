@@ -90,7 +90,7 @@ def _interrupted_writes(store: FolderStore, now: datetime) -> Iterator[Leftover]
     """Temporary files of killed processes, which no listing of the store shows."""
     root = Path(store.location(""))
     places = [root.glob(".*.part"), root.glob(".probe-*")]
-    for folder in (keys.RUNS, keys.HISTORY, keys.VERDICTS, keys.TEST_SETS):
+    for folder in (keys.RUNS, keys.HISTORY, keys.VERDICTS, keys.TEST_SETS, keys.FINGERPRINTS):
         places.append((root / folder).rglob(".*.part"))
     for path in sorted(path for place in places for path in place):
         try:

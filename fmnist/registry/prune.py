@@ -1,7 +1,7 @@
 """Remove old runs and leftovers, unless the history, which says what to keep, is damaged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 
@@ -10,6 +10,7 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.progress import track
 from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, current_champion, retire
+from fmnist.registry.fingerprints import forget_fingerprint
 from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, is_old, size_of
 from fmnist.registry.records import is_run_id
 from fmnist.registry.runs import find_run, read_record, readable_run
@@ -26,11 +27,13 @@ class Removal:
         runs: their ids, oldest first.
         leftovers: what belonged to no complete run.
         size: all of it in bytes.
+        kept: why each run, or leftover by its key, stays; to follow that in a sentence.
     """
 
     runs: tuple[str, ...]
     leftovers: tuple[Leftover, ...]
     size: int
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_prune(store: Store, keep: int, now: datetime) -> Removal:
@@ -51,19 +54,25 @@ def plan_prune(store: Store, keep: int, now: datetime) -> Removal:
     )
     newest = list(islice((run for run in reversed(complete) if readable_run(store, run)), keep))
     oldest_kept = newest[-1] if len(newest) == keep else ""
-    protected = _champions_to_keep(store, keep)
-    runs = tuple(
-        run
-        for run in complete
-        if run < oldest_kept
-        and run not in protected
-        and not _may_be_promoted_yet(store, run, listing[run], now)
-    )
-    staying = set(complete).difference(runs)
-    everything = find_leftovers(store, listing, current.retired, staying, now)
+    kept = _champions_to_keep(store, keep)
+    for run in complete:
+        if run in newest:
+            kept.setdefault(run, "is among the newest")
+        elif run >= oldest_kept:
+            kept.setdefault(
+                run, "is damaged, and newer than the oldest to keep; see `fmnist verify`"
+            )
+        elif run not in kept and _may_be_promoted_yet(store, run, listing[run], now):
+            kept[run] = "was stored in the last 24 hours, and may still be promoted"
+    runs = tuple(run for run in complete if run not in kept)
+    everything = list(find_leftovers(store, listing, current.retired, kept, now))
     leftovers = tuple(found for found in everything if found.safe)
     size = sum(size_of(listing[run]) for run in runs) + sum(found.size for found in leftovers)
-    return Removal(runs, leftovers, size)
+    unsafe = {
+        found.key: f"{found.why}, but may be in use" for found in everything if not found.safe
+    }
+    staying = {run: kept[run] for run in complete if run in kept}
+    return Removal(runs, leftovers, size, staying | unsafe)
 
 
 def _may_be_promoted_yet(
@@ -80,8 +89,8 @@ def _may_be_promoted_yet(
     return verdict is None or verdict.promoted or not verdict.decided
 
 
-def _champions_to_keep(store: Store, keep: int) -> set[str]:
-    """The champion, the `keep` before it, and as many as successive rollbacks lead to."""
+def _champions_to_keep(store: Store, keep: int) -> dict[str, str]:
+    """Why to keep the champion, the `keep` before it, and as many as successive rollbacks lead to."""
     history = champion_history(store)
     current = next(history)
     earlier: dict[str, None] = {}
@@ -93,15 +102,20 @@ def _champions_to_keep(store: Store, keep: int) -> set[str]:
             steps.append(champion.rollback_to)
         if len(earlier) == keep and (len(steps) == keep or steps[-1] is None):
             break
-    return {current.run_id, *earlier, *(step for step in steps if step)}
+    return {
+        **{run: "is what `fmnist rollback` may lead to" for run in steps if run},
+        **dict.fromkeys(earlier, "is among the champions before it"),
+        current.run_id: "is the champion",
+    }
 
 
 def prune_store(store: Store, keep: int, now: datetime, *, by: str) -> Removal:
     """Remove what `plan_prune` says, and finish what an interrupted prune left behind.
 
     Returns what was removed. A run is removed only once `champion.json` lists it as retired, so
-    that nobody can make it the champion at the same time. Its manifest goes first: after an error,
-    whatever was partly removed is no longer a run, and the next prune finishes it.
+    that nobody can make it the champion at the same time. Its fingerprint is forgotten, then its
+    manifest goes: after an error, whatever was partly removed is no longer a run, and the next prune
+    finishes it.
     """
     planned = plan_prune(store, keep, now)
     orphans = [found.run_id for found in planned.leftovers if found.run_id]
@@ -114,7 +128,8 @@ def prune_store(store: Store, keep: int, now: datetime, *, by: str) -> Removal:
         for key in store.list_entries(found.key) if found.key.endswith("/") else (found.key,):
             store.delete(key)
     size = sum(removed.values()) + sum(found.size for found in objects)
-    return Removal(tuple(run for run in planned.runs if run in removed), leftovers, size)
+    runs = tuple(run for run in planned.runs if run in removed)
+    return Removal(runs, leftovers, size, planned.kept)
 
 
 def _remove_runs(store: Store, run_ids: Sequence[str], by: str) -> Mapping[str, int]:
@@ -138,6 +153,7 @@ def _remove(store: Store, run_id: str) -> int | None:
     the time of one request.
     """
     below = f"{keys.of_run(run_id)}/"
+    forget_fingerprint(store, run_id)
     files = store.list_entries(below)
     current = current_champion(store)
     if current is None or run_id not in current.retired:

@@ -1,10 +1,11 @@
 """Store runs and read them back."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from fmnist.data.duplicates import Digests, unpack_digests
 from fmnist.errors import DamagedError
 from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
@@ -136,6 +137,16 @@ def read_run(store: Store, run_id: str, sha256: str | None = None) -> StoredRun:
     return run
 
 
+def same_model(store: Store, run: StoredRun, others: Iterable[str]) -> str | None:
+    """The first of these other runs whose model is the same to the byte; one small read for each."""
+    model = run.manifest.files.get(keys.MODEL)
+    for other in others:
+        found = readable_run(store, other) if other != run.run_id else None
+        if model and found and found.manifest.files.get(keys.MODEL) == model:
+            return other
+    return None
+
+
 def unknown_run(store: Store, text: str) -> UnknownRunError:
     """The error that says that the store has no such run."""
     where = store.location("")
@@ -182,6 +193,15 @@ def read_record(store: Store, run: StoredRun, name: str, kind: type[Record]) -> 
     """A file of a run, checked, as a record of that kind."""
     content = read_file(store, run, name)
     return from_json(kind, content, store.location(keys.of_run(run.run_id, name)))
+
+
+def read_training_digests(store: Store, run: StoredRun) -> Digests | None:
+    """The digests of the images that a run's model was trained on; `None` in older runs."""
+    name = keys.TRAINING_DIGESTS
+    if name not in run.manifest.files:
+        return None
+    where = store.location(keys.of_run(run.run_id, name))
+    return unpack_digests(read_file(store, run, name), where)
 
 
 def _is(content: bytes, entry: FileEntry) -> bool:

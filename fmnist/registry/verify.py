@@ -15,6 +15,7 @@ from fmnist.registry.leftovers import Leftover, by_run, find_leftovers, find_str
 from fmnist.registry.records import (
     LARGEST_RECORD,
     ChampionRecord,
+    FingerprintedRun,
     TestSetUsage,
     digest_of,
     from_json,
@@ -74,9 +75,11 @@ def verify_store(
     if run_id is not None:
         return _verify_one(store, load, now, run_id)
     records, problems = _check_history(store)
-    for key in store.list_entries(keys.TEST_SETS):
-        with _noted(store, problems):
-            from_json(TestSetUsage, store.read(key, LARGEST_RECORD) or b"", store.location(key))
+    for folder, kind in ((keys.TEST_SETS, TestSetUsage), (keys.FINGERPRINTS, FingerprintedRun)):
+        for key in store.list_entries(folder):
+            with _noted(store, problems):
+                if (content := store.read(key, LARGEST_RECORD)) is not None:
+                    from_json(kind, content, store.location(key))
     promoted = {record.run_id: record.manifest_sha256 for record in records}
     listing = by_run(store.list_entries(keys.RUNS))
     sealed = sorted(run for run, files in listing.items() if keys.MANIFEST in files)
@@ -170,17 +173,23 @@ def _check_history(store: Store) -> tuple[list[ChampionRecord], list[str]]:
     """Every champion record that can be read, latest first, and what is wrong with them."""
     # Listed before the records are read, so that a move in between adds only known ones.
     archived = store.list_entries(keys.HISTORY).keys()
-    current = store.read(keys.CHAMPION)
+    current = None
     records: list[ChampionRecord] = []
     problems: list[str] = []
     with _noted(store, problems):
+        current = store.read(keys.CHAMPION, LARGEST_RECORD)
         records.extend(champion_history(store))
     if problems:
         return records, problems
     generation = generation_of(records[0] if records else None)
     known = {keys.of_generation(number) for number in range(1, generation)}
     for key in sorted(archived - known):
-        # An interrupted move leaves a copy of the current record.
-        if key != keys.of_generation(generation) or store.read(key) != current:
-            problems.append(f"{store.location(key)} is not an earlier version of {keys.CHAMPION}")
+        with _noted(store, problems):
+            # An interrupted move leaves a copy of the current record.
+            copy = (
+                store.read(key, LARGEST_RECORD) if key == keys.of_generation(generation) else None
+            )
+            if copy is None or copy != current:
+                fault = f"is not an earlier version of {keys.CHAMPION}"
+                problems.append(f"{store.location(key)} {fault}")
     return records, problems

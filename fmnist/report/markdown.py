@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
-from fmnist.evaluation.gate import Rule, Verdict
+from fmnist.evaluation.gate import Rule, Verdict, obstacle
 from fmnist.evaluation.metrics import CONFIDENCE, ClassScores, Evaluation
 from fmnist.report.run import CHAMPION_AND_CHALLENGER, Run
 from fmnist.settings import GateSettings, non_defaults
@@ -135,16 +135,20 @@ def _champion_and_challenger(run: Run, figure: str | None) -> list[str]:
             if asked
             else "No rule of the gate needs a comparison, so this decides nothing.",
         ]
-    if not against.same_test_set:
-        asked = (
-            "The champion was judged on other test data or under other class names, so it may have "
-            "been trained on some of these images: this is shown and does not decide."
+    compared = (
+        f"This run, the challenger, and the champion {against.champion}, both scored on the same "
+        f"{against.images:,} test images."
+    )
+    if against.left_out:
+        compared += (
+            f" The other {against.left_out:,} are left out, since one of the two may have been "
+            "trained on them."
         )
+    if why := obstacle(against, run.settings.gate):
+        asked = f"The champion {why}: this is shown and does not decide."
     return [
         heading,
-        f"This run, the challenger, and the champion {against.champion}, both scored on the same "
-        f"{against.images:,} test images. "
-        + (asked or "`gate.champion` is `off`: this is shown and does not decide."),
+        f"{compared} {asked or '`gate.champion` is `off`: this is shown and does not decide.'}",
         _difference(against),
         *([_image(CHAMPION_AND_CHALLENGER, figure)] if figure else []),
         _classes_compared(against),

@@ -7,6 +7,7 @@ one batch: its callbacks, history and early stopping work as usual, at no cost p
 
 import hashlib
 import math
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+# Keras takes the seeds of initial weights from here, and offers no other way to seed them.
+from keras.src.random import seed_generator
 
 from fmnist.data.records import LabelledImages
 from fmnist.errors import TrainingError, writing
@@ -48,6 +52,8 @@ def train_network(
     start = time.monotonic()
     _set_up_keras()
     keras.utils.set_random_seed(settings.seed)
+    # Not from Python's shared generator: other threads, such as Prefect's, draw from that as well.
+    seed_generator.python_random = random.Random(settings.seed)  # noqa: S311 - no secret
     if settings.deterministic:
         # Seeds fix what is drawn; this fixes the order in which parallel sums are taken.
         tf.config.experimental.enable_op_determinism()

@@ -44,7 +44,7 @@ def requests_of_publication(
     context = GateContext(len(test.labels), generation=past)
     verdict = decide(evaluation, _GATE, context)
     run = replace(records.run(), data=ORIGIN, evaluation=evaluation, verdict=verdict)
-    _seal(sealed, model)
+    _seal(sealed, model, run.fingerprint)
     point = Point()
     with Proxy(server.endpoint) as proxy:
         proxy.points["p0"] = point
@@ -57,12 +57,12 @@ def requests_of_publication(
     return point.requests
 
 
-def _seal(folder: Path, model: bytes) -> None:
+def _seal(folder: Path, model: bytes, fingerprint: str) -> None:
     (folder / "figures").mkdir(parents=True)
     rest = (BYTES - len(model)) // (len(_FILES) - 1)
     for name in _FILES:
         (folder / name).write_bytes(model if name == keys.MODEL else secrets.token_bytes(rest))
-    seal_run(folder, records.RUN_ID, records.moments(1)[0])
+    seal_run(folder, records.RUN_ID, records.moments(1)[0], fingerprint)
 
 
 def _fill(laboratory: Laboratory, place: Place, past: int) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fmnist.data.duplicates import digests_of
 from fmnist.data.records import OFFICIAL_SHA256, DataOrigin
 from fmnist.evaluation.gate import Verdict
 from fmnist.promotion.judge import Judge, TestSet
@@ -33,9 +34,17 @@ from fmnist.registry.champion import (
     roll_back,
     set_hold,
 )
+from fmnist.registry.fingerprints import find_by_fingerprint
 from fmnist.registry.leftovers import GRACE
 from fmnist.registry.prune import prune_store
-from fmnist.registry.records import ChampionRecord, TestSetUsage, from_json, to_json
+from fmnist.registry.records import (
+    ChampionRecord,
+    FingerprintedRun,
+    TestSetUsage,
+    digest_of,
+    from_json,
+    to_json,
+)
 from fmnist.registry.runs import find_run, list_run_ids, read_file, seal_run
 from fmnist.registry.usage import record_use
 from fmnist.report.run import Run
@@ -52,7 +61,11 @@ SECOND = "20260102T000000Z-00000002"
 THIRD = "20260103T000000Z-00000003"
 POOR = "20260104T000000Z-00000004"
 OVERTAKEN = "20260105T000000Z-00000005"
-_NETWORKS = {FIRST: "good-1", SECOND: "good-2", THIRD: "good-3", POOR: "poor", OVERTAKEN: "good-2"}
+AGAIN = "20260106T000000Z-00000006"
+_NETWORKS = {
+    **{FIRST: "good-1", SECOND: "good-2", THIRD: "good-3", POOR: "poor"},
+    **{OVERTAKEN: "good-2", AGAIN: "good-1"},
+}
 _SETTINGS = Settings(gate=GateSettings(champion="not_worse"))
 ORIGIN = DataOrigin("mirrors", official=True, sha256=OFFICIAL_SHA256)
 _BY = "tests/faults"
@@ -96,7 +109,8 @@ class Scenario:
 
     `start` names the content of the store it begins with. `complete` are the runs that the store
     has in the end. `old` is the champion before, `new` the one after it, and `moves` by how much it
-    raises the generation. `judged` is how many models the test set has judged in the end.
+    raises the generation. `judged` is how many models the test set has judged in the end, and `held`
+    whether the champion is held then.
     """
 
     start: str
@@ -106,6 +120,7 @@ class Scenario:
     new: str = FIRST
     moves: int = 1
     judged: int = 2
+    held: bool = False
 
 
 # ---- acts ---------------------------------------------------------------------------------------
@@ -116,7 +131,7 @@ def test_set_in(folder: Path) -> TestSet:
     """The test images that every network here is judged on."""
     with np.load(folder / "test.npz") as test:
         images, labels = test["images"], test["labels"]
-    return TestSet(labels, records.CLASS_NAMES, ORIGIN.test_set, scorer(images))
+    return TestSet(labels, records.CLASS_NAMES, ORIGIN.test_set, scorer(images), digests_of(images))
 
 
 def _sealed(folder: Path, run_id: str) -> Path:
@@ -164,14 +179,17 @@ SCENARIOS = {
     "replacement, decided again": Scenario(
         "first", _publish(OVERTAKEN), {FIRST, OVERTAKEN}, new=OVERTAKEN
     ),
+    "the same model again": Scenario("first", _publish(AGAIN), {FIRST, AGAIN}, new=AGAIN),
     "rejected run": Scenario("first", _publish(POOR), {FIRST, POOR}, moves=0),
     "publication after a failure": Scenario(
         "half of the second", _publish(SECOND), {FIRST, SECOND}, new=SECOND
     ),
-    "rollback": Scenario("second", _roll_back, {FIRST, SECOND}, old=SECOND),
-    "hold": Scenario("first", _hold, {FIRST}, judged=1),
+    "rollback": Scenario("second", _roll_back, {FIRST, SECOND}, old=SECOND, held=True),
+    "hold": Scenario("first", _hold, {FIRST}, judged=1, held=True),
     "release": Scenario("held", _release, {FIRST}, judged=1),
-    "passing run, champion held": Scenario("held", _publish(SECOND), {FIRST, SECOND}, moves=0),
+    "passing run, champion held": Scenario(
+        "held", _publish(SECOND), {FIRST, SECOND}, moves=0, held=True
+    ),
     "prune": Scenario("third", _prune, {SECOND, THIRD}, old=THIRD, new=THIRD, judged=3),
     "count of uses": Scenario("first", _count, {FIRST}, moves=0),
 }
@@ -199,6 +217,7 @@ def make(folder: Path) -> None:
     held = copy.deepcopy(store)
     _hold(held, folder)
     contents["held"] = dict(held.objects)
+    _finish(AGAIN, store, folder)
     _finish(POOR, store, folder)
     _finish(SECOND, store, folder)
     _publish(SECOND)(store, folder)
@@ -227,7 +246,9 @@ def _finish(run_id: str, store: Store, folder: Path) -> None:
     judge = _judge(run_id, copy.deepcopy(store), folder)
     found = judge.judge(model, seen_generation=0)
     assert found.verdict.promoted is (run_id != POOR), found.verdict
-    run = replace(records.run(run_id=run_id, settings=_SETTINGS), data=ORIGIN, **vars(found))
+    fingerprint = digest_of(_NETWORKS[run_id].encode())
+    run = records.run(run_id=run_id, settings=_SETTINGS)
+    run = replace(run, data=ORIGIN, fingerprint=fingerprint, **vars(found))
     sealed = _sealed(folder, run_id)
     (sealed / "figures").mkdir(parents=True)
     # What the registry reads, and a figure for the rest: each further file is the same step again.
@@ -239,7 +260,7 @@ def _finish(run_id: str, store: Store, folder: Path) -> None:
     }
     for name, content in contents.items():
         (sealed / name).write_bytes(content)
-    seal_run(sealed, run_id, run.started_at)
+    seal_run(sealed, run_id, run.started_at, fingerprint)
     (folder / run_id / "run.pickle").write_bytes(pickle.dumps(run))
 
 
@@ -320,6 +341,8 @@ def _check_readable(
         raise Broken("the champion record was changed within its generation")
     if (current.run_id if current else None) != (scenario.new if moved else scenario.old):
         raise Broken(f"the champion is {current}")
+    if current and current.held != (scenario.held if moved or not old else old.held):
+        raise Broken(f"the champion's hold is not the one of the move: {current}")
     check_history(stored, current, found)
 
     complete = _complete_runs(stored, found)
@@ -328,6 +351,7 @@ def _check_readable(
     gone = {run for run in _NETWORKS if any(f"/{run}/" in key for key in found)} - scenario.complete
     if finished and gone:
         raise Broken(f"there is something left of {sorted(gone)}")
+    _check_fingerprints(stored, complete, found, finished=finished)
     judged = _judged(found)
     if judged not in ({scenario.judged} if finished else {_judged(before), scenario.judged}):
         raise Broken(f"the test set has judged {judged} models")
@@ -350,8 +374,10 @@ def _read_all(store: Store, folder: Path, known: dict[tuple[str, Entry], bytes])
                 raise Broken(f"{key} is a file of no run, or not complete")
         elif key == keys.CHAMPION or key.startswith(keys.HISTORY):
             from_json(ChampionRecord, content, key)
-        elif key.startswith("test-sets/"):
+        elif key.startswith(keys.TEST_SETS):
             from_json(TestSetUsage, content, key)
+        elif key.startswith(keys.FINGERPRINTS):
+            from_json(FingerprintedRun, content, key)
         elif key.startswith(keys.VERDICTS):
             from_json(Verdict, content, key)
         else:
@@ -411,7 +437,29 @@ def _complete_runs(store: Store, found: Objects) -> Set[str]:
     return complete
 
 
+def _check_fingerprints(
+    store: Store, complete: Set[str], found: Objects, *, finished: bool
+) -> None:
+    """Each object names a complete run of its fingerprint; in the end each run can be found.
+
+    So whatever was lost, there is one training too many, and never one too few.
+    """
+    of = {run_id: digest_of(_NETWORKS[run_id].encode()) for run_id in complete}
+    promoted = {past.run_id for past in champion_history(store)}
+    for key in (key for key in found if key.startswith(keys.FINGERPRINTS)):
+        named = from_json(FingerprintedRun, found[key], key)
+        if key != keys.of_fingerprint(of.get(named.run_id, "")):
+            raise Broken(f"{key} names {named.run_id}, which is not complete or another model")
+        if named.verdict.promoted is not (named.run_id in promoted):
+            raise Broken(f"{key} has another verdict than was reached: {named.verdict.reason}")
+    lost = {
+        fingerprint for fingerprint in of.values() if not find_by_fingerprint(store, fingerprint)
+    }
+    if finished and lost:
+        raise Broken(f"nobody will find the runs with the fingerprints {sorted(lost)}")
+
+
 def _judged(objects: Objects) -> int:
     """How many models the test set has judged; there is only one."""
-    usages = [(key, content) for key, content in objects.items() if key.startswith("test-sets/")]
+    usages = [(key, content) for key, content in objects.items() if key.startswith(keys.TEST_SETS)]
     return sum(from_json(TestSetUsage, content, key).models for key, content in usages)

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fmnist.data.records import OFFICIAL_SHA256, Bytes, DataOrigin, LabelledImages, PreparedData
+from fmnist.data.records import (
+    OFFICIAL_SHA256,
+    Bytes,
+    DataOrigin,
+    Duplicates,
+    LabelledImages,
+    PreparedData,
+)
 from fmnist.environment import Environment
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, decide
@@ -33,6 +40,7 @@ FILES = {
     "training.json",
     "environment.json",
     "data.json",
+    "training_images.digests",
     "report.md",
     "figures/learning_curves.png",
     "figures/confusion_matrix.png",
@@ -150,7 +158,10 @@ def run(
     folder: Path = Path("work"),
     judged: Evaluation | None = None,
 ) -> Run:
-    """A finished run that passes the default gate, or fails it."""
+    """A finished run that passes the default gate, or fails it; `folder` is its work folder."""
+    training_digests = folder / "training_images.digests"
+    if folder.is_dir():
+        training_digests.write_bytes(b"")
     settings = settings or Settings()
     found = judged or evaluation(_GOOD if promoted else _POOR)
     context = GateContext(
@@ -171,6 +182,8 @@ def run(
             train_images=48_000,
             validation_images=12_000,
             test_images=TEST_IMAGES,
+            duplicates=Duplicates(0, (), 0, ()),
+            training_digests=training_digests,
         ),
         training=training_result(),
         evaluation=found,

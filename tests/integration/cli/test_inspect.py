@@ -151,6 +151,25 @@ def test_show_tells_all_about_a_run(url: str, store_run: Put, call: Call, machin
     assert found["location"] == where and found["champion"] is False
 
 
+def test_show_names_an_earlier_run_with_the_same_model(
+    url: str, store_run: Put, call: Call, machine: Machine
+) -> None:
+    """The champion if it has, else the latest of the ten runs before; no later and no older one."""
+    store = open_store(url)
+    store_run(store, run_id(1), promote=True)
+    for number in range(2, 14):
+        store_run(store, run_id(number), model=b"same" if number in (2, 3, 13) else b"%d" % number)
+    store_run(store, run_id(14))
+    assert f"the same model as {run_id(1)}" in call("show", run_id(14)).text
+    assert f"the same model as {run_id(2)}" in call("show", run_id(3)).text
+    assert "unlike those of the runs before it" in call("show", run_id(1)).text
+    same = [machine("show", run_id(number))["same_model_as"] for number in (2, 4, 13, 14)]
+    assert same == [None, None, run_id(3), run_id(1)]
+    store_run(store, run_id(15), model=b"same")
+    store_run(store, run_id(16), model=b"4")
+    assert machine("show", run_id(16))["same_model_as"] is None
+
+
 def test_show_does_not_mix_the_environment_into_a_runs_settings(
     store_run: Put, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,8 @@
 """The commands that look after a store."""
 
+import getpass
+import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from fmnist.settings import GateSettings
 from fmnist.store.base import Store, open_store
 from fmnist.store.folder import FolderStore
 from tests.integration.cli.conftest import Call, Machine, Put, overwrite, run_id
-from tests.support.processes import files_in
+from tests.support.processes import ROOT, files_in
 
 
 @pytest.mark.usefixtures("networks")
@@ -71,12 +74,19 @@ def test_prune_first_only_says_what_it_would_remove(
     before = dict(store.list_entries("runs/"))
     output = call("prune", "--keep", "2")
     assert output.code == 0
-    assert output.lines[:3] == [f"run       {run_id(number)}" for number in (1, 3, 4)]
+    assert output.lines[:6] == [
+        f"keep      {run_id(2)} is the champion",
+        *(f"keep      {run_id(number)} is among the newest" for number in (5, 6)),
+        *(f"run       {run_id(number)}" for number in (1, 3, 4)),
+    ]
     assert output.last.startswith("ok  3 runs, 0 leftovers (0.0 MB) would be removed; --delete")
     assert dict(store.list_entries("runs/")) == before
     found = machine("prune", "--keep", "2", "--delete")
     assert (found["runs"], found["deleted"]) == ([run_id(1), run_id(3), run_id(4)], True)
+    assert found["kept"][run_id(2)] == "is the champion"
     assert list_run_ids(store) == [run_id(6), run_id(5), run_id(2)]
+    (move,) = machine("history", "--limit", "1")["moves"]
+    assert move["by"] == f"fmnist prune, {getpass.getuser()}@{platform.node()}"
     assert call("prune", "--keep", "2", "--delete").last.startswith("ok  0 runs")
 
 
@@ -110,6 +120,12 @@ def test_the_champion_is_pulled_whole(
     found = machine("pull", "deep/down")
     assert (found["new"], found["folder"]) == (True, "deep/down")
     assert files_in(Path("deep/down")) == files_in(Path("champion"))
+
+
+def test_where_pull_writes_by_default_is_ignored_by_git() -> None:
+    """Nobody commits a model by mistake in the project's own checkout."""
+    asked = ["git", "check-ignore", "--quiet", "--no-index", "champion/model.keras"]
+    assert subprocess.run(asked, cwd=ROOT, check=False).returncode == 0
 
 
 def test_pull_overwrites_nothing(store_run: Put, call: Call) -> None:

@@ -43,6 +43,7 @@ from tests.support.processes import files_in
 from tests.support.registry import champion_of, once, overtaken_by, refused
 
 DOCUMENTED = records.FILES | {keys.MANIFEST}
+DIGESTS = np.arange(records.TEST_IMAGES, dtype=np.uint64)
 LABELS = np.resize(np.arange(10, dtype=np.uint8), records.TEST_IMAGES)
 # A made-up model says how many of the test images it classifies right.
 FAIR, GOOD, POOR, BETTER = b"9050", b"9142", b"8790", b"9300"
@@ -68,7 +69,7 @@ def judge_of(
     score: Callable[[bytes], Probabilities] = score,
 ) -> Judge:
     """The judge of a run, who scores made-up models."""
-    test_set = TestSet(LABELS, records.CLASS_NAMES, TEST_SET, score)
+    test_set = TestSet(LABELS, records.CLASS_NAMES, TEST_SET, score, DIGESTS)
     return Judge(store, test_set, gate or GateSettings(), run_id, conditional_writes=True)
 
 
@@ -215,7 +216,10 @@ def test_a_folder_without_a_lock_is_removed_after_a_week(tmp_path: Path) -> None
 def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     case: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between its manifest and its end, a run is removed by the next, or kept with why."""
+    """Killed between its manifest and its end, a run is removed by the next, or kept with why.
+
+    What it needed only to train is removed in either case.
+    """
     store = MemoryStore()
     monkeypatch.setattr("fmnist.promotion.workspace.open_store", lambda *_, **__: store)
     settings = StoreSettings(work=tmp_path)
@@ -223,6 +227,8 @@ def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     finished = finished_folder(folder)
     finished.mkdir(parents=True)
     (finished / keys.MODEL).write_bytes(GOOD)
+    (folder / "train.npz").write_bytes(b"images")
+    (folder / "tmp").mkdir()
     rejected = replace(records.run().verdict, promoted=False, decided=True)
     verdict = rejected if case == "rejected at first" else records.run().verdict
     (finished / keys.VERDICT).write_bytes(to_json(verdict))
@@ -241,6 +247,7 @@ def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     assert reason in found.reason and bool(reason) == bool(found.reason)
     with workspace(settings, "next"):
         assert folder.exists() is bool(reason)
+        assert not reason or list(folder.iterdir()) == [finished]
 
 
 # ---- putting together ---------------------------------------------------------------------------

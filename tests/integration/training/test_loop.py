@@ -1,5 +1,6 @@
 import json
 import math
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,21 @@ def test_the_same_seed_gives_the_same_file_to_the_byte(sets: Sets, tmp_path: Pat
         train(sets, SHORT.model_copy(update={"seed": seed}), tmp_path / f"{name}.keras")
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
     assert weights(tmp_path / "a.keras") != weights(tmp_path / "c.keras")
+
+
+def test_what_other_threads_draw_does_not_change_the_weights(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's random numbers are shared with all that runs beside the training."""
+
+    def disturbed(*arguments: Any) -> keras.Model:
+        random.random()
+        return build(*arguments)
+
+    train(sets, SHORT, tmp_path / "a.keras")
+    monkeypatch.setattr(loop, "build", disturbed)
+    train(sets, SHORT, tmp_path / "b.keras")
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -104,13 +104,13 @@ def test_a_folder_that_cannot_be_written_is_named(
 def test_a_disk_without_room_for_all_places_together_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Work folder, store and temporary files on one disk need room there together."""
+    """Work folder and store on one disk need room there together, and are named."""
     usage = SimpleNamespace(total=10**9, used=0, free=150 * 2**20)
-    places = [("store.work", Path()), ("store.url", Path("s")), ("temporary files", Path())]
+    places = [("store.work", Path()), ("store.url", Path("s"))]
     monkeypatch.setattr("fmnist.cli.doctor._local_places", lambda _: places)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    bad(settings(), "disk space", ExitCode.STORE, "0.2 GB free", "store.work, store.url",
-        "free some space")  # fmt: skip
+    bad(settings(), "disk space", ExitCode.STORE, "0.16 GB free, 0.17 GB needed for",
+        f"store.work ({Path.cwd()}), store.url ({Path('s').absolute()})", "free some space")  # fmt: skip
 
 
 @pytest.mark.usefixtures("no_pauses", "some_keys")

@@ -5,7 +5,7 @@ import pytest
 from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
 from fmnist.registry.champion import retire
-from fmnist.registry.fingerprints import find_by_fingerprint, record_fingerprint
+from fmnist.registry.fingerprints import find_by_fingerprint, forget_fingerprint, record_fingerprint
 from fmnist.registry.records import FORMAT, FingerprintedRun, from_json, to_json
 from tests.support.memory import MemoryStore
 from tests.support.registry import once, put, run_id
@@ -31,6 +31,18 @@ def test_a_run_that_is_not_complete_is_not_found(store: MemoryStore) -> None:
     assert find_by_fingerprint(store, SAME) is None
     put(store, 1, fingerprint=OTHER)
     assert find_by_fingerprint(store, SAME) is None
+
+
+def test_a_run_is_forgotten_unless_a_later_one_has_its_fingerprint(store: MemoryStore) -> None:
+    for number in (1, 2):
+        put(store, number, fingerprint=SAME)
+    put(store, 3)
+    record_fingerprint(store, SAME, use(2))
+    for number in (1, 3, 4):
+        forget_fingerprint(store, run_id(number))
+    assert find_by_fingerprint(store, SAME) == use(2)
+    forget_fingerprint(store, run_id(2))
+    assert find_by_fingerprint(store, SAME) is None and store.list_names(keys.FINGERPRINTS) == []
 
 
 def test_a_run_without_a_fingerprint_is_not_found(store: MemoryStore) -> None:

@@ -9,9 +9,10 @@ import pytest
 from fmnist.errors import DamagedError, StoreError
 from fmnist.registry import keys
 from fmnist.registry.champion import champion_history, read_champion
+from fmnist.registry.fingerprints import record_fingerprint
 from fmnist.registry.leftovers import GRACE
 from fmnist.registry.prune import Removal, plan_prune, prune_store
-from fmnist.registry.records import to_json
+from fmnist.registry.records import FORMAT, FingerprintedRun, to_json
 from fmnist.registry.runs import find_run, list_run_ids, record_verdict
 from fmnist.registry.verify import verify_store
 from tests.support.memory import MemoryStore
@@ -84,6 +85,42 @@ def test_a_run_without_manifest_is_removed_after_a_day(store: MemoryStore) -> No
     assert [found.key for found in removed.leftovers] == [f"runs/{run_id(2)}/"]
     assert list_run_ids(store) == [run_id(1)]
     assert run_id(2) in champion_of(store).retired
+
+
+def test_the_reason_is_told_for_each_run_that_is_kept(store: MemoryStore) -> None:
+    """And for what is left of a run that may still be on its way."""
+    put_runs(store, 9, champions=[2, 4, 6])
+    rollback(store)
+    overwrite(store, f"runs/{run_id(9)}/manifest.json", b"{}")
+    store.put_if_absent("runs/notes of mine/x", b"x")
+    plan = plan_prune(store, 1, LONG_AFTER)
+    assert {run[9:15].lstrip("0"): why for run, why in plan.kept.items()} == {
+        "2": "is what `fmnist rollback` may lead to",
+        "4": "is the champion",
+        "6": "is among the champions before it",
+        "8": "is among the newest",
+        "9": "is damaged, and newer than the oldest to keep; see `fmnist verify`",
+        "s of m": "is not named as a run is, but may be in use",
+    }
+    young = plan_prune(store, 1, datetime.now(UTC)).kept
+    assert young[run_id(1)] == "was stored in the last 24 hours, and may still be promoted"
+    assert plan.runs == tuple(run_id(number) for number in (1, 3, 5, 7))
+    assert prune_store(store, 1, LONG_AFTER, by="test").kept == plan.kept
+
+
+def test_a_removed_run_leaves_no_fingerprint_behind(store: MemoryStore) -> None:
+    """It is gone before the run's manifest: whatever is found by its fingerprint is complete."""
+    put(store, 1, fingerprint="5a" * 32)
+    put(store, 2, promoted=True)
+    named = FingerprintedRun(FORMAT, run_id(1), 0.91, "9a" * 32, passed(None))
+    record_fingerprint(store, "5a" * 32, named)
+
+    def meanwhile() -> None:
+        assert store.list_names(keys.FINGERPRINTS) == []
+
+    once(store, "before", "delete", f"runs/{run_id(1)}/manifest.json", meanwhile)
+    assert prune_store(store, 1, LONG_AFTER, by="test").runs == (run_id(1),)
+    assert store.list_names(keys.FINGERPRINTS) == []
 
 
 def test_nothing_is_planned_before_the_first_promotion(store: MemoryStore) -> None:

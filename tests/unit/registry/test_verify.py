@@ -9,7 +9,7 @@ import pytest
 from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.registry import keys
 from fmnist.registry.prune import prune_store
-from fmnist.registry.records import to_json
+from fmnist.registry.records import LARGEST_RECORD, to_json
 from fmnist.registry.runs import record_verdict
 from fmnist.registry.usage import record_use
 from fmnist.registry.verify import verify_store
@@ -63,6 +63,7 @@ def test_a_store_in_order_has_no_faults(store: MemoryStore) -> None:
         ("history/00000007.json", b"later", "00000007.json is not an earlier version"),
         ("history/notes.txt", b"mine", "notes.txt is not an earlier version"),
         (f"test-sets/{'ab' * 32}.json", b"{}", ".json cannot be read"),
+        (f"fingerprints/{'ab' * 32}.json", b"{}", ".json cannot be read"),
         (f"verdicts/{run_id(1)}/00000001-abcdef01.json", b"{}", "abcdef01.json cannot be read"),
     ],
 )
@@ -75,6 +76,19 @@ def test_each_kind_of_damage_is_found(
     (fault,) = verify_store(store, load, LONG_AFTER).damage
     assert part in fault and key.rpartition("/")[2] in fault
     assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["champion.json", "history/00000001.json", "history/00000002.json"]
+    + [f"{folder}/{'ab' * 32}.json" for folder in ("fingerprints", "test-sets")],
+)
+def test_a_record_of_too_many_bytes_is_not_read(key: str, store: MemoryStore) -> None:
+    """It would take as much memory before it could be refused."""
+    put_runs(store, 3, champions=[1, 2])
+    overwrite(store, key, b" " * (LARGEST_RECORD + 1))
+    (fault,) = verify_store(store, load, LONG_AFTER).damage
+    assert f"{key.rpartition('/')[2]} has 1,048,577 bytes" in fault and "not read" in fault
 
 
 def test_a_model_that_holds_no_network_is_a_fault(store: MemoryStore) -> None:

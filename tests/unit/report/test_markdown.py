@@ -370,8 +370,15 @@ def test_a_comparison_on_other_data_is_said_not_to_decide() -> None:
     """Whatever the policy, since the champion may have been trained on some of the images."""
     settings = Settings(gate=GateSettings(champion="better"))
     text = against_the_champion(records.comparison(same_test_set=False), settings)
-    assert "under other class names, so it may have been trained on some of these images" in text
-    assert "this is shown and does not decide." in text and "`better`" not in text
+    assert "and may have been trained on these images: this is shown and does not decide." in text
+    assert "`better`" not in text
+
+
+def test_images_left_out_of_the_comparison_are_counted() -> None:
+    found = replace(records.comparison(same_test_set=False), images=9_800, left_out=200)
+    text = against_the_champion(found, Settings(gate=GateSettings(champion="better")))
+    assert "both scored on the same 9,800 test images. The other 200 are left out" in text
+    assert "`gate.champion` is `better`" in text and "does not decide" not in text
 
 
 @pytest.mark.parametrize(
