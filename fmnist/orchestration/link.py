@@ -71,7 +71,7 @@ def current_link() -> Link:
     return link
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Why a request failed, in one line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
@@ -87,7 +87,7 @@ def bound_waits() -> None:
         seconds = _parse_retry_after(value)
         return None if seconds is None else min(seconds, _LONGEST_PAUSE)
 
-    def go_on(error: Exception, *_: object) -> None:
+    def go_on(error: BaseException, *_: object) -> None:
         logger.warning(
             "the server no longer keeps other runs of this deployment waiting (%s); one that "
             "starts now does no harm",
