@@ -9,6 +9,7 @@ in `fmnist.orchestration`. Here are the order of the stages, their retries, and 
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from fmnist.cli.train import training_app
 from fmnist.data.fetch import fetch_files
 from fmnist.data.records import DataOrigin, FetchedData, PreparedData
 from fmnist.data.split import load_digests, load_images, prepare_sets
+from fmnist.data.statistics import mean_images
 from fmnist.errors import ExitCode
 from fmnist.orchestration.artifacts import show_report, show_unchanged, training_progress
 from fmnist.orchestration.form import SettingsForm
@@ -46,6 +48,7 @@ from fmnist.orchestration.job import (
 )
 from fmnist.orchestration.link import settle
 from fmnist.orchestration.server import run_flow
+from fmnist.promotion.data_change import compare_data
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.publish import publish_run, write_run
 from fmnist.promotion.unchanged import Unchanged, find_unchanged, fingerprint_of
@@ -130,7 +133,11 @@ def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingR
 def evaluate(job: Job, data: DataOrigin, prepared: PreparedData, folder: Path) -> Decision:
     """Score the saved model once on the test images, and decide about it against the champion."""
     model = (finished_folder(folder) / keys.MODEL).read_bytes()
-    return _judge(job, data, prepared).judge(model, job.seen_generation)
+    judge = _judge(job, data, prepared)
+    decision = judge.judge(model, job.seen_generation)
+    champion, settings = decision.champion_before, job.settings.data
+    change = compare_data(judge.store, champion, data, prepared.statistics, settings)
+    return replace(decision, data_change=change)
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=is_retryable)
@@ -138,7 +145,9 @@ def publish(job: Job, run: Run, folder: Path) -> Run:
     """Write the run's files, store them, and promote the model if it passed the gate."""
     finished = finished_folder(folder)
     if not (finished / keys.MANIFEST).exists():
-        write_run(run, load_images(run.prepared.test).images, finished)
+        train, test = load_images(run.prepared.train), load_images(run.prepared.test)
+        means = mean_images(train, len(job.settings.data.class_names))
+        write_run(run, test.images, means, finished)
     published = publish_run(run, finished, _judge(job, run.data, run.prepared))
     process.hold_back()  # What has been published is no longer cancelled.
     logger.info("%s: %s", published.verdict.word, published.verdict.reason)

@@ -91,6 +91,10 @@ class DataSettings(_Section):
     """Names of the classes, in the order of their labels, which count from 0."""
     max_leaked: float = Field(0.01, ge=0, le=1)
     """Largest share of the test images that may be among the training images too."""
+    notable_share_change: float = Field(0.1, ge=0, le=1)
+    """Flag a change in class shares since the champion's data above this Cramér's V."""
+    notable_brightness_change: float = Field(0.1, ge=0, le=1)
+    """Flag a change in brightness since the champion's data above this Kolmogorov-Smirnov D."""
 
 
 class SplitSettings(_Section):

@@ -20,6 +20,7 @@ from fmnist.data.duplicates import (
 )
 from fmnist.data.idx import read_labelled_images, size_text
 from fmnist.data.records import FetchedData, LabelledImages, PreparedData
+from fmnist.data.statistics import describe_sets
 from fmnist.errors import DataError, writing
 from fmnist.settings import DataSettings, SplitSettings
 
@@ -89,6 +90,7 @@ def prepare_sets(
         train_images=len(train),
         validation_images=len(validation),
         test_images=len(test),
+        statistics=describe_sets(train, validation, test, data.class_names),
         duplicates=duplicates,
         training_digests=_save_digests(digests, folder / "training_images.digests"),
     )

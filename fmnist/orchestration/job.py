@@ -136,6 +136,7 @@ def describe_run(
         verdict=decision.verdict,
         champion_before=decision.champion_before,
         against=decision.against,
+        data_change=decision.data_change,
     )
 
 

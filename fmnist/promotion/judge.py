@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fmnist.data.duplicates import Digests, digests_of, unseen
-from fmnist.data.records import Bytes, DataOrigin, LabelledImages, Probabilities
+from fmnist.data.records import Bytes, DataChange, DataOrigin, LabelledImages, Probabilities
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Against, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, Verdict, decide, hold_back, undecided
@@ -60,12 +60,14 @@ class Decision:
         verdict: whether it is promoted, and why.
         champion_before: the champion it was judged against; `None` if there was none.
         against: the comparison with that champion; `None` if there was none.
+        data_change: how the data differ from that champion's, if somebody has looked.
     """
 
     evaluation: Evaluation
     verdict: Verdict
     champion_before: ChampionRecord | None
     against: Against
+    data_change: DataChange | None = None
 
 
 @dataclass(frozen=True)

@@ -108,3 +108,4 @@ def test_new_data_are_trained_on_compared_fairly_and_reported(
     assert any("200 of the 2,200 test images are left out" in note for note in verdict["notes"])
     for report in (read(operator, third, "report.md"), operator.artifacts(third.id)["report"]):
         assert "same 2,000 test images. The other 200 are left out" in report
+        assert "**Notable change** in the brightness of the training and validation" in report

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fmnist.data.records import (
+    GREY_LEVELS,
     OFFICIAL_SHA256,
     Bytes,
+    ClassStatistics,
     DataOrigin,
+    DataStatistics,
     Duplicates,
     LabelledImages,
     PreparedData,
@@ -42,6 +45,7 @@ FILES = {
     "data.json",
     "training_images.digests",
     "report.md",
+    "figures/mean_images.png",
     "figures/learning_curves.png",
     "figures/confusion_matrix.png",
     "figures/confident_mistakes.png",
@@ -131,6 +135,27 @@ def training_result(epochs: int = 150, best_epoch: int = 131) -> TrainingResult:
     )
 
 
+def statistics(
+    images: Sequence[int] = (6_000,) * 10,
+    brightness: int = 70,
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> DataStatistics:
+    """A data set with so many images of each class to learn from, and a sixth of them to test on.
+
+    Their brightness is spread evenly over thirty grey levels, the first of which is given.
+    """
+    bright = [0] * GREY_LEVELS
+    bright[brightness : brightness + 30] = [sum(images) // 30] * 30
+    return DataStatistics(
+        classes=tuple(
+            ClassStatistics(name, count - count // 5, count // 5, count // 6, 80.0 + place, 9.5)
+            for place, (name, count) in enumerate(zip(class_names, images, strict=True))
+        ),
+        brightness=tuple(bright),
+        test_brightness=tuple(count // 6 for count in bright),
+    )
+
+
 def champion(run_id: str = "20260301T000000Z-ffffffff", accuracy: float = 0.9051) -> ChampionRecord:
     """A run that was promoted earlier."""
     return ChampionRecord(
@@ -182,6 +207,7 @@ def run(
             train_images=48_000,
             validation_images=12_000,
             test_images=TEST_IMAGES,
+            statistics=statistics(),
             duplicates=Duplicates(0, (), 0, ()),
             training_digests=training_digests,
         ),
@@ -207,6 +233,11 @@ def drawn_images(count: int = TEST_IMAGES) -> Bytes:
     for place in range(count):
         images[place, 4 : 8 + place % 17, 6 : 10 + place % 13] = 120 + place % 128
     return images
+
+
+def mean_images(classes: int = 10) -> Bytes:
+    """Images that stand for the means of so many classes."""
+    return drawn_images(classes)
 
 
 def learnable_images(

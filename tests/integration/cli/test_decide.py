@@ -281,7 +281,7 @@ def test_a_real_finished_run_is_published(world: World, call: Call) -> None:
     made = records.run(run_id=run_id(1), folder=folder.parent)
     verdict = decide(world.good.evaluation, GateSettings(), GateContext(IMAGES))
     made = replace(made, evaluation=world.good.evaluation, verdict=verdict, data=world.origin)
-    write_run(made, images(0), folder)
+    write_run(made, images(0), records.mean_images(), folder)
     assert call("publish", str(folder)).code == ExitCode.OK
     assert files_in(Path("store/runs") / run_id(1)) == records.FILES | {"manifest.json"}
     assert call("verify").last.startswith("ok  1 run, ")

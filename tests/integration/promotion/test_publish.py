@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fmnist.data.records import DataOrigin
 from fmnist.environment import describe_environment
 from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed
@@ -269,7 +270,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures that cost no time, for tests that look at something else."""
     for figure in FIGURES.values():
-        monkeypatch.setattr(f"fmnist.report.figures.{Path(figure).stem}", lambda *_: "drawn")
+        monkeypatch.setattr(f"fmnist.report.figures.{Path(figure.file).stem}", lambda *_: "drawn")
     monkeypatch.setattr("fmnist.report.figures.png", lambda _: b"a figure")
 
 
@@ -289,7 +290,7 @@ def test_a_run_is_put_together_whole(
     """All documented files are there, records read back, the report shows the figures beside it."""
     run = records.run(promoted, folder=work, champion_before=records.champion(), against=against)
     folder = finished_folder(work)
-    write_run(run, records.drawn_images(), folder)
+    write_run(run, records.drawn_images(), records.mean_images(), folder)
 
     assert files_in(folder) == DOCUMENTED | more
     for name, record, kind in (
@@ -297,11 +298,12 @@ def test_a_run_is_put_together_whole(
         ("verdict.json", run.verdict, Verdict),
         ("training.json", run.training, TrainingResult),
         ("settings.json", run.settings, Settings),
+        (keys.DATA, run.data, DataOrigin),
         *([(keys.COMPARISON, against, type(against))] if against else []),
     ):
         assert from_json(kind, (folder / name).read_bytes(), name) == record
     report = (folder / "report.md").read_text()
-    for title, name in FIGURES.items():
+    for title, (name, _) in FIGURES.items():
         drawn = name != COMPARED or name in more
         assert (f"![{title}]({name})" in report) is drawn
         assert not drawn or (folder / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -321,7 +323,7 @@ def test_no_local_path_or_secret_is_published(
     monkeypatch.setenv("HOME", str(tmp_path / "the-users-home"))
     folder = finished_folder(work)
     run = replace(records.run(folder=work), environment=describe_environment())
-    write_run(run, records.drawn_images(), folder)
+    write_run(run, records.drawn_images(), records.mean_images(), folder)
     for name in DOCUMENTED:
         content = (folder / name).read_bytes()
         for private in (work, tmp_path, "the-users", "THEUSERSKEY", "TheUsersSecret", "npz"):
@@ -343,7 +345,7 @@ def test_a_disk_that_cannot_take_the_files_is_told(
     run, images, folder = records.run(folder=work), records.drawn_images(), finished_folder(work)
     monkeypatch.setattr(Path, "write_bytes", refuse)
     told = (str(folder), advice, "store.work")
-    refused(lambda: write_run(run, images, folder), ExitCode.STORE, *told)
+    refused(lambda: write_run(run, images, records.mean_images(), folder), ExitCode.STORE, *told)
     assert not (folder / keys.MANIFEST).exists()
 
 
@@ -378,7 +380,7 @@ def make(store: MemoryStore, tmp_path: Path, quick_figures: None) -> Make:
         )
         location = store.location(keys.of_run(run_id))
         run = replace(run, verdict=found.verdict, location=location)
-        write_run(run, records.drawn_images(1), folder)
+        write_run(run, records.drawn_images(1), records.mean_images(), folder)
         return run, folder
 
     return finish

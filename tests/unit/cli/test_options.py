@@ -22,6 +22,8 @@ VALUES: dict[str, tuple[str, object]] = {
     "data.retry_pauses": ("1,2", (1.0, 2.0)),
     "data.class_names": ("a,b,c,d,e,f,g,h,i,j", tuple("abcdefghij")),
     "data.max_leaked": ("0.05", 0.05),
+    "data.notable_share_change": ("0.3", 0.3),
+    "data.notable_brightness_change": ("0", 0),
     "split.validation": ("0.1", 0.1),
     "split.seed": ("11", 11),
     "model.hidden": ("64,32,16", (64, 32, 16)),

@@ -17,6 +17,7 @@ from fmnist.data.records import (
     LabelledImages,
 )
 from fmnist.data.split import load_images, prepare_sets, split
+from fmnist.data.statistics import describe_sets
 from fmnist.errors import DataError, ExitCode, StoreError
 from fmnist.settings import DataSettings, SplitSettings
 from tests.support.mirrors import idx, write
@@ -156,6 +157,12 @@ def test_the_test_set_is_left_as_it_is(
     assert prepared.test_images == TEST_SIZE
     np.testing.assert_array_equal(test.images, test_set.images, strict=True)
     np.testing.assert_array_equal(test.labels, test_set.labels, strict=True)
+
+
+def test_the_three_sets_are_described(fetched: FetchedData, tmp_path: Path) -> None:
+    prepared = prepare_sets(fetched, DATA, SplitSettings(), tmp_path)
+    sets = [load_images(path) for path in (prepared.train, prepared.validation, prepared.test)]
+    assert prepared.statistics == describe_sets(*sets, DATA.class_names)
 
 
 def test_each_set_is_a_file_of_its_own(fetched: FetchedData, tmp_path: Path) -> None:

@@ -43,6 +43,19 @@ def test_alerts_are_for_runs_of_a_deployment() -> None:
             assert {"prefect.resource.role": "deployment"} in related
 
 
+def test_people_are_told_of_every_verdict_and_every_move() -> None:
+    """A run that had nothing new to train is no news."""
+    told = {
+        event
+        for declared in setup.declared_automations(26)
+        if any("webhook" in action for action in declared["actions"])
+        for event in declared["trigger"]["expect"]
+    }
+    verdicts = {f"fmnist.run.{word}" for word in ("promoted", "rejected", "held", "failed")}
+    assert {event for event in told if event.startswith("fmnist.run.")} == verdicts
+    assert {"fmnist.champion.*", "prefect.flow-run.Crashed"} <= told
+
+
 def test_no_run_that_ended_is_taken_for_crashed() -> None:
     """Whatever happens to a run after its last heartbeat shows that it is not lost."""
     for declared in setup.declared_automations(26)[:2]:
