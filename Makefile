@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train unit test faults e2e check format lock benchmarks clean
+.PHONY: help setup train unit test faults e2e check format lock benchmarks quarter clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ benchmarks: $(READY) ## measure the epoch (4 min) and the seeds (30 min), and st
 	{ $(BIN)/python benchmarks/epoch.py; $(BIN)/python benchmarks/epoch.py --without-determinism; } \
 	  > $(VENV)/epoch.md && mv $(VENV)/epoch.md benchmarks/results/
 	$(BIN)/python benchmarks/seeds.py > $(VENV)/seeds.md && mv $(VENV)/seeds.md benchmarks/results/
+
+quarter: $(READY) ## play ninety nights on the real stack, and store the table (20 min)
+	PYTHONPATH=.:deployments $(BIN)/python benchmarks/quarter.py > $(VENV)/quarter.md \
+	  && mv $(VENV)/quarter.md benchmarks/results/
 
 lock: ## update the hash-locked requirements from pyproject.toml (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

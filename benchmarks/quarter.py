@@ -281,6 +281,7 @@ WORKER = {
     "`fmnist doctor` names it, `fmnist publish` finishes it",
     ".cache/matplotlib/": "Matplotlib's list of fonts, written once",
     ".config/matplotlib": "Matplotlib's empty folder",
+    ".prefect/storage/": "the error of each run that failed, as Prefect keeps it",
     ".keras/": "Keras's configuration, written once",
 }
 TEMPORARY = {"runner_storage/": "an empty folder of Prefect's worker, as long as it runs"}
@@ -364,7 +365,7 @@ def database_uses(operator: Operator, size_before: int) -> Iterator[Use]:
         size = sum(int(table[1]) for table in of_kind)
         rest -= size
         rows = sum(int(table[2]) for table in of_kind)
-        yield Use(f"database: {start}", rows, size, f"{why}; deleted after 90 days")
+        yield Use(f"database: `{start}`", rows, size, f"{why}; deleted after 90 days")
     why = f"catalogue and other tables; the empty database has {size_before / 1e6:.2f} MB"
     yield Use("database: the rest", 0, rest, why)
 

@@ -2,10 +2,10 @@
 
     PYTHONPATH=.:flows python benchmarks/skip.py > benchmarks/results/skip.md
 
-On a folder and on MinIO, each with 10 and with 10,000 past runs, of which every one was promoted and
-has a fingerprint of its own. A short training comes last; the same again then has nothing to
-do. Each such run has a process of its own, and a temporary Prefect server. Its time is that from
-the call of the flow to its end, the store's requests are counted as they leave the process.
+On a folder and on MinIO, each with 10 and with 10,000 past runs, every one with a fingerprint of its
+own. A short training comes last; the same again then has nothing to do. Each such run has a process
+of its own, and a temporary Prefect server. Its time is that from the call of the flow to its end; the
+store's requests are counted as they leave the process, and those of a folder as calls.
 """
 
 import os
@@ -13,9 +13,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,14 @@ from botocore.httpsession import URLLib3Session
 from train import training_job
 
 from fmnist.configure import load_named_settings
+from fmnist.evaluation.gate import Verdict
 from fmnist.orchestration.server import run_flow
 from fmnist.promotion.unchanged import Unchanged
 from fmnist.registry import keys
-from fmnist.registry.records import FORMAT, ChampionRecord, FingerprintedRun, digest_of, to_json
+from fmnist.registry.records import FORMAT, FingerprintedRun, Manifest, digest_of, to_json
 from fmnist.store.base import Store, open_store
 from fmnist.store.folder import FolderStore
-from tests.support import records
 from tests.support.processes import new_bucket, running_minio
-from tests.support.registry import put
 
 PAST = (10, 10_000)
 ROUNDS = 3
@@ -103,25 +104,18 @@ def _counted() -> list[str]:
 
 
 def fill(store: Store, past: int) -> None:
-    """Store runs of a few small files, each promoted after the other, and with a fingerprint."""
-    history = [
-        replace(records.champion(f"20250101T{number:06d}Z-0a1b2c3d"), generation=number)
-        for number in range(1, past + 1)
-    ]
+    """Store the manifests of so many runs, and the objects by which each is found."""
 
-    def store_one(record: ChampionRecord) -> None:
-        run_id, generation = record.run_id, record.generation
+    def store_one(number: int) -> None:
+        run_id = f"20250101T{number:06d}Z-0a1b2c3d"
         fingerprint = digest_of(run_id.encode())
-        put(store, run_id, fingerprint=fingerprint)
-        run = FingerprintedRun(FORMAT, run_id, record.accuracy, fingerprint, records.run().verdict)
-        store.put_if_absent(keys.of_fingerprint(fingerprint), to_json(run))
-        if generation < past:
-            store.put_if_absent(keys.of_generation(generation), to_json(record))
+        manifest = Manifest(FORMAT, run_id, datetime(2025, 1, 1, tzinfo=UTC), {}, fingerprint)
+        store.put_if_absent(keys.of_run(run_id, keys.MANIFEST), to_json(manifest))
+        found = FingerprintedRun(FORMAT, run_id, 0.8, fingerprint, Verdict(False, reason="poor"))
+        store.put_if_absent(keys.of_fingerprint(fingerprint), to_json(found))
 
-    with ThreadPoolExecutor(16) as threads:
-        for _ in threads.map(store_one, history):
-            pass
-    store.put_if_absent(keys.CHAMPION, to_json(history[-1]))
+    with ThreadPoolExecutor(8) as threads:
+        deque(threads.map(store_one, range(past)), maxlen=0)
 
 
 def measure(url: str, past: int) -> list[Skipped]:

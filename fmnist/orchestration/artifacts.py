@@ -31,6 +31,7 @@ _MOST_UPDATES = 10
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 _LONGEST_CALL = 10.0
+_LONGEST_END = 1.0
 
 
 @contextmanager
@@ -81,11 +82,11 @@ def _show_percent() -> Callable[[float], None]:
 def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], None]]:
     """Call `send` in a thread of its own; only the latest value matters.
 
-    A call that fails is repeated after growing pauses. At the end it is tried once more, and is not
-    waited for any longer than one call takes.
+    A call that fails is repeated after growing pauses. At the end it is tried once more, which is not
+    waited for if it takes long: a server that hangs would hold up the run.
     """
     latest: list[float] = []
-    news, ended = threading.Event(), threading.Event()
+    news, ended, left = threading.Event(), threading.Event(), threading.Event()
     link = current_link()
 
     def work() -> None:
@@ -101,7 +102,9 @@ def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], No
                 try:
                     send(value)
                 except (httpx.HTTPError, PrefectException) as error:
-                    link.note(error)
+                    # Later, the run itself knows better whether the server is there.
+                    if not left.is_set():
+                        link.note(error)
                     news.set()
                     ended.wait(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
@@ -123,7 +126,8 @@ def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], No
     finally:
         ended.set()
         news.set()
-        thread.join(_LONGEST_CALL)
+        thread.join(_LONGEST_END)
+        left.set()
 
 
 def show_report(run: Run, folder: Path) -> None:
