@@ -469,8 +469,7 @@ def test_a_run_can_be_cancelled(operator: Operator) -> None:
     left = {path.name for path in temporary.iterdir()}
     run_id = operator.start_training(ENDLESS)
     operator.succeed("prefect", "flow-run", "cancel", str(run_id))
-    run = operator.wait(run_id, "Cancelled", seconds=10)
-    assert run.state.message == "interrupted"
+    operator.wait(run_id, "Cancelled", seconds=10)
     assert "Crash detected" not in operator.log(run_id)
     operator.wait_until_idle()
     until(lambda: {path.name for path in temporary.iterdir()} <= left, 20, "all is cleaned up")
