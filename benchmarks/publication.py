@@ -22,6 +22,7 @@ from typing import Any
 import conditions
 
 from fmnist.configure import load_named_settings
+from fmnist.data.duplicates import digests_of
 from fmnist.data.fetch import fetch_files
 from fmnist.data.split import load_images, prepare_sets
 from fmnist.environment import Environment
@@ -72,13 +73,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fetched = fetch_files(settings.data)
-        prepared = prepare_sets(fetched, settings.split, len(settings.data.class_names), folder)
+        prepared = prepare_sets(fetched, settings.data, settings.split, folder)
         test = load_images(prepared.test)
         test_set = TestSet(
             test.labels,
             settings.data.class_names,
             fetched.origin.test_set,
             scorer(test.images, len(settings.data.class_names)),
+            digests_of(test.images),
         )
         original = Path(source)
         stored = from_json(Settings, (original / keys.SETTINGS).read_bytes(), keys.SETTINGS)

@@ -46,9 +46,7 @@ def main() -> None:
     print(f"| {' | '.join(HEADER)} |\n|{'---:|' * len(HEADER)}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepared = prepare_sets(
-            fetch_files(settings.data), settings.split, len(settings.data.class_names), folder
-        )
+        prepared = prepare_sets(fetch_files(settings.data), settings.data, settings.split, folder)
         train_set, validation_set = load_images(prepared.train), load_images(prepared.validation)
         test_set = load_images(prepared.test)
         for seed in range(count):

@@ -5,7 +5,7 @@
 
 PREFECT_API_URL and PREFECT_API_AUTH_STRING name the server. Alerts are posted as JSON to
 ALERT_WEBHOOK_URL, and in Slack's form to ALERT_SLACK_URL; without either, the automations that post
-are left out. An alert is due when no run was judged for ALERT_SILENCE_HOURS (26).
+are left out. An alert is due when no run was completed for ALERT_SILENCE_HOURS (26).
 """
 
 import argparse

@@ -9,6 +9,7 @@ in `fmnist.orchestration`. Here are the order of the stages, their retries, and 
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +30,9 @@ from prefect.states import Cancelled
 from fmnist.cli.command import run
 from fmnist.cli.train import training_app
 from fmnist.data.fetch import fetch_files
-from fmnist.data.records import DataOrigin, FetchedData, LabelledImages, PreparedData
-from fmnist.data.split import load_images, prepare_sets
+from fmnist.data.records import DataOrigin, FetchedData, PreparedData
+from fmnist.data.split import load_digests, load_images, prepare_sets
+from fmnist.data.statistics import mean_images
 from fmnist.errors import ExitCode
 from fmnist.orchestration.artifacts import show_report, show_unchanged, training_progress
 from fmnist.orchestration.form import SettingsForm
@@ -46,6 +48,7 @@ from fmnist.orchestration.job import (
 )
 from fmnist.orchestration.link import settle
 from fmnist.orchestration.server import run_flow
+from fmnist.promotion.data_change import compare_data
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.publish import publish_run, write_run
 from fmnist.promotion.unchanged import Unchanged, find_unchanged, fingerprint_of
@@ -67,8 +70,8 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
     A part of the settings is enough: the rest comes from the deployment, then from the environment
     of the process that runs the flow, then from the defaults.
     """
-    with started_job(settings) as job:
-        with workspace(job.settings.store, job.run_id) as folder:
+    try:
+        with started_job(settings) as job, workspace(job.settings.store, job.run_id) as folder:
             fetched = retrying(fetch, job.settings.data.retry_pauses)(job.settings.data)
             if job.settings.training.when == "changed" and (same := find_same(job, fetched.origin)):
                 if settle(same):
@@ -82,8 +85,9 @@ def training_job(settings: Annotated[Any, SettingsForm] = {}) -> State[Any]:  # 
             run = retrying(publish, job.settings.store.retry_pauses)(job, run, folder)
             if settle(run):
                 show_report(run, finished_folder(folder))
-        return final_state(job, run)
-    return Cancelled(message="interrupted")
+    except KeyboardInterrupt:
+        return Cancelled(message="interrupted")
+    return final_state(job, run)
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=is_retryable)
@@ -104,7 +108,7 @@ def find_same(job: Job, data: DataOrigin) -> Unchanged | None:
 @task(cache_policy=NO_CACHE)
 def preprocess(fetched: FetchedData, settings: Settings, folder: Path) -> PreparedData:
     """Check the data and split them into training, validation and test."""
-    return prepare_sets(fetched, settings.split, len(settings.data.class_names), folder)
+    return prepare_sets(fetched, settings.data, settings.split, folder)
 
 
 @task(cache_policy=NO_CACHE)
@@ -129,26 +133,33 @@ def train(prepared: PreparedData, settings: Settings, folder: Path) -> TrainingR
 def evaluate(job: Job, data: DataOrigin, prepared: PreparedData, folder: Path) -> Decision:
     """Score the saved model once on the test images, and decide about it against the champion."""
     model = (finished_folder(folder) / keys.MODEL).read_bytes()
-    return _judge(job, data, load_images(prepared.test)).judge(model, job.seen_generation)
+    judge = _judge(job, data, prepared)
+    decision = judge.judge(model, job.seen_generation)
+    champion, settings = decision.champion_before, job.settings.data
+    change = compare_data(judge.store, champion, data, prepared.statistics, settings)
+    return replace(decision, data_change=change)
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=is_retryable)
 def publish(job: Job, run: Run, folder: Path) -> Run:
     """Write the run's files, store them, and promote the model if it passed the gate."""
-    test, finished = load_images(run.prepared.test), finished_folder(folder)
+    finished = finished_folder(folder)
     if not (finished / keys.MANIFEST).exists():
-        write_run(run, test.images, finished)
-    published = publish_run(run, finished, _judge(job, run.data, test))
+        train, test = load_images(run.prepared.train), load_images(run.prepared.test)
+        means = mean_images(train, len(job.settings.data.class_names))
+        write_run(run, test.images, means, finished)
+    published = publish_run(run, finished, _judge(job, run.data, run.prepared))
     process.hold_back()  # What has been published is no longer cancelled.
     logger.info("%s: %s", published.verdict.word, published.verdict.reason)
     return published
 
 
-def _judge(job: Job, data: DataOrigin, test: LabelledImages) -> Judge:
+def _judge(job: Job, data: DataOrigin, prepared: PreparedData) -> Judge:
     settings = job.settings
     store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
-    test_set = make_test_set(test, settings.data.class_names, data)
-    return Judge(store, test_set, settings.gate, job.run_id, job.conditional_writes)
+    test_set = make_test_set(load_images(prepared.test), settings.data.class_names, data)
+    trained_on = load_digests(prepared.training_digests)
+    return Judge(store, test_set, settings.gate, job.run_id, job.conditional_writes, trained_on)
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:

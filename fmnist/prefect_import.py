@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,10 @@ def prefect_import(*, end: bool = False) -> Iterator[None]:
     """
     try:
         try:
-            yield
+            with warnings.catch_warnings():
+                # What cannot be written is looked at before a run, and is an error then.
+                warnings.filterwarnings("ignore", "Failed to create the Prefect home")
+                yield
         # Prefect has no error of its own for some of what can be wrong in its files.
         except (OSError, ValueError, UserWarning) as error:
             if isinstance(error, UnicodeDecodeError):

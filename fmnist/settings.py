@@ -89,6 +89,12 @@ class DataSettings(_Section):
         max_length=256,
     )  # fmt: skip
     """Names of the classes, in the order of their labels, which count from 0."""
+    max_leaked: float = Field(0.01, ge=0, le=1)
+    """Largest share of the test images that may be among the training images too."""
+    notable_share_change: float = Field(0.1, ge=0, le=1)
+    """Flag a change in class shares since the champion's data above this Cramér's V."""
+    notable_brightness_change: float = Field(0.1, ge=0, le=1)
+    """Flag a change in brightness since the champion's data above this Kolmogorov-Smirnov D."""
 
 
 class SplitSettings(_Section):
@@ -167,6 +173,12 @@ class GateSettings(_Section):
         None, ge=0, le=1
     )
     """Largest allowed drop in any class's recall against the champion; none disables the check."""
+    min_comparable: Annotated[int | None, BeforeValidator(_none_in_words)] = Field(
+        None,
+        ge=1,
+        description="Fewest test images, new to both models, on which the comparison with the "
+        "champion decides; none means 1,000, or half of a test set of less than 2,000.",
+    )
 
 
 class StoreSettings(_Section):

@@ -13,7 +13,15 @@ from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LA
 from fmnist.errors import DataError
 from fmnist.settings import MIRRORS, DataSettings, Settings
 from tests.support.mirrors import idx, with_sums, write
-from tests.support.processes import S3Server, free_port, new_bucket, program, s3_server, unavailable
+from tests.support.processes import (
+    S3Server,
+    free_port,
+    new_bucket,
+    program,
+    running_minio,
+    s3_server,
+    unavailable,
+)
 
 # Read before any test changes the environment or the folder: where the user has the data.
 _DATA = Settings().data
@@ -79,10 +87,7 @@ def small_data(real_data: FetchedData, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real MinIO server in its own folder, for the whole session."""
-    folder, address = tmp_path_factory.mktemp("minio"), f"127.0.0.1:{free_port()}"
-    command = [program("minio"), "server", str(folder / "objects"), "--address", address]
-    keys = ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
-    with s3_server(command, address, keys, "/minio/health/live", folder / "log") as server:
+    with running_minio(tmp_path_factory.mktemp("minio")) as server:
         yield server
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from fmnist.cli import tables
 from fmnist.cli.command import Context, Result, done
 from fmnist.cli.options import Count, RunId, takes_settings
+from fmnist.data.duplicates import unseen
 from fmnist.data.records import DataOrigin
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare, in_digits, in_points
@@ -314,11 +315,15 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     models = [runs.read_file(store, run, keys.MODEL) for run in stored]
     origins = [runs.read_record(store, run, keys.DATA, DataOrigin) for run in stored]
     data, test = fetch_test_data(context.settings.data)
-    score = make_test_set(test, context.settings.data.class_names, data).score
-    before, after = (score(model) for model in models)
     names = context.settings.data.class_names
+    test_set = make_test_set(test, names, data)
+    before, after = (test_set.score(model) for model in models)
     same = [origin.test_set == data.test_set for origin in origins]
-    found = compare(first, before, after, test.labels, names, same_test_set=same[0])
+    trained_on = [runs.read_training_digests(store, run) for run in stored]
+    new_to_both = unseen(test_set.image_digests, *trained_on)
+    found = compare(
+        first, before, after, test.labels, names, same_test_set=same[0], unseen=new_to_both
+    )
     context.say(f"first   {first}", f"second  {second}", "")
     context.say(*tables.comparison_lines(found, "first", "second"))
     table = tables.make_table(context, "class", "first", "second", "points", right=(1, 2, 3))
@@ -327,7 +332,7 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
         table.add_row(each.name, *recalls, in_points(-each.drop))
     context.say("", "recall by class", table)
     for run, is_same in zip(stored, same, strict=True):
-        if not is_same:
+        if not is_same and found.left_out is None:
             context.say(
                 f"{run.run_id} was judged on other test data, and may have trained on these"
             )

@@ -19,9 +19,9 @@ _WIDE = 90
 def comparison_lines(
     found: Comparison, before: str = "champion", after: str = "challenger"
 ) -> list[str]:
-    """A comparison in four lines, with what the two models are called."""
+    """A comparison in a few lines, with what the two models are called."""
     low, high = found.interval.low, found.interval.high
-    return [
+    lines = [
         f"accuracy        {before} {found.champion_accuracy:.4f}, {after} {found.accuracy:.4f}",
         f"difference      {in_points(found.difference)} points, {CONFIDENCE:.0%} interval "
         f"{in_points(low)} to {in_points(high)}",
@@ -29,6 +29,9 @@ def comparison_lines(
         f"changed sides   {len(found.changed):,} of {found.images:,} images: {found.gained:,} only "
         f"the {after} has right, {found.lost:,} only the {before}",
     ]
+    if found.left_out:
+        lines.append(f"left out        {found.left_out:,} images that either may have trained on")
+    return lines
 
 
 def say_verdict(context: Context, verdict: Verdict, against: Against = None) -> None:

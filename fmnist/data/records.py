@@ -19,6 +19,8 @@ OFFICIAL_SHA256 = {
     TEST_IMAGES: "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
     TEST_LABELS: "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
+# A pixel is one of them, from 0.
+GREY_LEVELS = 256
 Bytes = npt.NDArray[np.uint8]
 # Of a model's classes, `(n, classes)`.
 Probabilities = npt.NDArray[np.float32]
@@ -87,6 +89,143 @@ class FetchedData:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Images of a data set that occur more than once. Images are counted from 0.
+
+    Attributes:
+        leaked: how many test images are among the training images (before their split) too.
+        leaked_named: up to ten of them in words, each with its training image.
+        conflicting: how many images have the pixels of an earlier one, and another label.
+        conflicting_named: up to ten of them in words, each with the earlier image.
+    """
+
+    leaked: int
+    leaked_named: tuple[str, ...]
+    conflicting: int
+    conflicting_named: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """One class in the three sets. The brightness of an image is the mean of its pixels.
+
+    Attributes:
+        name: the class's name.
+        training: its number of images, as the next two.
+        validation: in the validation set.
+        test: in the test set.
+        brightness: mean brightness of its training and validation images, 0 to 255.
+        spread: standard deviation of the brightness of these images.
+    """
+
+    name: str
+    training: int
+    validation: int
+    test: int
+    brightness: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What the three sets look like, as far as two data sets are compared by it.
+
+    Attributes:
+        classes: by class number; each has images to learn from and to test on.
+        brightness: how many training and validation images have each brightness, rounded down to a
+            whole number from 0 to 255.
+        test_brightness: the same of the test images.
+    """
+
+    classes: tuple[ClassStatistics, ...]
+    brightness: tuple[int, ...]
+    test_brightness: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what no data set has."""
+        if not all(one.training + one.validation > 0 and one.test > 0 for one in self.classes):
+            raise ValueError("a class has no images")
+        for counts in (self.brightness, self.test_brightness):
+            if len(counts) != GREY_LEVELS or min(counts) < 0 or not any(counts):
+                raise ValueError(f"brightness takes {GREY_LEVELS} counts of images")
+
+
+@dataclass(frozen=True)
+class ShareChange:
+    """The share of one class in two data sets.
+
+    Attributes:
+        name: the class's name.
+        before: its share in the champion's data.
+        now: its share in this run's.
+    """
+
+    name: str
+    before: float
+    now: float
+
+
+@dataclass(frozen=True)
+class SetChange:
+    """How one set of images differs from the champion's.
+
+    Attributes:
+        name: which set, in words.
+        images_before: how many images the champion's has.
+        images: how many this run's has.
+        cramers_v: effect size of the change in class shares: 0 (none) to 1.
+        shares_p_value: of the chi-squared test of homogeneity.
+        most_changed: the classes whose shares changed most, the largest change first.
+        brightness_before: mean brightness of the champion's images, in grey levels.
+        brightness: of this run's.
+        ks_distance: largest difference between the two cumulative distributions of brightness, the
+            Kolmogorov-Smirnov statistic: 0 (none) to 1.
+        brightness_p_value: of the Kolmogorov-Smirnov test.
+    """
+
+    name: str
+    images_before: int
+    images: int
+    cramers_v: float
+    shares_p_value: float
+    most_changed: tuple[ShareChange, ...]
+    brightness_before: float
+    brightness: float
+    ks_distance: float
+    brightness_p_value: float
+
+
+@dataclass(frozen=True)
+class DataChange:
+    """How a run's data differ from its champion's.
+
+    Attributes:
+        champion: the champion's run id.
+        sets: the training and validation images, then the test images; empty if not compared.
+        reason: why they were not compared, in words.
+    """
+
+    champion: str
+    sets: tuple[SetChange, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class DataRecord(DataOrigin):
+    """What a run keeps about its data. Older runs lack all but their origin.
+
+    Attributes:
+        duplicates: images that occur more than once.
+        statistics: what the three sets look like.
+        change: how they differ from the champion's; `None` if there was no champion.
+    """
+
+    duplicates: Duplicates | None = None
+    statistics: DataStatistics | None = None
+    change: DataChange | None = None
+
+
+@dataclass(frozen=True)
 class PreparedData:
     """The three sets on disk, read with `load_images`.
 
@@ -97,6 +236,9 @@ class PreparedData:
         train_images: number of images, as the next two.
         validation_images: number of images in the validation set.
         test_images: number of images in the test set.
+        statistics: what the sets look like.
+        duplicates: images that occur more than once.
+        training_digests: file of the digests of all training and validation images.
     """
 
     train: Path
@@ -105,3 +247,6 @@ class PreparedData:
     train_images: int
     validation_images: int
     test_images: int
+    statistics: DataStatistics
+    duplicates: Duplicates
+    training_digests: Path

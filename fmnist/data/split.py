@@ -10,10 +10,19 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from fmnist.data.duplicates import (
+    Digests,
+    digests_of,
+    find_duplicates,
+    pack_digests,
+    report_duplicates,
+    unpack_digests,
+)
 from fmnist.data.idx import read_labelled_images, size_text
 from fmnist.data.records import FetchedData, LabelledImages, PreparedData
+from fmnist.data.statistics import describe_sets
 from fmnist.errors import DataError, writing
-from fmnist.settings import SplitSettings
+from fmnist.settings import DataSettings, SplitSettings
 
 _NEEDED = 2
 
@@ -55,9 +64,10 @@ def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages
 
 
 def prepare_sets(
-    fetched: FetchedData, settings: SplitSettings, classes: int, folder: Path
+    fetched: FetchedData, data: DataSettings, settings: SplitSettings, folder: Path
 ) -> PreparedData:
     """Read and check the fetched files, split them, and write the three sets into `folder`."""
+    classes = len(data.class_names)
     everything = read_labelled_images(fetched.train_images, fetched.train_labels, classes)
     test = read_labelled_images(fetched.test_images, fetched.test_labels, classes)
     if test.images.shape[1:] != everything.images.shape[1:]:
@@ -66,6 +76,13 @@ def prepare_sets(
             f"{fetched.train_images} of {size_text(everything.images)}; they must be the same size"
         )
     train, validation = split(everything, settings)
+    digests = digests_of(everything.images)
+    duplicates = find_duplicates(
+        np.concatenate([digests, digests_of(test.images)]),
+        np.concatenate([everything.labels, test.labels]),
+        len(everything),
+    )
+    report_duplicates(duplicates, len(test), data.max_leaked)
     return PreparedData(
         train=_save(train, folder / "train.npz"),
         validation=_save(validation, folder / "validation.npz"),
@@ -73,6 +90,9 @@ def prepare_sets(
         train_images=len(train),
         validation_images=len(validation),
         test_images=len(test),
+        statistics=describe_sets(train, validation, test, data.class_names),
+        duplicates=duplicates,
+        training_digests=_save_digests(digests, folder / "training_images.digests"),
     )
 
 
@@ -80,6 +100,17 @@ def load_images(path: Path) -> LabelledImages:
     """Read one set that `prepare_sets` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return LabelledImages(arrays["images"], arrays["labels"])
+
+
+def load_digests(path: Path) -> Digests:
+    """Read the digests that `prepare_sets` wrote."""
+    return unpack_digests(path.read_bytes(), str(path))
+
+
+def _save_digests(digests: Digests, path: Path) -> Path:
+    with writing(path, "set store.work to another folder"):
+        path.write_bytes(pack_digests(digests))
+    return path
 
 
 def _save(data: LabelledImages, path: Path) -> Path:

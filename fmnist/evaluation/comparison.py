@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom, binomtest, norm
 
+from fmnist.data.duplicates import Mask
 from fmnist.data.records import Bytes, Probabilities
 from fmnist.evaluation.metrics import CONFIDENCE, Interval, surest_first
 
@@ -67,7 +68,7 @@ class Comparison:
 
     Attributes:
         champion: the champion's run id.
-        images: how many test images there are.
+        images: how many test images they are compared on.
         champion_accuracy: the champion's accuracy on them.
         accuracy: the challenger's accuracy on them.
         difference: the challenger's accuracy minus the champion's.
@@ -75,11 +76,12 @@ class Comparison:
         gained: how many images only the challenger classifies right.
         lost: how many images only the champion classifies right.
         p_value: of McNemar's exact test, two-sided.
-        same_test_set: whether the champion was judged on these images and class names too; if not,
-            it may have been trained on some of them.
+        same_test_set: whether the champion was judged on this test set and class names too.
         classes: the recall of each class, by class number.
         changed: every image counted in `lost`, then those in `gained`; of each those first that
             the challenger is surest of.
+        left_out: how many test images are left out, since one of the two may have been trained on
+            them; `None` if it is not known which, so that they are compared on all.
     """
 
     champion: str
@@ -94,6 +96,12 @@ class Comparison:
     same_test_set: bool
     classes: tuple[RecallDifference, ...]
     changed: tuple[ChangedImage, ...]
+    left_out: int | None = None
+
+    @property
+    def test_images(self) -> int:
+        """How many images the test set has."""
+        return self.images + (self.left_out or 0)
 
     @property
     def p_value_worse(self) -> float:
@@ -145,13 +153,18 @@ def compare(
     class_names: Sequence[str],
     *,
     same_test_set: bool,
+    unseen: Mask | None = None,
 ) -> Comparison:
     """Compare two models by their probabilities `(n, classes)` for images of these labels `(n,)`.
+
+    `unseen` says which images neither was trained on: only they count. `None` if it is not known.
 
     The p-value is that of McNemar's test (1947), exact, by the binomial distribution of the images
     that changed sides: are gains and losses as likely as a fair coin's sides?
     """
-    before, after = champion_probabilities.argmax(axis=1), probabilities.argmax(axis=1)
+    places = np.flatnonzero(np.ones(len(labels), bool) if unseen is None else unseen)
+    labels, probabilities = labels[places], probabilities[places]
+    before, after = champion_probabilities[places].argmax(axis=1), probabilities.argmax(axis=1)
     was_right, is_right = before == labels, after == labels
     confidence = probabilities.max(axis=1)
     gains, losses = is_right & ~was_right, was_right & ~is_right
@@ -159,9 +172,9 @@ def compare(
     return Comparison(
         champion=champion,
         images=len(labels),
-        champion_accuracy=float(was_right.mean()),
-        accuracy=float(is_right.mean()),
-        difference=(gained - lost) / len(labels),
+        champion_accuracy=_share(was_right),
+        accuracy=_share(is_right),
+        difference=(gained - lost) / max(len(labels), 1),
         interval=difference_interval(gained, lost, len(labels)),
         gained=gained,
         lost=lost,
@@ -179,15 +192,16 @@ def compare(
         ),
         changed=tuple(
             ChangedImage(
-                index=int(index),
-                true=class_names[labels[index]],
-                champion=class_names[before[index]],
-                challenger=class_names[after[index]],
-                confidence=float(confidence[index]),
+                index=int(places[found]),
+                true=class_names[labels[found]],
+                champion=class_names[before[found]],
+                challenger=class_names[after[found]],
+                confidence=float(confidence[found]),
             )
             for side in (losses, gains)
-            for index in surest_first(np.flatnonzero(side), confidence)
+            for found in surest_first(np.flatnonzero(side), confidence)
         ),
+        left_out=None if unseen is None else len(unseen) - len(places),
     )
 
 

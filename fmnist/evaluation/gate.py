@@ -12,6 +12,7 @@ from fmnist.evaluation.metrics import Evaluation
 from fmnist.settings import GateSettings
 
 SIGNIFICANCE = 0.025
+_COMPARABLE = 1_000
 _ROUNDING = 1e-9
 _DIGITS = 4
 
@@ -125,9 +126,9 @@ class GateContext:
 def decide(evaluation: Evaluation, settings: GateSettings, context: GateContext) -> Verdict:
     """Judge an evaluation by the gate's settings.
 
-    The comparison with a champion that was judged on other test images, or under other class names,
-    is shown but does not decide, since that champion may have been trained on these images. If the
-    champion cannot be scored, any rule that needs a comparison fails.
+    The comparison with the champion counts only images that neither model was trained on. Where
+    they are too few, or not known, it is shown and does not decide: see `obstacle`. If the champion
+    cannot be scored, any rule that needs a comparison fails.
 
     `not_worse` and `better` use McNemar's exact test, one-sided at 2.5 %, on the two models'
     results for the same images. "Not significantly worse" does not mean "as good": it lets a slow
@@ -150,13 +151,33 @@ def decide(evaluation: Evaluation, settings: GateSettings, context: GateContext)
     if isinstance(against, Comparison) and required and all(rule.passed for rule in required):
         closeness = f"{closeness}; it is {against.in_words}" if closeness else ""
     verdict = verdict_of((*rules, *required), closeness)
-    return replace(verdict, generation=context.generation, notes=_notes(context))
+    return replace(verdict, generation=context.generation, notes=_notes(context, settings))
+
+
+def obstacle(against: Comparison, settings: GateSettings) -> str:
+    """Why the comparison with the champion does not decide, to follow its name; else nothing."""
+    if against.left_out is None:
+        if against.same_test_set:
+            return ""
+        return "was judged on other test data or class names, and may have been trained on these images"
+    images = against.test_images
+    needed = settings.min_comparable
+    if needed is None:
+        needed = min(_COMPARABLE, math.ceil(images / 2))
+    if against.images >= needed:
+        return ""
+    return (
+        f"and this model can be compared on {against.images:,} of the {images:,} test images only, "
+        f"where gate.min_comparable is {needed:,}, since they may have been trained on the others"
+    )
 
 
 def _rules_against(against: Against, settings: GateSettings, test_images: int) -> list[Rule]:
-    if against is None or (isinstance(against, Comparison) and not against.same_test_set):
+    found = against if isinstance(against, Comparison) else None
+    if against is None or (found and obstacle(found, settings)):
         return []
-    found = against if isinstance(against, Comparison) and against.images == test_images else None
+    if found and found.test_images != test_images:
+        found = None
     rules = []
     if settings.champion == "not_worse":
         value = found.p_value_worse if found else None
@@ -193,7 +214,7 @@ def _class_rule(found: Comparison | None, bound: float) -> Rule:
     return Rule(name, change, bound, passed=change >= bound - _ROUNDING)
 
 
-def _notes(context: GateContext) -> tuple[str, ...]:
+def _notes(context: GateContext, settings: GateSettings) -> tuple[str, ...]:
     against, judged = context.against, context.judged
     used = f"this test set has judged {judged:,} models in this store"
     notes = [f"{used}: the more it judges, the less a pass proves"]
@@ -205,10 +226,14 @@ def _notes(context: GateContext) -> tuple[str, ...]:
             f"`fmnist verify {against.champion}`; to replace it without a comparison, use `fmnist "
             "promote --force`, or set gate.champion to off and gate.max_class_drop to none"
         )
-    elif against and not against.same_test_set:
+    elif against and (why := obstacle(against, settings)):
         notes.append(
-            f"the champion {against.champion} was judged on other test data or class names: the "
-            "comparison is shown and does not decide"
+            f"the champion {against.champion} {why}: the comparison is shown and does not decide"
+        )
+    elif against and against.left_out:
+        notes.append(
+            f"{against.left_out:,} of the {against.test_images:,} test images are left out of the "
+            "comparison, since the champion or this model may have been trained on them"
         )
     if not context.conditional_writes:
         notes.append(

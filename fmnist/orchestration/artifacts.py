@@ -23,7 +23,7 @@ from fmnist.orchestration.link import current_link
 from fmnist.progress import track
 from fmnist.promotion.unchanged import Unchanged
 from fmnist.report.figures import figure_titles
-from fmnist.report.markdown import classification_table, markdown
+from fmnist.report.markdown import classification_table, code, markdown, sentence
 from fmnist.report.run import Run
 from fmnist.training.records import Epoch
 
@@ -155,8 +155,8 @@ def show_unchanged(found: Unchanged) -> None:
             f"# Unchanged: {found.run_id}\n\n"
             f"Nothing was trained, since the same data, settings, code and versions made "
             f"{found.earlier} (test accuracy {found.accuracy:.4f}).\n\n"
-            f"Its verdict: **{found.verdict.word}**. {found.verdict.reason}.\n\n"
-            f"Its report: `{found.location}/report.md`\n",
+            f"Its verdict: **{found.verdict.word}**. {sentence(found.verdict.reason)}\n\n"
+            f"Its report: {code(f'{found.location}/report.md')}\n",
             key="report",
             description=f"Unchanged since {found.earlier}",
         )

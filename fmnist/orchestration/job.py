@@ -14,8 +14,10 @@ import httpx
 from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 from prefect.exceptions import PrefectException
+from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed
 from prefect.utilities.collections import deep_merge
 
@@ -24,7 +26,7 @@ from fmnist.configure import load_settings
 from fmnist.data.records import DataOrigin, PreparedData
 from fmnist.environment import Environment, describe_environment
 from fmnist.errors import JobError
-from fmnist.orchestration.link import end_if_lost, settle
+from fmnist.orchestration.link import bound_waits, end_if_lost, settle
 from fmnist.promotion.judge import Decision
 from fmnist.promotion.unchanged import Unchanged, fingerprint_of
 from fmnist.registry import keys
@@ -67,10 +69,10 @@ class Job:
 def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
     """Name this flow run, complete its settings and read its store; announce a failure.
 
-    Ctrl-C or SIGTERM leaves the block without an exception: the code after it marks the run as
-    cancelled.
+    Ctrl-C or SIGTERM raises `KeyboardInterrupt`, also while the block is entered.
     """
     _set_up_logging()
+    bound_waits()
     started_at = datetime.now(UTC)
     run_id = new_run_id(started_at)
     named = not _is_generated(runtime.flow_run.name)
@@ -103,6 +105,7 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
         raise
     except KeyboardInterrupt:
         logger.warning("interrupted")
+        raise
     except Exception as error:
         _announce("failed", run_id, f"{type(error).__name__}: {error}")
         raise
@@ -133,6 +136,7 @@ def describe_run(
         verdict=decision.verdict,
         champion_before=decision.champion_before,
         against=decision.against,
+        data_change=decision.data_change,
     )
 
 
@@ -153,7 +157,8 @@ def unchanged_state(job: Job, found: Unchanged) -> State[Any]:
     """Announce a run that had nothing to train, and label it like a judged one."""
     end_if_lost()
     logger.info("%s", found.reason)
-    _announce("unchanged", found.run_id, found.reason)
+    word = found.verdict.word if found.judged_again else "unchanged"
+    _announce(word, found.run_id, found.reason)
     _label(job, "unchanged", "unchanged", *([found.verdict.word] if found.judged_again else []))
     return Completed(message=found.reason, data=found)
 
@@ -245,12 +250,18 @@ def _is_of_no_use(_record: logging.LogRecord) -> bool:
     return False
 
 
+def _is_of_a_run(_record: logging.LogRecord) -> bool:
+    """Drops what is logged outside a run, about which Prefect would complain, from what is sent."""
+    return bool(FlowRunContext.get() or TaskRunContext.get())
+
+
 def _set_up_logging() -> None:
     """Send the package's log lines where Prefect sends its own; safe to repeat."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_not_foreseen)
-    # What sends events and logs in the background complains at length while the server is away.
-    for name in ("prefect.events.clients", "prefect._internal.concurrency", "EventsWorker"):
+    # What runs in the background complains at length while the server is away.
+    background = ("events.clients", "_internal.concurrency", "concurrency")
+    for name in ("EventsWorker", *(f"prefect.{name}" for name in background)):
         logging.getLogger(name).addFilter(_is_of_no_use)
     # Then logs that cannot be sent are dropped without a word, as in any program at work.
     logging.raiseExceptions = False
@@ -258,4 +269,6 @@ def _set_up_logging() -> None:
     library.setLevel(logging.INFO)
     for name in ("prefect", "prefect.flow_runs"):
         for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, APILogHandler):
+                handler.addFilter(_is_of_a_run)
             library.addHandler(handler)

@@ -8,7 +8,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import httpx
+from prefect.client import base
 from prefect.client.orchestration import get_client
+from prefect.concurrency import _leases
 from prefect.exceptions import Abort
 
 from fmnist.errors import JobError
@@ -20,6 +22,8 @@ logger = logging.getLogger("fmnist.flow")
 _LONGEST_OUTAGE = 600.0
 _LONGEST_PAUSE = 15.0
 _LONGEST_ANSWER = 5.0
+
+_parse_retry_after = base._parse_retry_after
 
 
 @dataclass
@@ -37,7 +41,9 @@ class Link:
     def note(self, error: Exception | None) -> None:
         """Say once that the server was lost, and once that it is back."""
         if error and not self.lost:
-            logger.warning("the Prefect server was lost (%s); the run goes on without it", error)
+            logger.warning(
+                "the Prefect server was lost (%s); the run goes on without it", reason(error)
+            )
         elif self.lost and not error:
             logger.warning("the Prefect server is back")
         self.lost = error is not None
@@ -63,6 +69,33 @@ def current_link() -> Link:
         link = Link()
         _current.set(link)
     return link
+
+
+def reason(error: Exception) -> str:
+    """Why a request failed, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def bound_waits() -> None:
+    """Let Prefect's clients neither wait as long as a server asks for, nor end the run after that.
+
+    Prefect has no settings for these, and would end a deployment's run that cannot renew its slot:
+    after some minutes without the server, or after its restart. Safe to repeat.
+    """
+
+    def parse(value: str) -> float | None:
+        seconds = _parse_retry_after(value)
+        return None if seconds is None else min(seconds, _LONGEST_PAUSE)
+
+    def go_on(error: Exception, *_: object) -> None:
+        logger.warning(
+            "the server no longer keeps other runs of this deployment waiting (%s); one that "
+            "starts now does no harm",
+            reason(error),
+        )
+
+    base._parse_retry_after = parse
+    _leases._handle_lease_renewal_failure = go_on
 
 
 def settle(outcome: Run | Unchanged | JobError) -> bool:

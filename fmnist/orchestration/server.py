@@ -4,6 +4,7 @@ import base64
 import contextlib
 import logging
 import os
+import signal
 import sqlite3
 import tempfile
 import time
@@ -18,13 +19,14 @@ from prefect import settings as prefect
 from prefect.client.orchestration import get_client
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
-from prefect.exceptions import Abort, PrefectException, TerminationSignal
+from prefect.exceptions import Abort, PrefectException
+from prefect.utilities import engine
 from sqlalchemy.engine import make_url
 
 from fmnist import process
 from fmnist.errors import JobError, PrefectError, without_credentials, writing
 from fmnist.orchestration import temporary_server
-from fmnist.orchestration.link import new_link
+from fmnist.orchestration.link import bound_waits, new_link, reason
 from fmnist.prefect_import import prefect_import
 from fmnist.promotion.unchanged import Unchanged
 from fmnist.report.run import Run
@@ -32,7 +34,6 @@ from fmnist.settings import Settings
 
 logger = logging.getLogger("fmnist.flow")
 
-_LONGEST_SERVER_START = 180
 _LONGEST_FIRST_ANSWER = 10
 _LONGEST_LOOK = 3
 _SMALLEST_ROOM = 2**20
@@ -49,7 +50,6 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
         PrefectError: no server answers, or it was lost before the run came to anything.
         KeyboardInterrupt: the run was interrupted.
     """
-    process.check_current_folder()
     process.end_at_once()
     url, login = api_address_and_login()
     if url:
@@ -64,13 +64,14 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
             if not url:
                 _start_temporary_server()
             _let_events_fail_fast()
+            bound_waits()
             process.hold_back()
+            # With its own, Prefect would record a run that is stopped while it starts as crashed.
+            engine._prefect_sigterm_handler = cast(Any, signal.getsignal(signal.SIGTERM))
             state = flow(settings, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
             return cast(Run | Unchanged, state.result())
-        except TerminationSignal as error:
-            raise KeyboardInterrupt from error
         except (httpx.HTTPError, PrefectException, Abort) as error:
             if isinstance(link.outcome, JobError):
                 raise link.outcome from error
@@ -78,13 +79,11 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
                 raise KeyboardInterrupt from error
             if link.outcome is None:
                 raise PrefectError(
-                    f"lost the Prefect server at {_address()} ({error}); see its log, then run "
-                    "again"
+                    f"lost the Prefect server at {_address()} ({reason(error)}); see its log, then "
+                    "run again"
                 ) from error
             logger.warning(
-                "Prefect was not told how this run ended: its server is lost (%s)",
-                error,
-                extra={"send_to_api": False},
+                "Prefect was not told how this run ended: its server is lost (%s)", reason(error)
             )
             return link.outcome
         finally:
@@ -110,7 +109,6 @@ def run_settings() -> dict[Any, Any]:
     if not prefect.PREFECT_API_URL.value():
         found |= {
             prefect.PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
-            prefect.PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _LONGEST_SERVER_START,
             # Its telemetry prints a traceback if the database is locked when it starts.
             prefect.PREFECT_SERVER_ANALYTICS_ENABLED: False,
         }
@@ -123,7 +121,10 @@ def _start_temporary_server() -> None:
         with get_client(sync_client=True) as client:
             client.read_flows(limit=1)
     except (httpx.HTTPError, PrefectException, OSError, RuntimeError, ValueError) as error:
-        raise no_answer("a temporary address", error) from error
+        raise PrefectError(
+            f"the temporary Prefect server cannot be used: {reason(error)}; correct what it says, "
+            "or start a server and set PREFECT_API_URL"
+        ) from error
 
 
 def _let_events_fail_fast() -> None:
@@ -206,10 +207,9 @@ def _fault_of(database: Path) -> str:
 
 def no_answer(address: str, error: Exception) -> PrefectError:
     """The failure of a first request to a Prefect server."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return PrefectError(
-        f"no Prefect server answers at {address} ({reason}); start it or correct PREFECT_API_URL, "
-        "or unset that to use a temporary server"
+        f"no Prefect server answers at {address} ({reason(error)}); start it or correct "
+        "PREFECT_API_URL, or unset that to use a temporary server"
     )
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from fmnist.data.records import Bytes, DataOrigin, LabelledImages, Probabilities
+from fmnist.data.duplicates import Digests, digests_of, unseen
+from fmnist.data.records import Bytes, DataChange, DataOrigin, LabelledImages, Probabilities
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Against, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, Verdict, decide, hold_back, undecided
@@ -11,7 +12,7 @@ from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of, promote_run
 from fmnist.registry.records import ChampionRecord, PromotionResult, RecordedClasses, StoredRun
-from fmnist.registry.runs import read_file, read_record, read_run
+from fmnist.registry.runs import read_file, read_record, read_run, read_training_digests
 from fmnist.registry.usage import record_use
 from fmnist.settings import GateSettings
 from fmnist.store.base import Store
@@ -28,12 +29,14 @@ class TestSet:
         digest: identifies these images and labels.
         score: returns a model's probabilities `(n, classes)` for the test images, given the bytes
             of its `.keras` file.
+        image_digests: of the images, `(n,)`.
     """
 
     labels: Bytes
     class_names: tuple[str, ...]
     digest: str
     score: Callable[[bytes], Probabilities]
+    image_digests: Digests
 
 
 def make_test_set(
@@ -44,7 +47,8 @@ def make_test_set(
         from fmnist.training.model_file import scorer
 
     score = scorer(test.images, len(class_names))
-    return TestSet(test.labels, class_names, origin.test_set, score)
+    digests = digests_of(test.images)
+    return TestSet(test.labels, class_names, origin.test_set, score, digests)
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,14 @@ class Decision:
         verdict: whether it is promoted, and why.
         champion_before: the champion it was judged against; `None` if there was none.
         against: the comparison with that champion; `None` if there was none.
+        data_change: how the data differ from that champion's, if somebody has looked.
     """
 
     evaluation: Evaluation
     verdict: Verdict
     champion_before: ChampionRecord | None
     against: Against
+    data_change: DataChange | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Judge:
         gate: what is required of them.
         run_id: the run being judged; all decisions about it count as one use of the test set.
         conditional_writes: whether the store honours conditional writes.
+        training_digests: those of the images that this run's model was trained on; `None` if they
+            are not known.
     """
 
     store: Store
@@ -81,6 +89,7 @@ class Judge:
     gate: GateSettings
     run_id: str
     conditional_writes: bool
+    training_digests: Digests | None = None
 
     def judge(self, model: bytes, seen_generation: int) -> Decision:
         """Score the model in the bytes of a `.keras` file, and decide about it.
@@ -129,6 +138,8 @@ class Judge:
             model = read_file(self.store, run, keys.MODEL)
             judged_on = read_record(self.store, run, keys.DATA, DataOrigin).test_set
             names = read_record(self.store, run, keys.EVALUATION, RecordedClasses).names
+            same_names = names == test_set.class_names
+            digests = read_training_digests(self.store, run) if same_names else None
             champion_probabilities = test_set.score(model)
         except DamagedError as error:
             return ComparisonFailed(champion.run_id, str(error))
@@ -138,7 +149,8 @@ class Judge:
             probabilities,
             test_set.labels,
             test_set.class_names,
-            same_test_set=judged_on == test_set.digest and names == test_set.class_names,
+            same_test_set=judged_on == test_set.digest and same_names,
+            unseen=unseen(test_set.image_digests, digests, self.training_digests),
         )
 
     def promote(

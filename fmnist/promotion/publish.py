@@ -4,11 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fmnist.data.records import Bytes
+from fmnist.data.records import Bytes, DataRecord
 from fmnist.errors import DamagedError, StoreError, writing
 from fmnist.evaluation.metrics import digest_of_predictions
 from fmnist.promotion.judge import Decision, Judge
-from fmnist.promotion.unchanged import remember
+from fmnist.promotion.stored import remember
 from fmnist.registry import keys
 from fmnist.registry.records import RetiredError, to_json
 from fmnist.registry.runs import read_file, seal_run, upload_run
@@ -17,17 +17,27 @@ from fmnist.report.markdown import markdown
 from fmnist.report.run import Run
 
 
-def write_run(run: Run, test_images: Bytes, folder: Path) -> None:
-    """Write every file of the run except its model into `folder`, and seal it with a manifest."""
-    figures = draw_figures(run, test_images)
+def write_run(run: Run, test_images: Bytes, mean_images: Bytes, folder: Path) -> None:
+    """Write every file of the run except its model into `folder`, and seal it with a manifest.
+
+    `mean_images` are the mean training images of the classes.
+    """
+    figures = draw_figures(run, test_images, mean_images)
+    data = DataRecord(
+        **vars(run.data),
+        duplicates=run.prepared.duplicates,
+        statistics=run.prepared.statistics,
+        change=run.data_change,
+    )
     contents = {
         **figures,
         keys.EVALUATION: to_json(run.evaluation),
         keys.VERDICT: to_json(run.verdict),
         keys.SETTINGS: to_json(run.settings),
-        keys.DATA: to_json(run.data),
+        keys.DATA: to_json(data),
         "training.json": to_json(run.training),
         "environment.json": to_json(run.environment),
+        keys.TRAINING_DIGESTS: run.prepared.training_digests.read_bytes(),
         "report.md": markdown(run, figure_titles(figures)).encode(),
     }
     if run.against:

@@ -1,5 +1,6 @@
 """Decide about runs that are in the store, or wait in a folder to be published."""
 
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +13,28 @@ from fmnist.configure import describe_faults
 from fmnist.data.fetch import fetch_files
 from fmnist.data.idx import read_labelled_images
 from fmnist.data.records import DataOrigin, LabelledImages
-from fmnist.errors import DamagedError, DataError, SettingsError
+from fmnist.errors import DamagedError, DataError, SettingsError, StoreError
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import evaluate
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.workspace import finished_folder, work_folder
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, promotion_since
-from fmnist.registry.records import ChampionRecord, StoredRun
-from fmnist.registry.runs import read_file, read_record, read_run, upload_run
+from fmnist.registry.fingerprints import record_fingerprint
+from fmnist.registry.records import (
+    FORMAT,
+    ChampionRecord,
+    FingerprintedRun,
+    RecordedFigures,
+    StoredRun,
+    digest_of,
+    to_json,
+)
+from fmnist.registry.runs import read_file, read_record, read_run, read_training_digests, upload_run
 from fmnist.settings import RENAMED, DataSettings, GateSettings, Settings, sections
 from fmnist.store.base import Store
 
+logger = logging.getLogger(__name__)
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -82,6 +93,8 @@ def promote_stored_run(store: Store, run_id: str, request: GateRequest) -> Promo
 def publish_kept_run(store: Store, folder: Path, request: GateRequest) -> Promotion:
     """Publish a finished run from the folder in which it was kept; safe to repeat.
 
+    The run can then be found by its fingerprint.
+
     Raises:
         SettingsError: the folder is not a finished run.
         DataError: as `promote_stored_run`.
@@ -96,10 +109,17 @@ def publish_kept_run(store: Store, folder: Path, request: GateRequest) -> Promot
     run = upload_run(store, folder)
     verdict = read_record(store, run, keys.VERDICT, Verdict)
     if verdict.decided and not verdict.promoted:
-        return Promotion(run.run_id, champion, None, verdict, None, verdict.reason)
-    if promoted_by := promotion_since(store, run.run_id, verdict.generation):
-        return Promotion(run.run_id, champion, promoted_by, None, None, "was promoted already")
-    return _judge_stored_run(store, run, champion, conditional_writes, request)
+        promotion = Promotion(run.run_id, champion, None, verdict, None, verdict.reason)
+    elif promoted_by := promotion_since(store, run.run_id, verdict.generation):
+        promotion = Promotion(run.run_id, champion, promoted_by, None, None, "was promoted already")
+    else:
+        promotion = _judge_stored_run(store, run, champion, conditional_writes, request)
+    if fingerprint := run.manifest.fingerprint:
+        accuracy = read_record(store, run, keys.EVALUATION, RecordedFigures).accuracy
+        gate = _gate_of(store, run, request)
+        decided = promotion.verdict or Verdict(True, reason=promotion.reason)
+        remember(store, fingerprint, run.run_id, accuracy, gate, decided)
+    return promotion
 
 
 def _judge_stored_run(
@@ -115,7 +135,6 @@ def _judge_stored_run(
     contents = {name: read_file(store, run, name) for name in run.manifest.files}
     if keys.MODEL not in contents:
         raise DamagedError(f"{store.location(keys.of_run(run.run_id))} has no model")
-    gate = recorded_section(store, run, "gate", GateSettings)
     class_names = recorded_section(store, run, "data", DataSettings).class_names
     origin = read_record(store, run, keys.DATA, DataOrigin)
     data, test = fetch_test_data(request.settings.data)
@@ -126,8 +145,9 @@ def _judge_stored_run(
             "promote it with --force"
         )
     test_set = make_test_set(test, class_names, data)
-    gate = gate.model_copy(update=dict(request.gate_overrides))
-    judge = Judge(store, test_set, gate, run.run_id, conditional_writes)
+    gate = _gate_of(store, run, request)
+    trained_on = read_training_digests(store, run)
+    judge = Judge(store, test_set, gate, run.run_id, conditional_writes, trained_on)
     probabilities = test_set.score(contents[keys.MODEL])
     evaluation = evaluate(probabilities, test.labels, class_names)
     decision, result = judge.promote(
@@ -141,6 +161,32 @@ def _judge_stored_run(
     if result.made and result.made.forced:
         reason = f"forced: {request.forced}"
     return Promotion(run.run_id, result.champion, result.made, decision.verdict, decision, reason)
+
+
+def _gate_of(store: Store, run: StoredRun, request: GateRequest) -> GateSettings:
+    recorded = recorded_section(store, run, "gate", GateSettings)
+    return recorded.model_copy(update=dict(request.gate_overrides))
+
+
+def remember(
+    store: Store,
+    fingerprint: str,
+    run_id: str,
+    accuracy: float,
+    gate: GateSettings,
+    verdict: Verdict,
+) -> None:
+    """Let later runs find this one by its fingerprint; without it, one more will train."""
+    run = FingerprintedRun(FORMAT, run_id, accuracy, digest_of_gate(gate), verdict)
+    try:
+        record_fingerprint(store, fingerprint, run)
+    except StoreError as error:
+        logger.warning("the fingerprint was not recorded, so the next run will train: %s", error)
+
+
+def digest_of_gate(gate: GateSettings) -> str:
+    """A SHA-256 of the gate's settings, to notice that they have changed."""
+    return digest_of(to_json(gate))
 
 
 def remove_kept_folder(folder: Path, run_id: str, settings: Settings) -> bool:

@@ -1,21 +1,18 @@
 """Recognise that a training would only repeat that of an earlier run."""
 
 import json
-import logging
 from dataclasses import dataclass
 
 from fmnist.data.records import DataOrigin
 from fmnist.environment import Environment
-from fmnist.errors import StoreError
 from fmnist.evaluation.gate import Verdict
-from fmnist.promotion.stored import GateRequest, promote_stored_run
+from fmnist.promotion.stored import GateRequest, digest_of_gate, promote_stored_run, remember
 from fmnist.registry import keys
-from fmnist.registry.fingerprints import find_by_fingerprint, record_fingerprint
-from fmnist.registry.records import FORMAT, FingerprintedRun, digest_of, to_json
-from fmnist.settings import GateSettings, Settings
+from fmnist.registry.fingerprints import find_by_fingerprint
+from fmnist.registry.records import digest_of
+from fmnist.settings import Settings
 from fmnist.store.base import Store
 
-logger = logging.getLogger(__name__)
 _NUMERICAL = ("tensorflow", "keras", "numpy")
 
 
@@ -72,7 +69,7 @@ def find_unchanged(
     found = find_by_fingerprint(store, fingerprint)
     if found is None:
         return None
-    verdict, gate_changed = found.verdict, found.gate != _digest(settings.gate)
+    verdict, gate_changed = found.verdict, found.gate != digest_of_gate(settings.gate)
     if gate_changed:
         request = GateRequest(settings, settings.gate.model_dump(), by)
         promotion = promote_stored_run(store, found.run_id, request)
@@ -86,23 +83,3 @@ def find_unchanged(
         verdict,
         gate_changed,
     )
-
-
-def remember(
-    store: Store,
-    fingerprint: str,
-    run_id: str,
-    accuracy: float,
-    gate: GateSettings,
-    verdict: Verdict,
-) -> None:
-    """Let later runs find this one by its fingerprint; without it, one more will train."""
-    run = FingerprintedRun(FORMAT, run_id, accuracy, _digest(gate), verdict)
-    try:
-        record_fingerprint(store, fingerprint, run)
-    except StoreError as error:
-        logger.warning("the fingerprint was not recorded, so the next run will train: %s", error)
-
-
-def _digest(gate: GateSettings) -> str:
-    return digest_of(to_json(gate))

@@ -43,7 +43,8 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
     """A folder on this machine to put a run together in, removed at the end.
 
     If the block fails after the run was finished, the run's files are kept in `finished_folder`.
-    What killed runs left is removed first. Temporary files of the block are in the folder too.
+    What killed runs left is removed first, except finished runs that are still to be published.
+    Temporary files of the block are in the folder too.
     """
     folder = work_folder(settings) / run_id
     with writing(folder, "set store.work to another folder"):
@@ -53,16 +54,8 @@ def workspace(settings: StoreSettings, run_id: str) -> Iterator[Path]:
             yield folder
     except BaseException:
         lock.release()
-        # What cannot be deleted must not hide the error that led here.
-        if (finished_folder(folder) / keys.MANIFEST).exists():
-            for path in set(folder.iterdir()) - {finished_folder(folder)}:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with contextlib.suppress(OSError):
-                        path.unlink()
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        sealed = (finished_folder(folder) / keys.MANIFEST).exists()
+        _clear(folder, keep_finished=sealed)
         raise
     lock.release()
     shutil.rmtree(folder, ignore_errors=True)
@@ -93,14 +86,26 @@ def _new_folder(folder: Path, settings: StoreSettings) -> FileLock:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / _LOCK):
         for left in left_folders(settings):
-            if not left.reason:
-                shutil.rmtree(left.path, ignore_errors=True)
+            _clear(left.path, keep_finished=bool(left.reason))
         finished_folder(folder).mkdir(parents=True)
         lock = FileLock(folder / _LOCK)
         lock.acquire()
         with contextlib.suppress(OSError):
             (folder.parent / _LOCK).unlink()
     return lock
+
+
+def _clear(folder: Path, *, keep_finished: bool) -> None:
+    """Remove a work folder, or all of it but the finished run, as far as it can be deleted."""
+    if not keep_finished:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in set(folder.iterdir()) - {finished_folder(folder)}:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _is_in_use(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from fmnist.data.duplicates import Digests, unpack_digests
 from fmnist.errors import DamagedError
 from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
@@ -192,6 +193,15 @@ def read_record(store: Store, run: StoredRun, name: str, kind: type[Record]) -> 
     """A file of a run, checked, as a record of that kind."""
     content = read_file(store, run, name)
     return from_json(kind, content, store.location(keys.of_run(run.run_id, name)))
+
+
+def read_training_digests(store: Store, run: StoredRun) -> Digests | None:
+    """The digests of the images that a run's model was trained on; `None` in older runs."""
+    name = keys.TRAINING_DIGESTS
+    if name not in run.manifest.files:
+        return None
+    where = store.location(keys.of_run(run.run_id, name))
+    return unpack_digests(read_file(store, run, name), where)
 
 
 def _is(content: bytes, entry: FileEntry) -> bool:

@@ -1,15 +1,25 @@
-"""A run as Markdown and in one line."""
+"""A run as Markdown and in one line.
 
+What others have named or written (classes, places, reasons) is escaped: it is shown as it is.
+"""
+
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from fmnist.data.records import DataChange, PreparedData
+from fmnist.data.statistics import notable_changes
+from fmnist.errors import printable
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
-from fmnist.evaluation.gate import Rule, Verdict
+from fmnist.evaluation.gate import Rule, Verdict, obstacle
 from fmnist.evaluation.metrics import CONFIDENCE, ClassScores, Evaluation
-from fmnist.report.run import CHAMPION_AND_CHALLENGER, Run
-from fmnist.settings import GateSettings, non_defaults
+from fmnist.report.run import CHAMPION_AND_CHALLENGER, MEAN_IMAGES, Run
+from fmnist.settings import DataSettings, GateSettings, non_defaults
 
 _WEAKEST = 3
+_ARROW = "\N{RIGHTWARDS ARROW}"
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_ESCAPES = str.maketrans(_ENTITIES | {mark: f"\\{mark}" for mark in "\\`*_[]~$#"})
 
 
 def markdown(run: Run, images: Mapping[str, str], files: Sequence[str] = ()) -> str:
@@ -17,22 +27,27 @@ def markdown(run: Run, images: Mapping[str, str], files: Sequence[str] = ()) -> 
 
     `files`, if given, are listed with their locations in the store.
     """
-    others = {title: at for title, at in images.items() if title != CHAMPION_AND_CHALLENGER}
+    others = {
+        title: address
+        for title, address in images.items()
+        if title not in (CHAMPION_AND_CHALLENGER, MEAN_IMAGES)
+    }
     parts = [
         f"# {run.verdict.word.capitalize()}: {run.run_id}",
-        _sentence(run.verdict.reason),
+        sentence(run.verdict.reason),
         *_rules(run.verdict),
         _figures_of_merit(run),
         *_champion_and_challenger(run, images.get(CHAMPION_AND_CHALLENGER)),
+        *_data(run, images.get(MEAN_IMAGES)),
         *(f"## {title}\n\n{_image(title, address)}" for title, address in others.items()),
-        "## Classes\n\n" + _table(*classification_table(run.evaluation)),
+        "## Classes\n\n" + _classes(run.evaluation),
         "## Most confused\n\n" + _confused_pairs(run.evaluation),
         "## How it was made\n\n" + _provenance(run),
         "## Use it\n\n" + _usage(run),
         "## Go back\n\n" + _way_back(run),
     ]
     if files:
-        listed = "\n".join(f"- `{run.location}/{name}`" for name in sorted(files))
+        listed = "\n".join(f"- {code(f'{run.location}/{name}')}" for name in sorted(files))
         parts.append(f"## Files\n\n{listed}")
     return "\n\n".join(parts) + "\n"
 
@@ -75,18 +90,40 @@ def _image(title: str, address: str) -> str:
     return f"![{title}]({address})"
 
 
-def _sentence(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}."
+def sentence(words: str) -> str:
+    """Words of the gate's or of an error as a sentence of its own."""
+    return _prose(f"{words[:1].upper()}{words[1:]}.")
+
+
+def code(text: str) -> str:
+    """Any text as Markdown's code, in one line."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    marks, gap = "`" * (longest + 1), " " if longest else ""
+    return f"{marks}{gap}{printable(text)}{gap}{marks}"
+
+
+def _prose(words: str) -> str:
+    """Words of ours, which may quote others; what they have in backticks is code."""
+    parts = re.split(r"(`[^`]+`)", printable(words))
+    return "".join(part if at % 2 else _plain(part) for at, part in enumerate(parts))
+
+
+def _plain(text: str) -> str:
+    """Any text in one line, with nothing that Markdown or HTML would read as more than text.
+
+    Tables also escape what would end a cell.
+    """
+    return printable(text).translate(_ESCAPES)
 
 
 def _rules(verdict: Verdict) -> list[str]:
     """The rules as a table, and the notes as a list, if there are any."""
     rows = [
-        [rule.name, rule.measured, rule.needed, "pass" if rule.passed else "FAIL"]
+        [_plain(rule.name), rule.measured, rule.needed, "pass" if rule.passed else "FAIL"]
         for rule in verdict.rules
     ]
     table = [_table(["rule", "measured", "needed", "result"], rows)] if rows else []
-    notes = "\n".join(f"- {_sentence(note)}" for note in verdict.notes)
+    notes = "\n".join(f"- {sentence(note)}" for note in verdict.notes)
     return [*table, notes] if notes else table
 
 
@@ -100,7 +137,9 @@ def _figures_of_merit(run: Run) -> str:
         "calibration error (test)": f"{evaluation.calibration_error:.4f}",
         "validation accuracy, kept epoch": f"{training.best.val_accuracy:.4f}",
         "last validation loss / lowest": f"{training.end_of_validation_loss:.3f}",
-        "weakest classes": ", ".join(f"{scores.name} (F1 {scores.f1:.4f})" for scores in weakest),
+        "weakest classes": ", ".join(
+            f"{_plain(scores.name)} (F1 {scores.f1:.4f})" for scores in weakest
+        ),
     }
     return _facts("figure", figures | _champions(run))
 
@@ -129,22 +168,26 @@ def _champion_and_challenger(run: Run, figure: str | None) -> list[str]:
     if isinstance(against, ComparisonFailed):
         return [
             heading,
-            f"The champion {against.champion} could not be scored: {against.reason}. "
+            f"The champion {against.champion} could not be scored: {_prose(against.reason)}. "
             f"`fmnist verify {against.champion}` checks its files.",
             f"{asked} That takes a comparison: this run is rejected."
             if asked
             else "No rule of the gate needs a comparison, so this decides nothing.",
         ]
-    if not against.same_test_set:
-        asked = (
-            "The champion was judged on other test data or under other class names, so it may have "
-            "been trained on some of these images: this is shown and does not decide."
+    compared = (
+        f"This run, the challenger, and the champion {against.champion}, both scored on the same "
+        f"{against.images:,} test images."
+    )
+    if against.left_out:
+        compared += (
+            f" The other {against.left_out:,} are left out, since one of the two may have been "
+            "trained on them."
         )
+    if why := obstacle(against, run.settings.gate):
+        asked = f"The champion {why}: this is shown and does not decide."
     return [
         heading,
-        f"This run, the challenger, and the champion {against.champion}, both scored on the same "
-        f"{against.images:,} test images. "
-        + (asked or "`gate.champion` is `off`: this is shown and does not decide."),
+        f"{compared} {asked or '`gate.champion` is `off`: this is shown and does not decide.'}",
         _difference(against),
         *([_image(CHAMPION_AND_CHALLENGER, figure)] if figure else []),
         _classes_compared(against),
@@ -190,14 +233,87 @@ def _classes_compared(against: Comparison) -> str:
     rows = []
     for scores in against.classes:
         recalls = [f"{scores.champion:.4f}", f"{scores.challenger:.4f}", in_points(-scores.drop)]
-        rows.append([scores.name, *recalls, f"{scores.gained:,}", f"{scores.lost:,}"])
+        rows.append([_plain(scores.name), *recalls, f"{scores.gained:,}", f"{scores.lost:,}"])
     return _table(header, rows)
+
+
+def _data(run: Run, figure: str | None) -> list[str]:
+    """The section about the data, and how they differ from the champion's."""
+    change, classes = run.data_change, run.prepared.statistics.classes
+    header = ["class", "training", "validation", "test", "mean brightness", "deviation"]
+    rows = [
+        [
+            _plain(one.name),
+            *(f"{count:,}" for count in (one.training, one.validation, one.test)),
+            *(f"{level:.1f}" for level in (one.brightness, one.spread)),
+        ]
+        for one in classes
+    ]
+    return [
+        "## Data",
+        *_duplicates(run.prepared),
+        *(_data_against_the_champions(change, run.settings.data) if change else []),
+        "Images of each class. Brightness is the mean of an image's pixels, 0 to 255; here are its "
+        "mean and standard deviation over the training and validation images.",
+        _table(header, rows),
+        *([_image(MEAN_IMAGES, figure)] if figure else []),
+    ]
+
+
+def _duplicates(prepared: PreparedData) -> list[str]:
+    """What is wrong with single images, as a list; empty if nothing is."""
+    found = prepared.duplicates
+    leaked = (
+        f"- {found.leaked:,} of the {prepared.test_images:,} test images are among the training "
+        "images too; examples are in `data.json`."
+    )
+    conflicting = (
+        f"- {found.conflicting:,} images have the pixels of another one, and another label; "
+        "examples are in `data.json`."
+    )
+    lines = [*([leaked] if found.leaked else []), *([conflicting] if found.conflicting else [])]
+    return ["\n".join(lines)] if lines else []
+
+
+def _data_against_the_champions(change: DataChange, settings: DataSettings) -> list[str]:
+    champion = f"the data of the champion {change.champion}"
+    if not change.sets:
+        return [sentence(f"not compared with {champion}: {change.reason}")]
+    notable = notable_changes(change.sets, settings)
+    header = ["set", "images", "class shares, Cramér's V", "chi-squared p", "mean brightness"]
+    header += ["Kolmogorov-Smirnov D", "its p"]
+    rows = [
+        [
+            one.name,
+            f"{one.images_before:,} {_ARROW} {one.images:,}",
+            f"{one.cramers_v:.3f}",
+            in_digits(one.shares_p_value).removeprefix("= "),
+            f"{one.brightness_before:.1f} {_ARROW} {one.brightness:.1f}",
+            f"{one.ks_distance:.3f}",
+            in_digits(one.brightness_p_value).removeprefix("= "),
+        ]
+        for one in change.sets
+    ]
+    flags = [f"- **Notable change** in the {_plain(words)}." for words in notable]
+    return [
+        f"Against {champion}:" if flags else f"No notable change against {champion}.",
+        *(["\n".join(flags)] if flags else []),
+        _table(header, rows),
+    ]
+
+
+def _classes(evaluation: Evaluation) -> str:
+    header, rows = classification_table(evaluation)
+    return _table(header, [[_plain(name), *figures] for name, *figures in rows])
 
 
 def _confused_pairs(evaluation: Evaluation) -> str:
     if not evaluation.confused_pairs:
         return "None: every test image was classified correctly."
-    rows = [[pair.true, pair.predicted, str(pair.images)] for pair in evaluation.confused_pairs]
+    rows = [
+        [_plain(pair.true), _plain(pair.predicted), str(pair.images)]
+        for pair in evaluation.confused_pairs
+    ]
     return _table(["true class", "taken for", "images"], rows)
 
 
@@ -208,7 +324,7 @@ def _provenance(run: Run) -> str:
     ending = "stopped early" if training.stopped_early else "ran to the end"
     count = f"{len(changed)} changed, the others" if changed else "all"
     facts = {
-        "data": f"{run.data.source}, {kind}, SHA-256 in `data.json`",
+        "data": f"{_plain(run.data.source)}, {kind}, SHA-256 in `data.json`",
         "images": f"{images.train_images:,} training, {images.validation_images:,} validation, "
         f"{images.test_images:,} test",
         "network": f"{training.parameters:,} parameters",
@@ -217,9 +333,11 @@ def _provenance(run: Run) -> str:
         "temperature": f"{training.temperature:.3f}, fitted on validation",
         "settings": f"{count} at their defaults; in `settings.json`",
         # One row each: the Prefect UI does not wrap a table's cells.
-        **{f"`{name}`": str(value) for name, value in changed.items()},
-        "code": environment.commit or "not in a git checkout",
-        "machine": f"{environment.processor}, {environment.cores} cores, {environment.platform}",
+        **{f"`{name}`": _plain(str(value)) for name, value in changed.items()},
+        "code": _plain(environment.commit or "not in a git checkout"),
+        "machine": _plain(
+            f"{environment.processor}, {environment.cores} cores, {environment.platform}"
+        ),
         "versions": f"Python {environment.python}, TensorFlow {packages['tensorflow']}, "
         f"Keras {packages['keras']}; all in `environment.json`",
         "started": f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC",
@@ -257,7 +375,7 @@ def _usage(run: Run) -> str:
         "and needs nothing of this project.\n\n"
         "```python\n"
         "import keras\n\n"
-        f"# the file {run.location}/model.keras\n"
+        f"# the file {printable(run.location)}/model.keras\n"
         f"# SHA-256 {run.training.model_sha256}\n"
         'model = keras.models.load_model("model.keras", safe_mode=True)\n'
         "probabilities = model.predict(images)\n"

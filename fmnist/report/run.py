@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from fmnist.data.records import DataOrigin, PreparedData
+from fmnist.data.records import DataChange, DataOrigin, PreparedData
 from fmnist.environment import Environment
 from fmnist.evaluation.comparison import Against
 from fmnist.evaluation.gate import Verdict
@@ -13,6 +13,7 @@ from fmnist.settings import Settings
 from fmnist.training.records import TrainingResult
 
 CHAMPION_AND_CHALLENGER = "Champion and challenger"
+MEAN_IMAGES = "Mean image of each class"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Run:
         environment: code, machine and versions.
         champion_before: the champion it was judged against; `None` if there was none.
         against: the comparison with that champion; `None` if there was none.
+        data_change: how the data differ from that champion's; `None` if there was none.
     """
 
     run_id: str
@@ -48,6 +50,7 @@ class Run:
     environment: Environment
     champion_before: ChampionRecord | None
     against: Against
+    data_change: DataChange | None = None
 
     @property
     def champion_after(self) -> str | None:

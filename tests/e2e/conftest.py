@@ -1,5 +1,6 @@
 """The whole stack, started from compose.yaml by the command that a user has, and an operator on it."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -31,11 +32,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     LogFilter,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import LogSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
 
 from deployments import stack as stack_command
 from fmnist.registry.records import ChampionRecord, from_json
@@ -45,20 +47,36 @@ DEPLOYMENT = "fashion-mnist/process"
 # What a team has written down; the tests follow whatever it has changed there.
 DECLARED = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in DECLARED["deployments"]}
-# Short, with a bar that even a short training passes whatever the champion, or that none passes.
+# Short, and trained though a stored run is the same, with a bar that even a short training passes
+# whatever the champion, or that none passes.
 LOW_BAR = {"min_accuracy": 0.5, "champion": "off"}
-PROMOTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": LOW_BAR}
-REJECTED: dict[str, Any] = {"training": {"epochs": 4}, "gate": {"min_accuracy": 0.99}}
+PROMOTED: dict[str, Any] = {"training": {"when": "always", "epochs": 4}, "gate": LOW_BAR}
+REJECTED: dict[str, Any] = {
+    "training": {"when": "always", "epochs": 4},
+    "gate": {"min_accuracy": 0.99},
+}
 # Long enough to do something to it while it trains, or to have another run wait for it.
-MEDIUM: dict[str, Any] = {"training": {"epochs": 30}, "gate": LOW_BAR}
-LONG: dict[str, Any] = {"training": {"epochs": 60}, "gate": LOW_BAR}
+MEDIUM: dict[str, Any] = {"training": {"when": "always", "epochs": 30}, "gate": LOW_BAR}
+LONG: dict[str, Any] = {"training": {"when": "always", "epochs": 60}, "gate": LOW_BAR}
 # Passes the bar, but is worse than any champion that was trained for longer.
 WORSE: dict[str, Any] = {
-    "training": {"epochs": 1},
+    "training": {"when": "always", "epochs": 1},
     "gate": {"min_accuracy": 0.1, "champion": "not_worse"},
 }
-ENDLESS: dict[str, Any] = {"training": {"epochs": 9000, "patience": 9000}}
-FINAL = {"Promoted", "Rejected", "Completed", "Failed", "Crashed", "Cancelled"}
+# Does not end before a test has done something to it; yet its first tenth, which shows, comes soon.
+ENDLESS: dict[str, Any] = {"training": {"when": "always", "epochs": 200, "patience": 200}}
+FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
+
+
+def run_id_of(run: FlowRun) -> str:
+    """The run id, with which the name of a flow run begins."""
+    return run.name.split()[0]
+
+
+def outcome_of(run: FlowRun) -> str:
+    """A completed run's verdict, the first word of its message; the state of any other."""
+    completed = run.state_name == "Completed"
+    return str(run.state.message.partition(":")[0]) if completed else str(run.state_name)
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -84,10 +102,26 @@ class Webhook:
         run_id, *_ = run.split()
         return [alert["alert"] for alert in self.alerts if alert.get("run", "").startswith(run_id)]
 
+    def wait_for_slack(self, start: str) -> None:
+        """Wait until a text that starts so has come in Slack's form, and nothing beside it."""
+
+        def came() -> bool:
+            texts = [said["text"] for said in self.slack if said.keys() == {"text"}]
+            return any(text.startswith(start) for text in texts)
+
+        until(came, 30, f"Slack is told: {start}")
+
 
 @pytest.fixture(scope="session")
 def webhook() -> Iterator[Webhook]:
     """Where the alerts of the stack go."""
+    with listening_webhook() as received:
+        yield received
+
+
+@contextlib.contextmanager
+def listening_webhook() -> Iterator[Webhook]:
+    """A webhook that receives alerts until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -142,10 +176,10 @@ class Operator:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def deploy(self) -> None:
+    def deploy(self, name: str = "process") -> None:
         """Deploy as the README says."""
-        of_the_stack = ["--name", "process", "--prefect-file", "deployments/prefect.yaml"]
-        self.succeed("prefect", "--no-prompt", "deploy", *of_the_stack)
+        declared = ["--name", name, "--prefect-file", "deployments/prefect.yaml"]
+        self.succeed("prefect", "--no-prompt", "deploy", *declared)
 
     def start(self, service: str) -> None:
         """Start one service that was stopped or killed, and wait until it is healthy."""
@@ -199,8 +233,16 @@ class Operator:
         )
         return UUID(said.split("UUID: ")[1].split()[0])
 
+    def schedule_in(self, seconds: float, settings: Mapping[str, Any]) -> UUID:
+        """Schedule a run that is due in so many seconds; its id."""
+        due: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=seconds))
+        run = self.client.create_flow_run_from_deployment(
+            self.deployment().id, parameters={"settings": dict(settings)}, state=due
+        )
+        return UUID(str(run.id))
+
     def start_training(self, settings: Mapping[str, Any]) -> UUID:
-        """Start a run by hand, and wait until it has trained an epoch; its id."""
+        """Start a run by hand, and wait until it has trained a tenth of its epochs; its id."""
         run_id = self.start_run(settings)
 
         def trains() -> bool:
@@ -274,14 +316,13 @@ class Operator:
 
     def wait_for_task(self, run_id: UUID, name: str, state: str, seconds: float = 120) -> None:
         """Wait until one of a run's tasks is in this state."""
+        until(lambda: self.tasks(run_id).get(name) == state, seconds, f"{name} is in {state}")
 
-        def there() -> bool:
-            of_run = FlowRunFilter(id={"any_": [run_id]})
-            tasks = self.client.read_task_runs(flow_run_filter=of_run)
-            states = [task.state_name for task in tasks if task.name.startswith(f"{name}-")]
-            return state in states
-
-        until(there, seconds, f"{name} is in {state}")
+    def tasks(self, run_id: UUID) -> dict[str, str]:
+        """The state of each of a run's tasks that has begun, by the task's name."""
+        of_run = FlowRunFilter(id={"any_": [run_id]})
+        tasks = self.client.read_task_runs(flow_run_filter=of_run)
+        return {task.name.rpartition("-")[0]: task.state_name for task in tasks}
 
     def event(self, name: str, run: str) -> dict[str, Any]:
         """The one event of that name about a run, once it is recorded."""
@@ -337,16 +378,34 @@ def operator(
     request: pytest.FixtureRequest, data_source: str, webhook: Webhook
 ) -> Iterator[Operator]:
     """The stack, started by its own command, with the deployments deployed as the README says."""
+    # The path of the data is no business of the stack: it is one setting of the job.
+    job = {
+        "FMNIST_DATA__SOURCE": data_source,
+        "FMNIST_TRAINING__WARMUP_FRACTION": "0",
+        "FMNIST_STORE__RETRY_PAUSES": "2,5,10",
+    }
+    with running_stack(job, webhook) as operator:
+        try:
+            yield operator
+        finally:
+            if request.session.testsfailed:
+                terminal = request.config.get_terminal_writer()
+                for log in sorted((operator.state / "log").iterdir()):
+                    lines = log.read_text(errors="replace").splitlines()[-20:]
+                    terminal.line("\n    ".join([f"\nthe end of {log.name}:", *lines]))
+
+
+@contextlib.contextmanager
+def running_stack(job: Mapping[str, str], webhook: Webhook) -> Iterator[Operator]:
+    """A stack of its own in a temporary folder, whose jobs have these variables.
+
+    Nothing of it is left at the end but its logs, if `SCREENSHOTS` names a folder for them.
+    """
     # Not below pytest's own folder: PostgreSQL's user must be able to pass.
     state = Path(tempfile.mkdtemp(prefix="fmnist-stack-"))
     state.chmod(0o711)
     env_file, job_file = state / "env", state / "job.env"
-    # The path of the data is no business of the stack: it is one setting of the job.
-    job_file.write_text(
-        f"FMNIST_DATA__SOURCE={data_source}\n"
-        "FMNIST_TRAINING__WARMUP_FRACTION=0\n"
-        "FMNIST_STORE__RETRY_PAUSES=2,5,10\n"
-    )
+    job_file.write_text("".join(f"{name}={value}\n" for name, value in job.items()))
     stack_command.make_secrets(env_file)
     services = ("PREFECT", "POSTGRES", "MINIO", "WORKER")
     ports = {f"{name}_PORT": str(free_port()) for name in services}
@@ -374,11 +433,6 @@ def operator(
     finally:
         left = _started_from(state)
         operator.stack("stop")
-        if request.session.testsfailed:
-            terminal = request.config.get_terminal_writer()
-            for log in sorted((state / "log").iterdir()):
-                lines = log.read_text(errors="replace").splitlines()[-20:]
-                terminal.line("\n    ".join([f"\nthe end of {log.name}:", *lines]))
         if output := os.environ.get("SCREENSHOTS"):
             shutil.copytree(state / "log", Path(output) / "log", dirs_exist_ok=True)
         _, alive = psutil.wait_procs(left, timeout=20)
@@ -415,3 +469,10 @@ def promoted(operator: Operator) -> FlowRun:
 def rejected(operator: Operator, promoted: FlowRun) -> FlowRun:
     """A run after it that was rejected by a high bar."""
     return operator.wait(operator.start_run(REJECTED))
+
+
+@pytest.fixture(scope="session")
+def unchanged(operator: Operator, promoted: FlowRun) -> FlowRun:
+    """A run after it that had nothing new to train; whether to train is left to the deployment."""
+    training = {name: value for name, value in PROMOTED["training"].items() if name != "when"}
+    return operator.wait(operator.start_run({**PROMOTED, "training": training}))

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from prefect.client.schemas.objects import FlowRun
 
 from fmnist.settings import sections
-from tests.e2e.conftest import DEPLOYMENTS, Operator
+from tests.e2e.conftest import DEPLOYMENTS, Operator, run_id_of
 from tests.support.processes import ROOT, unavailable
 from tests.support.records import COMPARISON_FILES, FILES
 
@@ -185,7 +185,7 @@ def test_nobody_sees_anything_without_the_password(
         refused = stranger.get_by_text("Authentication failed.")
         expect(refused.or_(stranger.get_by_role("button", name="Login")).first).to_be_visible()
         seen = stranger.inner_text("body")
-        for hidden in ("fashion-mnist", "process", "report", "Promoted", promoted.name):
+        for hidden in ("fashion-mnist", "process", "report", "Promoted", run_id_of(promoted)):
             assert hidden not in seen, path
     answer = stranger.request.get(f"/api/flow_runs/{promoted.id}")
     assert answer.status == 401
@@ -199,7 +199,7 @@ def test_the_address_of_the_server_opens_the_ui_that_links_lead_to(
     page.wait_for_url("**/dashboard")
     home = page.url.partition("/dashboard")[0]
     picture(page, "home")
-    run_id, *_ = promoted.name.split()
+    run_id = run_id_of(promoted)
     (alert,) = [alert for alert in operator.webhook.alerts if alert.get("run") == run_id]
     assert alert["page"].startswith(f"{home}/runs/flow-run/")
     assert not alert["page"].startswith(f"{home}/v2/")
@@ -242,30 +242,76 @@ def test_a_deployments_page_shows_which_schedules_are_on(
     expect(page.get_by_text(words).first).to_be_visible()
 
 
+@pytest.fixture(scope="module")
+def runs(promoted: FlowRun, rejected: FlowRun, unchanged: FlowRun) -> dict[str, FlowRun]:
+    """A run for each verdict."""
+    return {"promoted": promoted, "rejected": rejected, "unchanged": unchanged}
+
+
 def test_the_list_of_runs_shows_each_verdict(
-    visit: Visit, promoted: FlowRun, rejected: FlowRun, picture: Picture
+    visit: Visit, runs: dict[str, FlowRun], picture: Picture
 ) -> None:
     """Who looks for last night's run finds it by its verdict, and that of the one before."""
     page = visit("/runs")
-    for run in (promoted, rejected):
-        entry = page.locator(".state-list-item").filter(has_text=run.name)
-        expect(entry.locator(".state-badge")).to_have_text(run.state_name)
+    for word, run in runs.items():
+        entry = page.locator(".state-list-item").filter(has_text=run_id_of(run))
+        expect(entry).to_contain_text(f"{run_id_of(run)} {word}")
+        expect(entry.locator(".state-badge")).to_have_text("Completed")
     picture(page, "runs")
+
+
+@pytest.mark.parametrize("word", ["promoted", "rejected", "unchanged"])
+def test_runs_are_found_by_state_and_verdict(
+    word: str, visit: Visit, runs: dict[str, FlowRun], picture: Picture
+) -> None:
+    """The filters for a state and a tag, together, leave the runs with that verdict."""
+    page = visit(f"/runs?state=Completed&tag={word}")
+    listed = page.locator(".state-list-item")
+    expect(listed.filter(has_text=run_id_of(runs[word]))).to_be_visible()
+    expect(listed.filter(has_not_text=re.compile(rf"-\w{{8}} {word}"))).to_have_count(0)
+    picture(page, f"runs-{word}")
+
+
+def test_a_deployments_page_lists_its_runs_with_their_verdicts(
+    operator: Operator, visit: Visit, runs: dict[str, FlowRun], picture: Picture
+) -> None:
+    """All of them, since none ends in a state of its own, which this list would hide."""
+    page = visit(f"/deployments/deployment/{operator.deployment().id}")
+    for word, run in runs.items():
+        expect(page.get_by_text(re.compile(f"^{run_id_of(run)} {word}"))).to_be_visible()
+    picture(page, "deployment-runs")
+
+
+def test_the_page_of_an_unchanged_run_leads_to_the_earlier_one(
+    promoted: FlowRun, unchanged: FlowRun, visit: Visit, picture: Picture
+) -> None:
+    """It says which run it would repeat, what the verdict on that was, and where its report is."""
+    page = visit(f"/runs/flow-run/{unchanged.id}")
+    heading = page.locator(".page-heading-flow-run")
+    expect(heading).to_contain_text(f"{run_id_of(unchanged)} unchanged")
+    expect(page.locator(".logs").get_by_text(unchanged.state.message)).to_be_visible()
+    picture(page, "unchanged")
+    report, earlier = open_artifact(page, "report"), run_id_of(promoted)
+    expect(report.get_by_role("heading", name=f"Unchanged: {run_id_of(unchanged)}")).to_be_visible()
+    expect(report).to_contain_text(f"made {earlier} (test accuracy 0.")
+    expect(report).to_contain_text("Its verdict: promoted.")
+    expect(report).to_contain_text(f"s3://models/fashion-mnist/runs/{earlier}/report.md")
+    picture(page, "unchanged-report")
 
 
 def test_a_runs_page_shows_its_verdict_and_the_reason(
     judged: Judged, visit: Visit, picture: Picture
 ) -> None:
-    """The verdict is the state and a tag, the reason is in the log and the details, in words."""
+    """The verdict is in the name and a tag, the reason is in the log and the details, in words."""
     word, run = judged
     page = visit(f"/runs/flow-run/{run.id}")
     heading = page.locator(".page-heading-flow-run")
-    expect(heading.locator(".state-badge")).to_have_text(word.capitalize())
-    expect(heading).to_contain_text(run.name)
+    expect(heading.locator(".state-badge")).to_have_text("Completed")
+    expect(heading).to_contain_text(f"{run_id_of(run)} {word} 0.")
     for tag in (*DEPLOYMENTS["process"]["tags"], "official-data", word):
         expect(heading.get_by_text(tag, exact=True).first).to_be_visible()
     log = page.locator(".logs")
-    expect(log.get_by_text(f"{word}: {run.state.message}")).to_be_visible()
+    expect(log.get_by_text(run.state.message)).to_be_visible()
     expect(log.get_by_text("training: epoch 4/4")).to_be_visible()
     picture(page, word)
     open_tab(page, "Details")
@@ -291,8 +337,10 @@ def test_the_report_is_rendered_with_tables_and_figures(
     word, run = judged
     page = visit(f"/runs/flow-run/{run.id}")
     report = open_artifact(page, "report")
-    expect(report.get_by_role("heading", name=f"{word.capitalize()}: {run.name}")).to_be_visible()
-    reason = run.state.message
+    expect(
+        report.get_by_role("heading", name=f"{word.capitalize()}: {run_id_of(run)}")
+    ).to_be_visible()
+    reason = run.state.message.removeprefix(f"{word}: ")
     expect(report.get_by_text(f"{reason[0].upper()}{reason[1:]}.", exact=True)).to_be_visible()
     rules = report.get_by_role("table").first
     # The header, the two rules of every run, and whether it is worse than a champion.
@@ -365,7 +413,8 @@ def test_the_report_answers(
     page = visit(report_of_rejected)
     report = page.locator(".artifact-data-view")
     for answer in QUESTIONS[question]:
-        words = answer.replace("RUN", rejected.name).replace("CHAMPION", promoted.name)
+        words = answer.replace("RUN", run_id_of(rejected))
+        words = words.replace("CHAMPION", run_id_of(promoted))
         expect(report.get_by_text(re.compile(words)).first).to_be_visible()
 
 

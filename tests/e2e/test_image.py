@@ -291,7 +291,7 @@ def test_a_worker_runs_a_deployment(
         ) as container:
             done = container.finish()
         assert done.code == 0, done.err
-        assert "Finished in state Promoted(" in done.err
+        assert "Finished in state Completed('promoted: " in done.err
         assert current_champion(FolderStore(str(folder / "store")))
 
 
@@ -322,11 +322,9 @@ def test_a_run_reaches_a_bucket_and_writes_nothing_but_the_volume(
     assert runs == {*FILES, "manifest.json"}
 
 
-@pytest.mark.parametrize(
-    ("how", "state"), [("stop --time 60", "Crashed"), ("kill --signal INT", "Cancelled")]
-)
+@pytest.mark.parametrize("how", ["stop --time 60", "kill --signal INT"])
 def test_a_signal_to_the_container_ends_the_run_cleanly(
-    prefect_server: str, data: tuple[str, ...], tmp_path: Path, how: str, state: str
+    prefect_server: str, data: tuple[str, ...], tmp_path: Path, how: str
 ) -> None:
     """`docker stop` or Ctrl-C in the middle of training: 130, recorded, cleaned up, soon."""
     with new_volume() as (volume, folder):
@@ -348,7 +346,7 @@ def test_a_signal_to_the_container_ends_the_run_cleanly(
         assert done.code == 130, done.err
         assert done.summary.startswith("interrupted  ")
         assert "Traceback" not in done.err
-        assert f"Finished in state {state}(" in done.err
+        assert "Finished in state Cancelled(" in done.err
         assert list(work.iterdir()) == []
         assert files_in(folder / "store") <= {".lock"}
 

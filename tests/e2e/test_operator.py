@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
-from tests.e2e.conftest import MEDIUM, PROMOTED, Operator, until
+from tests.e2e.conftest import DEPLOYMENT, MEDIUM, PROMOTED, Operator, outcome_of, run_id_of, until
 from tests.support.processes import ROOT, free_port
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("promoted")]
@@ -33,7 +33,7 @@ def test_one_step_shows_the_console_the_stacks_store(
     options = ["--state", str(operator.state), "--env-file", str(operator.env_file)]
     env = shlex.join([sys.executable, str(ROOT / "deployments" / "stack.py"), *options, "env"])
     fmnist = f"{shlex.quote(sys.executable)} -m fmnist runs"
-    run_id, *_ = promoted.name.split()
+    run_id = run_id_of(promoted)
     for first, code, words in ((f'eval "$({env})"', 0, run_id), ("true", 5, "stack.py env")):
         done = subprocess.run(
             ["/bin/sh", "-c", f"{first}; exec {fmnist}"],
@@ -43,6 +43,37 @@ def test_one_step_shows_the_console_the_stacks_store(
             text=True,
         )
         assert (done.returncode, words in done.stdout) == (code, True), done.stdout + done.stderr
+
+
+def test_watching_a_run_shows_few_lines(operator: Operator) -> None:
+    """The command of the README shows progress in tenths, and what the run came to."""
+    given = ["--watch", "--param", f"settings={json.dumps(MEDIUM)}"]
+    said = operator.succeed("prefect", "deployment", "run", DEPLOYMENT, *given).splitlines()
+    assert sum("prefect.artifact.updated" in line for line in said) <= 10
+    assert len(said) <= 60, "\n".join(said)
+
+
+def test_a_pool_is_created_when_somebody_wants_it(operator: Operator) -> None:
+    """The command of the README creates it, and changes nothing else; its deployment finds it."""
+    client = operator.client
+    automations = client.read_automations()
+    try:
+        for said in ("created", "updated"):
+            assert operator.succeed("python", "deployments/setup.py", "--pool", "docker") == (
+                f"work pool docker: {said}\n"
+            )
+        assert {(pool.name, pool.type) for pool in client.read_work_pools()} == {
+            ("training", "process"),
+            ("docker", "docker"),
+        }
+        assert client.read_automations() == automations
+        operator.deploy("docker")
+        assert operator.deployment("fashion-mnist/docker").work_pool_name == "docker"
+    finally:
+        client.delete_work_pool("docker")
+        for deployment in client.read_deployments():
+            if deployment.name == "docker":
+                client.delete_deployment(deployment.id)
 
 
 def test_a_start_without_changes_restarts_nothing(operator: Operator) -> None:
@@ -69,13 +100,13 @@ def test_a_changed_setting_restarts_the_worker(operator: Operator, now: bool) ->
             False,
         )
         run = operator.wait(run_id)
-        assert (run.state_name == "Crashed") is now, operator.log(run_id)
+        assert outcome_of(run) == ("Cancelled" if now else "promoted"), operator.log(run_id)
         if now:
             time.sleep(5)
             assert not operator.webhook.of(run.name)
         else:
             next_run = operator.wait(operator.start_run(PROMOTED))
-            key = f"runs/{next_run.name.split()[0]}/settings.json"
+            key = f"runs/{run_id_of(next_run)}/settings.json"
             settings = json.loads(operator.read_object(key))
             assert settings["training"]["batch_size"] == 1024
     finally:
@@ -136,6 +167,20 @@ def test_a_stopped_service_is_called_stopped(operator: Operator) -> None:
     assert "NOT HEALTHY" not in status.stdout
     operator.stack("start")
     assert pid(operator, "worker") == worker
+
+
+def test_a_clean_stop_is_no_illness(operator: Operator) -> None:
+    """All is stopped, nothing temporary is left, and what was stored is there after a new start."""
+    temporary = Path(operator.processes("worker")[-1].environ()["TMPDIR"])
+    champion = operator.champion()
+    operator.stack("stop")
+    options = ["--state", operator.state, "--env-file", operator.env_file]
+    status = operator.run("python", "deployments/stack.py", *options, "status")
+    lines = [line.split() for line in status.stdout.splitlines()]
+    assert lines == [[name, "stopped"] for name in operator.services()]
+    assert not temporary.exists()
+    operator.stack("start")
+    assert operator.champion() == champion
 
 
 @pytest.mark.parametrize("where", ["environment", "file"])

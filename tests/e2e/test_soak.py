@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import FlowRun
 
 from fmnist.registry import keys
-from tests.e2e.conftest import PROMOTED, REJECTED, Operator
+from tests.e2e.conftest import PROMOTED, REJECTED, Operator, outcome_of, run_id_of
 
 RUNS = int(os.environ.get("SOAK_RUNS", "3"))
 
@@ -82,8 +82,8 @@ def test_scheduled_runs_leave_nothing_behind(operator: Operator, promoted: FlowR
         settings = REJECTED if number % 4 == 3 else PROMOTED
         run_id, due = operator.schedule(settings)
         run = operator.wait(run_id)
-        assert run.state_name == ("Rejected" if settings is REJECTED else "Promoted")
-        champion = champion if settings is REJECTED else run.name
+        assert outcome_of(run) == ("rejected" if settings is REJECTED else "promoted")
+        champion = champion if settings is REJECTED else run_id_of(run)
         assert operator.champion().run_id == champion
         starts.append(start_of(operator, run_id, due))
     operator.wait_until_idle()

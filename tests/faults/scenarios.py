@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fmnist.data.duplicates import digests_of
 from fmnist.data.records import OFFICIAL_SHA256, DataOrigin
 from fmnist.evaluation.gate import Verdict
 from fmnist.promotion.judge import Judge, TestSet
@@ -130,7 +131,7 @@ def test_set_in(folder: Path) -> TestSet:
     """The test images that every network here is judged on."""
     with np.load(folder / "test.npz") as test:
         images, labels = test["images"], test["labels"]
-    return TestSet(labels, records.CLASS_NAMES, ORIGIN.test_set, scorer(images))
+    return TestSet(labels, records.CLASS_NAMES, ORIGIN.test_set, scorer(images), digests_of(images))
 
 
 def _sealed(folder: Path, run_id: str) -> Path:

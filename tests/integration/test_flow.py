@@ -417,6 +417,20 @@ def test_a_changed_gate_judges_the_earlier_run_again_and_trains_nothing(nights: 
     }
 
 
+def test_a_run_that_judged_an_earlier_one_again_announces_the_verdict(nights: Nights) -> None:
+    """Whoever is told of a new champion is told of this one, though nothing was trained."""
+    wanted = {"filter": {"event": {"name": ["fmnist.run.promoted"]}}, "limit": 50}
+    words = f"as {nights.first.run_id}, judged again by the changed gate"
+    deadline = time.monotonic() + 30
+    with get_client(sync_client=True) as client:
+        while True:
+            events = client.request("POST", "/events/filter", json=wanted).json()["events"]
+            if any(words in event["payload"]["reason"] for event in events):
+                return
+            assert time.monotonic() < deadline, events
+            time.sleep(0.5)
+
+
 def test_a_name_that_a_person_gave_a_run_is_kept(small_data: Path, tmp_path: Path) -> None:
     """The run id is a tag then, beside the verdict."""
     settings = {

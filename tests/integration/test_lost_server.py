@@ -15,6 +15,7 @@ import pytest
 from fmnist.registry.champion import current_champion
 from fmnist.store.folder import FolderStore
 from tests.support.processes import ROOT, free_port
+from tests.support.tiny_s3 import Handler, serving
 
 # The ten minutes for which a run waits for its server, shortened; then the job's command, which
 # halts after publication until the file `go` is there.
@@ -127,11 +128,29 @@ def assert_promoted(process: "subprocess.Popen[str]") -> str:
     return err
 
 
-@pytest.mark.parametrize("when", ["training", "published"])
+class Busy(Handler):
+    """A server, or what stands before it, that sends every request away for an hour."""
+
+    def answer(self, body: bytes) -> None:
+        self.send(503, Retry_After="3600")
+
+
+class DiskFull(Handler):
+    """A server whose database cannot be written: it only answers that it is there."""
+
+    def answer(self, body: bytes) -> None:
+        self.send(200 if self.path.endswith("/health") else 500)
+
+
+@pytest.mark.parametrize(
+    ("when", "instead"),
+    [("training", None), ("published", None), ("training", Busy), ("training", DiskFull)],
+    ids=["killed before promotion", "killed after promotion", "busy", "disk full"],
+)
 def test_a_server_lost_for_good_leaves_the_verdict_as_it_is(
-    when: str, server: Server, small_data: Path
+    when: str, instead: type[Handler] | None, server: Server, small_data: Path
 ) -> None:
-    """Killed before or after promotion: exit code and last line tell the verdict, with a warning."""
+    """Before or after promotion: exit code and last line tell the verdict, with a warning."""
     process = job(server, small_data, 3)
     if when == "training":
         wait_until(process, "preprocess")
@@ -139,8 +158,9 @@ def test_a_server_lost_for_good_leaves_the_verdict_as_it_is(
     else:
         wait_until(process, "", "published")
     server.kill()
-    Path("go").touch()
-    err = assert_promoted(process)
+    with serving(instead, server.port) if instead else contextlib.nullcontext():
+        Path("go").touch()
+        err = assert_promoted(process)
     assert err.count("Prefect was not told how this run ended") == 1
     assert err.count("the Prefect server was lost") <= 1
     assert len(list((server.folder / "work").iterdir())) == 0

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,8 +40,8 @@ class Published:
     code: ExitCode
     folder: Path
 
-    def read(self, name: str) -> dict[str, object]:
-        found: dict[str, object] = json.loads((self.folder / name).read_text())
+    def read(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / name).read_text())
         return found
 
     @property
@@ -154,3 +155,41 @@ def test_a_champion_with_other_class_names_does_not_decide(five: DataSet, store:
     assert run.code is ExitCode.OK
     assert run.read("comparison.json")["same_test_set"] is False
     assert "this is shown and does not decide" in run.report
+
+
+def test_what_has_changed_since_the_champions_data_is_recorded_and_flagged(
+    champion: Published,
+    five: DataSet,
+    store: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Darker images and fewer of a class: in `data.json`, the report and one line of the log."""
+    data = DataSet(shutil.copytree(five.folder, tmp_path / "data"), five.shape, five.names)
+    made = learnable_images(3000, five.shape, len(FIVE), 1)
+    kept = (made.labels != 4) | (np.arange(3000) % 3 == 0)
+    train = {TRAIN_IMAGES: idx(made.images[kept] // 2), TRAIN_LABELS: idx(made.labels[kept])}
+    test = {name: (data.folder / name).read_bytes() for name in (TEST_IMAGES, TEST_LABELS)}
+    write(with_sums(train | test), data.folder)
+    with caplog.at_level("WARNING", "fmnist"):
+        run = publish(data, store, "--gate.min_accuracy", "0")
+    assert run.code is ExitCode.OK
+    before, now = (each.read("data.json") for each in (champion, run))
+    assert [one["training"] + one["validation"] for one in now["statistics"]["classes"]] == [
+        *(600,) * 4,
+        200,
+    ]
+    assert before["statistics"]["test_brightness"] == now["statistics"]["test_brightness"]
+    change = now["change"]
+    assert before["change"] is None and change["champion"] == champion.folder.name
+    learned, tested = change["sets"]
+    assert learned["cramers_v"] > 0.1 and learned["ks_distance"] > 0.9
+    assert learned["most_changed"][0]["name"] == "moon"
+    assert tested["cramers_v"] == tested["ks_distance"] == 0
+    assert run.report.count("**Notable change** in the ") == 2
+    assert "![Mean image of each class](figures/mean_images.png)" in run.report
+    (line,) = (message for message in caplog.messages if message.startswith("the data differ"))
+    assert champion.folder.name in line and "moon 20.0% to 7.7%" in line
+
+    again = publish(data, store, "--gate.min_accuracy", "0")
+    assert "they are the very same files" in again.read("data.json")["change"]["reason"]

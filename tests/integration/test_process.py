@@ -150,6 +150,78 @@ def test_signals_end_a_run_and_its_children_within_seconds_whenever_they_come(
     assert list((laboratory.folder / "work").iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_while_it_begins_is_recorded_as_cancelled(
+    number: int, laboratory: Laboratory
+) -> None:
+    """The moment between Prefect's first line and the flow's own."""
+    process = laboratory.start()
+    wait_until(lambda: "Beginning flow run" in laboratory.error())
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and out.startswith(b"interrupted  after "), laboratory.error()
+    assert "Traceback" not in laboratory.error()
+    assert "Crash detected" not in laboratory.error()
+    if "fmnist.flow - interrupted" in laboratory.error():  # Prefect is told.
+        assert "Finished in state Cancelled('interrupted')" in laboratory.error()
+
+
+def test_a_silent_server_does_not_hold_up_the_end(laboratory: Laboratory) -> None:
+    """What it is not told in time, it is not told."""
+    process = laboratory.start()
+    wait_until(lambda: "Task run 'preprocess" in laboratory.error())
+    servers = [child for child in process.children() if "temporary_server" in str(child.cmdline())]
+    for server in servers:
+        server.suspend()
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    for server in servers:
+        server.resume()
+    assert len(servers) == 1
+    assert time.monotonic() - start < LONGEST_END
+    assert process.returncode == 130 and out.startswith(b"interrupted  after "), laboratory.error()
+
+
+def test_a_signal_after_the_last_line_leaves_the_exit_code_as_it_is() -> None:
+    """Also while Python itself ends, which takes a moment with much in memory."""
+    program = """if True:
+        import sys
+        from fmnist import process
+        process.begin()
+        import pydantic
+        process.start_command()
+        process.end_command(3)
+        print("last line", flush=True)
+        sys.exit(3)
+    """
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        assert process.stdout and process.stdout.readline() == b"last line\n"
+        while process.poll() is None:
+            process.terminate()
+        assert process.returncode == 3
+
+
+def test_a_temporary_server_that_does_not_start_is_one_line(laboratory: Laboratory) -> None:
+    """It is started once, and what it says is in a file that the line names."""
+    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////proc/none/x.db"}
+    ended = subprocess.run(
+        [*TRAIN, *TINY.split()],
+        cwd=laboratory.folder,
+        env=laboratory.environment | database,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    log = laboratory.folder / "prefect" / "temporary-server.log"
+    assert ended.returncode == 7, ended.stderr
+    assert ended.stdout.startswith("failed  -  prefect: the temporary Prefect server ")
+    assert str(log) in ended.stdout and "unable to open database file" in log.read_text()
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_killed_run_leaves_no_server_and_no_temporary_file(laboratory: Laboratory) -> None:
     """The temporary server ends with its parent, however that ended."""
     process = laboratory.start()

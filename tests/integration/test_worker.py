@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.processes import ROOT
@@ -40,10 +41,10 @@ while True:
 """
 
 
-def start(folder: Path, program: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, program: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
     """Run a program through the worker's command."""
     command = [str(ROOT / "deployments" / "worker.py"), sys.executable, "-c", program]
-    return subprocess.Popen([sys.executable, *command], cwd=folder)
+    return subprocess.Popen([sys.executable, *command], cwd=folder, stdout=stdout)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -63,6 +64,27 @@ def test_jobs_end_before_the_worker_which_takes_no_new_job_meanwhile(
     happened = (tmp_path / "happened").read_text().splitlines()
     assert happened == ["job ended in good order", "worker stopped"]
     assert list(temporary.iterdir()) == []
+
+
+def test_what_a_killed_worker_left_goes_when_the_next_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not while a process of the killed worker lives."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = start(
+        tmp_path, "import time; print(flush=True); time.sleep(600)", stdout=subprocess.PIPE
+    )
+    assert process.stdout and process.stdout.readline()
+    orphans = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert start(tmp_path, "").wait(30) == 0
+    assert len(list(tmp_path.glob("fmnist-worker-*"))) == 1
+    for orphan in orphans:
+        orphan.kill()
+    psutil.wait_procs(orphans, 10)
+    assert start(tmp_path, "").wait(30) == 0
+    assert list(tmp_path.glob("fmnist-worker-*")) == []
 
 
 def test_a_worker_that_ends_by_itself_gives_its_exit_code(tmp_path: Path) -> None:

@@ -110,6 +110,16 @@ def s3_server(
             process.wait()
 
 
+@contextlib.contextmanager
+def running_minio(folder: Path) -> Iterator[S3Server]:
+    """A real MinIO server that keeps everything in this folder; ended with the block."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [program("minio"), "server", str(folder / "objects"), "--address", address]
+    keys = ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
+    with s3_server(command, address, keys, "/minio/health/live", folder / "log") as server:
+        yield server
+
+
 def program(name: str) -> str:
     """Where a program lies that a test cannot do without."""
     found = shutil.which(name)

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fmnist.data.records import OFFICIAL_SHA256, Bytes, DataOrigin, LabelledImages, PreparedData
+from fmnist.data.records import (
+    GREY_LEVELS,
+    OFFICIAL_SHA256,
+    Bytes,
+    ClassStatistics,
+    DataOrigin,
+    DataStatistics,
+    Duplicates,
+    LabelledImages,
+    PreparedData,
+)
 from fmnist.environment import Environment
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
 from fmnist.evaluation.gate import GateContext, decide
@@ -33,7 +43,9 @@ FILES = {
     "training.json",
     "environment.json",
     "data.json",
+    "training_images.digests",
     "report.md",
+    "figures/mean_images.png",
     "figures/learning_curves.png",
     "figures/confusion_matrix.png",
     "figures/confident_mistakes.png",
@@ -123,6 +135,27 @@ def training_result(epochs: int = 150, best_epoch: int = 131) -> TrainingResult:
     )
 
 
+def statistics(
+    images: Sequence[int] = (6_000,) * 10,
+    brightness: int = 70,
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> DataStatistics:
+    """A data set with so many images of each class to learn from, and a sixth of them to test on.
+
+    Their brightness is spread evenly over thirty grey levels, the first of which is given.
+    """
+    bright = [0] * GREY_LEVELS
+    bright[brightness : brightness + 30] = [sum(images) // 30] * 30
+    return DataStatistics(
+        classes=tuple(
+            ClassStatistics(name, count - count // 5, count // 5, count // 6, 80.0 + place, 9.5)
+            for place, (name, count) in enumerate(zip(class_names, images, strict=True))
+        ),
+        brightness=tuple(bright),
+        test_brightness=tuple(count // 6 for count in bright),
+    )
+
+
 def champion(run_id: str = "20260301T000000Z-ffffffff", accuracy: float = 0.9051) -> ChampionRecord:
     """A run that was promoted earlier."""
     return ChampionRecord(
@@ -150,7 +183,10 @@ def run(
     folder: Path = Path("work"),
     judged: Evaluation | None = None,
 ) -> Run:
-    """A finished run that passes the default gate, or fails it."""
+    """A finished run that passes the default gate, or fails it; `folder` is its work folder."""
+    training_digests = folder / "training_images.digests"
+    if folder.is_dir():
+        training_digests.write_bytes(b"")
     settings = settings or Settings()
     found = judged or evaluation(_GOOD if promoted else _POOR)
     context = GateContext(
@@ -171,6 +207,9 @@ def run(
             train_images=48_000,
             validation_images=12_000,
             test_images=TEST_IMAGES,
+            statistics=statistics(),
+            duplicates=Duplicates(0, (), 0, ()),
+            training_digests=training_digests,
         ),
         training=training_result(),
         evaluation=found,
@@ -194,6 +233,11 @@ def drawn_images(count: int = TEST_IMAGES) -> Bytes:
     for place in range(count):
         images[place, 4 : 8 + place % 17, 6 : 10 + place % 13] = 120 + place % 128
     return images
+
+
+def mean_images(classes: int = 10) -> Bytes:
+    """Images that stand for the means of so many classes."""
+    return drawn_images(classes)
 
 
 def learnable_images(

@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
     def _pass_to_answer(self) -> None:
         self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_to_answer  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = do_PATCH = _pass_to_answer  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass
@@ -155,9 +155,9 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
 
 
 @contextlib.contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve HTTP on a free port of the loopback address; gives the address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def serving(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
+    """Serve HTTP on this or a free port of the loopback address; gives the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

@@ -12,9 +12,11 @@ from fmnist.errors import ExitCode
 from fmnist.evaluation.gate import GateContext, decide
 from fmnist.promotion.judge import make_test_set
 from fmnist.promotion.publish import write_run
+from fmnist.promotion.stored import digest_of_gate
 from fmnist.promotion.workspace import finished_folder
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, promote_run, read_champion, retire, roll_back
+from fmnist.registry.fingerprints import find_by_fingerprint
 from fmnist.registry.runs import find_run, later_verdicts
 from fmnist.settings import GateSettings
 from fmnist.store.base import Conflict, Store, open_store
@@ -272,17 +274,20 @@ def test_a_kept_run_is_published_and_promoted(
 
 
 def test_a_real_finished_run_is_published(world: World, call: Call) -> None:
-    """What the job itself puts together goes through, its figures too."""
+    """What the job puts together goes through, figures too, and no later run has to repeat it."""
     folder = finished_folder(Path("work").resolve() / run_id(1))
     folder.mkdir(parents=True)
     (folder / "model.keras").write_bytes(world.good.content)
-    made = records.run(run_id=run_id(1))
+    made = records.run(run_id=run_id(1), folder=folder.parent)
     verdict = decide(world.good.evaluation, GateSettings(), GateContext(IMAGES))
     made = replace(made, evaluation=world.good.evaluation, verdict=verdict, data=world.origin)
-    write_run(made, images(0), folder)
+    write_run(made, images(0), records.mean_images(), folder)
     assert call("publish", str(folder)).code == ExitCode.OK
     assert files_in(Path("store/runs") / run_id(1)) == records.FILES | {"manifest.json"}
     assert call("verify").last.startswith("ok  1 run, ")
+    found = find_by_fingerprint(FolderStore("store"), made.fingerprint)
+    assert found and found.run_id == run_id(1) and found.verdict.promoted
+    assert found.gate == digest_of_gate(made.settings.gate)
 
 
 def test_a_kept_run_that_was_rejected_is_stored_as_such(

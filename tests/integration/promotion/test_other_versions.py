@@ -15,7 +15,7 @@ import pytest
 
 from fmnist import load_champion
 from fmnist.cli.app import main
-from fmnist.data.records import DataOrigin
+from fmnist.data.records import DataOrigin, DataRecord
 from fmnist.evaluation.comparison import Comparison
 from fmnist.evaluation.gate import Verdict
 from fmnist.evaluation.metrics import Evaluation
@@ -105,6 +105,7 @@ def test_every_command_reads_an_earlier_store(
         (keys.VERDICT, Verdict),
         (keys.COMPARISON, Comparison),
         (keys.DATA, DataOrigin),
+        (keys.DATA, DataRecord),
     ],
 )
 def test_earlier_records_are_complete_ones_today(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fmnist.data.records import DataOrigin
 from fmnist.environment import describe_environment
 from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed
@@ -43,6 +44,7 @@ from tests.support.processes import files_in
 from tests.support.registry import champion_of, once, overtaken_by, refused
 
 DOCUMENTED = records.FILES | {keys.MANIFEST}
+DIGESTS = np.arange(records.TEST_IMAGES, dtype=np.uint64)
 LABELS = np.resize(np.arange(10, dtype=np.uint8), records.TEST_IMAGES)
 # A made-up model says how many of the test images it classifies right.
 FAIR, GOOD, POOR, BETTER = b"9050", b"9142", b"8790", b"9300"
@@ -68,7 +70,7 @@ def judge_of(
     score: Callable[[bytes], Probabilities] = score,
 ) -> Judge:
     """The judge of a run, who scores made-up models."""
-    test_set = TestSet(LABELS, records.CLASS_NAMES, TEST_SET, score)
+    test_set = TestSet(LABELS, records.CLASS_NAMES, TEST_SET, score, DIGESTS)
     return Judge(store, test_set, gate or GateSettings(), run_id, conditional_writes=True)
 
 
@@ -215,7 +217,10 @@ def test_a_folder_without_a_lock_is_removed_after_a_week(tmp_path: Path) -> None
 def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     case: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between its manifest and its end, a run is removed by the next, or kept with why."""
+    """Killed between its manifest and its end, a run is removed by the next, or kept with why.
+
+    What it needed only to train is removed in either case.
+    """
     store = MemoryStore()
     monkeypatch.setattr("fmnist.promotion.workspace.open_store", lambda *_, **__: store)
     settings = StoreSettings(work=tmp_path)
@@ -223,6 +228,8 @@ def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     finished = finished_folder(folder)
     finished.mkdir(parents=True)
     (finished / keys.MODEL).write_bytes(GOOD)
+    (folder / "train.npz").write_bytes(b"images")
+    (folder / "tmp").mkdir()
     rejected = replace(records.run().verdict, promoted=False, decided=True)
     verdict = rejected if case == "rejected at first" else records.run().verdict
     (finished / keys.VERDICT).write_bytes(to_json(verdict))
@@ -241,6 +248,7 @@ def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     assert reason in found.reason and bool(reason) == bool(found.reason)
     with workspace(settings, "next"):
         assert folder.exists() is bool(reason)
+        assert not reason or list(folder.iterdir()) == [finished]
 
 
 # ---- putting together ---------------------------------------------------------------------------
@@ -262,7 +270,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures that cost no time, for tests that look at something else."""
     for figure in FIGURES.values():
-        monkeypatch.setattr(f"fmnist.report.figures.{Path(figure).stem}", lambda *_: "drawn")
+        monkeypatch.setattr(f"fmnist.report.figures.{Path(figure.file).stem}", lambda *_: "drawn")
     monkeypatch.setattr("fmnist.report.figures.png", lambda _: b"a figure")
 
 
@@ -282,7 +290,7 @@ def test_a_run_is_put_together_whole(
     """All documented files are there, records read back, the report shows the figures beside it."""
     run = records.run(promoted, folder=work, champion_before=records.champion(), against=against)
     folder = finished_folder(work)
-    write_run(run, records.drawn_images(), folder)
+    write_run(run, records.drawn_images(), records.mean_images(), folder)
 
     assert files_in(folder) == DOCUMENTED | more
     for name, record, kind in (
@@ -290,11 +298,12 @@ def test_a_run_is_put_together_whole(
         ("verdict.json", run.verdict, Verdict),
         ("training.json", run.training, TrainingResult),
         ("settings.json", run.settings, Settings),
+        (keys.DATA, run.data, DataOrigin),
         *([(keys.COMPARISON, against, type(against))] if against else []),
     ):
         assert from_json(kind, (folder / name).read_bytes(), name) == record
     report = (folder / "report.md").read_text()
-    for title, name in FIGURES.items():
+    for title, (name, _) in FIGURES.items():
         drawn = name != COMPARED or name in more
         assert (f"![{title}]({name})" in report) is drawn
         assert not drawn or (folder / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -314,7 +323,7 @@ def test_no_local_path_or_secret_is_published(
     monkeypatch.setenv("HOME", str(tmp_path / "the-users-home"))
     folder = finished_folder(work)
     run = replace(records.run(folder=work), environment=describe_environment())
-    write_run(run, records.drawn_images(), folder)
+    write_run(run, records.drawn_images(), records.mean_images(), folder)
     for name in DOCUMENTED:
         content = (folder / name).read_bytes()
         for private in (work, tmp_path, "the-users", "THEUSERSKEY", "TheUsersSecret", "npz"):
@@ -336,7 +345,7 @@ def test_a_disk_that_cannot_take_the_files_is_told(
     run, images, folder = records.run(folder=work), records.drawn_images(), finished_folder(work)
     monkeypatch.setattr(Path, "write_bytes", refuse)
     told = (str(folder), advice, "store.work")
-    refused(lambda: write_run(run, images, folder), ExitCode.STORE, *told)
+    refused(lambda: write_run(run, images, records.mean_images(), folder), ExitCode.STORE, *told)
     assert not (folder / keys.MANIFEST).exists()
 
 
@@ -371,7 +380,7 @@ def make(store: MemoryStore, tmp_path: Path, quick_figures: None) -> Make:
         )
         location = store.location(keys.of_run(run_id))
         run = replace(run, verdict=found.verdict, location=location)
-        write_run(run, records.drawn_images(1), folder)
+        write_run(run, records.drawn_images(1), records.mean_images(), folder)
         return run, folder
 
     return finish

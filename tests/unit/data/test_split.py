@@ -17,18 +17,20 @@ from fmnist.data.records import (
     LabelledImages,
 )
 from fmnist.data.split import load_images, prepare_sets, split
+from fmnist.data.statistics import describe_sets
 from fmnist.errors import DataError, ExitCode, StoreError
-from fmnist.settings import SplitSettings
+from fmnist.settings import DataSettings, SplitSettings
 from tests.support.mirrors import idx, write
 from tests.support.processes import no_file_larger_than
 
 EACH_CLASS = 50
+DATA = DataSettings()
 TEST_SIZE = 30
 
 
-def numbered(labels: np.ndarray) -> LabelledImages:
+def numbered(labels: np.ndarray, seed: int = 0) -> LabelledImages:
     """Images that carry their own number in their first two pixels, with these labels."""
-    images = np.random.default_rng(0).integers(0, 256, (len(labels), 28, 28), np.uint8)
+    images = np.random.default_rng(seed).integers(0, 256, (len(labels), 28, 28), np.uint8)
     images[:, 0, 0], images[:, 0, 1] = np.divmod(np.arange(len(labels)), 256)
     return LabelledImages(images, labels.astype(np.uint8))
 
@@ -52,7 +54,7 @@ def everything() -> LabelledImages:
 @pytest.fixture
 def test_set() -> LabelledImages:
     """The test images, in a known order."""
-    return numbered(np.arange(TEST_SIZE) % 10)
+    return numbered(np.arange(TEST_SIZE) % 10, seed=1)
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def test_the_three_sets_survive_saving_and_loading(
     fetched: FetchedData, everything: LabelledImages, tmp_path: Path
 ) -> None:
     """What is loaded is what was split, as unsigned bytes of 28 x 28, and counted right."""
-    prepared = prepare_sets(fetched, SplitSettings(seed=3), 10, tmp_path)
+    prepared = prepare_sets(fetched, DATA, SplitSettings(seed=3), tmp_path)
     expected = split(everything, SplitSettings(seed=3))
     paths = (prepared.train, prepared.validation)
     counts = (prepared.train_images, prepared.validation_images)
@@ -150,18 +152,25 @@ def test_the_three_sets_survive_saving_and_loading(
 def test_the_test_set_is_left_as_it_is(
     fetched: FetchedData, test_set: LabelledImages, tmp_path: Path, seed: int
 ) -> None:
-    prepared = prepare_sets(fetched, SplitSettings(seed=seed, validation=0.3), 10, tmp_path)
+    prepared = prepare_sets(fetched, DATA, SplitSettings(seed=seed, validation=0.3), tmp_path)
     test = load_images(prepared.test)
     assert prepared.test_images == TEST_SIZE
     np.testing.assert_array_equal(test.images, test_set.images, strict=True)
     np.testing.assert_array_equal(test.labels, test_set.labels, strict=True)
 
 
+def test_the_three_sets_are_described(fetched: FetchedData, tmp_path: Path) -> None:
+    prepared = prepare_sets(fetched, DATA, SplitSettings(), tmp_path)
+    sets = [load_images(path) for path in (prepared.train, prepared.validation, prepared.test)]
+    assert prepared.statistics == describe_sets(*sets, DATA.class_names)
+
+
 def test_each_set_is_a_file_of_its_own(fetched: FetchedData, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
-    prepared = prepare_sets(fetched, SplitSettings(), 10, folder)
-    assert sorted(folder.iterdir()) == sorted([prepared.train, prepared.validation, prepared.test])
+    prepared = prepare_sets(fetched, DATA, SplitSettings(), folder)
+    sets = [prepared.train, prepared.validation, prepared.test]
+    assert sorted(folder.iterdir()) == sorted([*sets, prepared.training_digests])
 
 
 def test_bad_data_are_refused_before_anything_is_written(
@@ -171,7 +180,7 @@ def test_bad_data_are_refused_before_anything_is_written(
     folder = tmp_path / "work"
     folder.mkdir()
     with pytest.raises(DataError, match=TEST_LABELS):
-        prepare_sets(fetched, SplitSettings(), 10, folder)
+        prepare_sets(fetched, DATA, SplitSettings(), folder)
     assert not list(folder.iterdir())
 
 
@@ -179,7 +188,7 @@ def test_test_images_of_another_size_are_refused(fetched: FetchedData, tmp_path:
     wide = np.random.default_rng(0).integers(0, 256, (TEST_SIZE, 28, 30))
     fetched.test_images.write_bytes(idx(wide))
     with pytest.raises(DataError, match=f"{TEST_IMAGES} .*28 x 30.*{TRAIN_IMAGES} .*28 x 28"):
-        prepare_sets(fetched, SplitSettings(), 10, tmp_path)
+        prepare_sets(fetched, DATA, SplitSettings(), tmp_path)
 
 
 @pytest.mark.parametrize("obstacle", ["a file in its place", "not there"])
@@ -190,7 +199,7 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(
     if obstacle == "a file in its place":
         folder.write_text("in the way")
     with pytest.raises(StoreError, match=r"store\.work") as caught:
-        prepare_sets(fetched, SplitSettings(), 10, folder)
+        prepare_sets(fetched, DATA, SplitSettings(), folder)
     assert str(folder) in str(caught.value)
     assert caught.value.exit_code == ExitCode.STORE
 
@@ -198,4 +207,4 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(
 def test_a_full_disk_is_a_store_error(fetched: FetchedData, tmp_path: Path) -> None:
     told = r"train\.npz.*free some space"
     with no_file_larger_than(10_000), pytest.raises(StoreError, match=told):
-        prepare_sets(fetched, SplitSettings(), 10, tmp_path)
+        prepare_sets(fetched, DATA, SplitSettings(), tmp_path)

@@ -56,12 +56,15 @@ def test_every_volume_is_declared_or_a_file_of_the_project(name: str) -> None:
 
 
 def test_the_policy_and_the_worker_name_the_same_place() -> None:
-    """The job may write where its store is, and nowhere else."""
+    """The job may write where its store is, read the data besides, and nothing else."""
     url = SERVICES["worker"]["environment"]["FMNIST_STORE__URL"].removeprefix("s3://")
     statements = json.loads((HERE / "minio-policy.json").read_text())["Statement"]
     bucket, _, prefix = url.partition("/")
     assert [statement["Resource"] for statement in statements] == [
         [f"arn:aws:s3:::{bucket}"],
         [f"arn:aws:s3:::{bucket}/{prefix}/*"],
+        ["arn:aws:s3:::data", "arn:aws:s3:::data/*"],
     ]
-    assert f"store/{bucket}\n" in (HERE / "minio-setup.sh").read_text()
+    writing = [each["Resource"] for each in statements if "s3:PutObject" in each["Action"]]
+    assert writing == [[f"arn:aws:s3:::{bucket}/{prefix}/*"]]
+    assert f"store/{bucket} store/data\n" in (HERE / "minio-setup.sh").read_text()

@@ -1,5 +1,7 @@
 """The automations, and what setup.py does when it cannot reach the server."""
 
+from typing import Any
+
 import pytest
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -18,9 +20,15 @@ def test_the_automations_are_valid() -> None:
         assert AutomationCore.model_validate(declared).name == declared["name"]
 
 
+def of_runs() -> list[dict[str, Any]]:
+    """The automations that react to runs, and not to what a person does to the champion."""
+    everything = setup.declared_automations(26)
+    return [each for each in everything if each["trigger"]["expect"] != ["fmnist.champion.*"]]
+
+
 def test_runs_of_other_flows_are_left_alone() -> None:
     """They may send fewer heartbeats, and their alerts are their own."""
-    for declared in setup.declared_automations(26):
+    for declared in of_runs():
         related = declared["trigger"]["match_related"]
         related = related if isinstance(related, list) else [related]
         names = [each.get("prefect.resource.name") for each in related]
@@ -29,10 +37,23 @@ def test_runs_of_other_flows_are_left_alone() -> None:
 
 def test_alerts_are_for_runs_of_a_deployment() -> None:
     """A person who starts an ad hoc run sees how it ends."""
-    for declared in setup.declared_automations(26):
+    for declared in of_runs():
         if any("webhook" in action for action in declared["actions"]):
             related = declared["trigger"]["match_related"]
             assert {"prefect.resource.role": "deployment"} in related
+
+
+def test_people_are_told_of_every_verdict_and_every_move() -> None:
+    """A run that had nothing new to train is no news."""
+    told = {
+        event
+        for declared in setup.declared_automations(26)
+        if any("webhook" in action for action in declared["actions"])
+        for event in declared["trigger"]["expect"]
+    }
+    verdicts = {f"fmnist.run.{word}" for word in ("promoted", "rejected", "held", "failed")}
+    assert {event for event in told if event.startswith("fmnist.run.")} == verdicts
+    assert {"fmnist.champion.*", "prefect.flow-run.Crashed"} <= told
 
 
 def test_no_run_that_ended_is_taken_for_crashed() -> None:

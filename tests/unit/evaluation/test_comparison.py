@@ -57,6 +57,24 @@ def test_the_images_that_changed_sides_come_lost_first_and_surest_first() -> Non
     assert [image.confidence for image in found] == pytest.approx([0.95, 0.6, 0.8, 0.75, 0.7])
 
 
+def test_only_images_that_neither_model_was_trained_on_count() -> None:
+    """Places remain those in the whole test set, and those left out are counted."""
+    unseen = np.array([True, True, False, True, True, True, False, True])
+    found = compare("old", CHAMPION, CHALLENGER, LABELS, NAMES, same_test_set=False, unseen=unseen)
+    assert (found.images, found.left_out, found.test_images) == (6, 2, 8)
+    assert (found.champion_accuracy, found.accuracy) == (4 / 6, 5 / 6)
+    assert (found.gained, found.lost) == (2, 1)
+    assert [image.index for image in found.changed] == [1, 4, 7]
+    assert [(each.gained, each.lost) for each in found.classes] == [(0, 1), (1, 0), (1, 0)]
+
+
+def test_a_comparison_without_a_single_image_has_figures_that_prove_nothing() -> None:
+    none = np.zeros(len(LABELS), bool)
+    found = compare("old", CHAMPION, CHALLENGER, LABELS, NAMES, same_test_set=True, unseen=none)
+    assert (found.images, found.left_out, found.p_value) == (0, 8, 1.0)
+    assert found.interval.low < -0.5 and found.interval.high > 0.5
+
+
 def test_images_of_one_confidence_stay_in_their_order() -> None:
     labels = np.zeros(6, np.uint8)
     found = made(sure([0, 1, 0, 1, 0, 1]), sure([1, 0, 1, 0, 1, 0]), labels).changed

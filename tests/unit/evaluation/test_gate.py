@@ -15,6 +15,7 @@ from fmnist.evaluation.gate import (
     Verdict,
     decide,
     hold_back,
+    obstacle,
     undecided,
     verdict_of,
 )
@@ -296,10 +297,59 @@ def test_a_champion_of_other_test_data_does_not_decide(champion: str) -> None:
     assert verdict.promoted
     assert len(verdict.rules) == 2
     assert (
-        f"the champion {CHAMPION} was judged on other test data or class names: the comparison is "
-        "shown and does not decide"
+        f"the champion {CHAMPION} was judged on other test data or class names, and may have been "
+        "trained on these images: the comparison is shown and does not decide"
     ) in verdict.notes
     assert not any("other test data" in note for note in against(0, 0, champion).notes)
+
+
+@pytest.mark.parametrize("same_test_set", [False, True])
+def test_a_comparison_on_images_new_to_both_decides_whatever_the_champion_was_judged_on(
+    same_test_set: bool,
+) -> None:
+    """The verdict says how many images are left out."""
+    found = replace(
+        records.comparison(0, 500, same_test_set=same_test_set), images=9_800, left_out=200
+    )
+    verdict = judge(9_142, meeting(found), champion="not_worse")
+    assert not verdict.promoted and "significantly worse" in verdict.reason
+    assert (
+        "200 of the 10,000 test images are left out of the comparison, since the champion or this "
+        "model may have been trained on them"
+    ) in verdict.notes
+
+
+@pytest.mark.parametrize(
+    ("setting", "left_out", "decides"),
+    [
+        (None, 9_000, True),
+        (None, 9_001, False),
+        (2_000, 8_000, True),
+        (2_000, 8_001, False),
+        (1, 10_000, False),
+    ],
+)
+def test_a_comparison_on_too_few_images_is_shown_and_does_not_decide(
+    setting: int | None, left_out: int, decides: bool
+) -> None:
+    found = replace(records.comparison(0, 500), images=10_000 - left_out, left_out=left_out)
+    verdict = judge(9_142, meeting(found), champion="not_worse", min_comparable=setting)
+    assert verdict.promoted is not decides
+    shown = [note for note in verdict.notes if "does not decide" in note]
+    assert bool(shown) is not decides
+    if shown:
+        needed = f"gate.min_comparable is {setting or 1_000:,}"
+        assert f"on {found.images:,} of the 10,000 test images" in shown[0] and needed in shown[0]
+
+
+@pytest.mark.parametrize(("images", "needed"), [(2_001, 1_000), (1_999, 1_000), (601, 301)])
+def test_half_of_a_small_test_set_is_enough_to_decide(images: int, needed: int) -> None:
+    settings, whole = GateSettings(), records.comparison()
+    enough = replace(whole, images=needed, left_out=images - needed)
+    assert obstacle(enough, settings) == ""
+    assert f"is {needed:,}," in obstacle(
+        replace(whole, images=needed - 1, left_out=images - needed + 1), settings
+    )
 
 
 @needs_a_champion

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fmnist.data.duplicates import Digests, pack_digests
 from fmnist.data.records import OFFICIAL_SHA256, TEST_LABELS, TRAIN_IMAGES, DataOrigin
 from fmnist.errors import DamagedError, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
@@ -24,6 +25,7 @@ from tests.support.registry import overwrite, promote, put, remove
 
 NAMES = records.CLASS_NAMES
 LABELS = (np.arange(1_000) % 10).astype(np.uint8)
+DIGESTS = np.arange(len(LABELS), dtype=np.uint64)
 ORIGIN = DataOrigin("mirrors", official=True, sha256=OFFICIAL_SHA256)
 OLD, NEW = "20260301T000000Z-ffffffff", "20260314T092653Z-0a1b2c3d"
 NOT_WORSE = GateSettings(champion="not_worse")
@@ -72,7 +74,7 @@ def judge(store: Leaving, asked: list[bytes]) -> Judge:
             raise DamagedError("model.keras holds no network of this project")
         return scores(int(wrong))
 
-    test_set = TestSet(LABELS, NAMES, ORIGIN.test_set, score)
+    test_set = TestSet(LABELS, NAMES, ORIGIN.test_set, score, DIGESTS)
     return Judge(store, test_set, NOT_WORSE, NEW, True)
 
 
@@ -89,9 +91,12 @@ def crown(store: Leaving) -> Crown:
         model: bytes = b"wrong 60",
         data: bytes = to_json(ORIGIN),
         names: tuple[str, ...] = NAMES,
+        digests: Digests | None = None,
     ) -> ChampionRecord:
         figures = to_json(evaluate(scores(60), LABELS, names))
         files = {keys.MODEL: model, keys.DATA: data, keys.EVALUATION: figures}
+        if digests is not None:
+            files[keys.TRAINING_DIGESTS] = pack_digests(digests)
         return promote(store, put(store, run_id, files=files))
 
     return make
@@ -207,9 +212,33 @@ def test_a_champion_of_other_training_data_is_met_as_any_other(judge: Judge, cro
     assert isinstance(found.against, Comparison) and found.against.same_test_set
 
 
+def test_images_that_either_model_was_trained_on_are_left_out(judge: Judge, crown: Crown) -> None:
+    """On a new test set the champion decides too, on what is new to both."""
+    crown(model=b"wrong 0", data=to_json(with_another(TEST_LABELS)), digests=DIGESTS[:30])
+    judge = replace(judge, training_digests=DIGESTS[20:40])
+    found = judge.judge(b"wrong 90", 1)
+    assert isinstance(found.against, Comparison)
+    assert (found.against.images, found.against.left_out, found.against.lost) == (960, 40, 50)
+    assert not found.verdict.promoted and "significantly worse" in found.verdict.reason
+
+
+@pytest.mark.parametrize("unknown", ["the champion's", "the run's"])
+def test_where_the_training_images_are_not_known_only_the_same_test_set_decides(
+    unknown: str, judge: Judge, crown: Crown
+) -> None:
+    """Runs of earlier versions have no digests."""
+    crown(digests=None if unknown == "the champion's" else DIGESTS[:30])
+    judge = replace(judge, training_digests=None if unknown == "the run's" else DIGESTS[:30])
+    found = judge.judge(b"wrong 400", 1)
+    assert isinstance(found.against, Comparison)
+    assert (found.against.images, found.against.left_out) == (1_000, None)
+    assert not found.verdict.promoted
+
+
 # ---- champions that cannot be scored ------------------------------------------------------------
 
 DAMAGES = {
+    "other digests": (keys.TRAINING_DIGESTS, b"12345678"),
     "another manifest": (keys.MANIFEST, b"{}"),
     "no manifest": (keys.MANIFEST, None),
     "another model": (keys.MODEL, b"wrong 0"),
@@ -231,7 +260,7 @@ def test_a_damaged_champion_is_named_and_rejects_where_a_rule_asks(
     crown: Crown,
 ) -> None:
     """The verdict names the file, and only `off` lets a model replace a champion that it cannot meet."""
-    champion = crown()
+    champion = crown(digests=DIGESTS[:30])
     overwrite(store, keys.of_run(OLD, name), content)
     found = replace(judge, gate=settings).judge(b"wrong 0", 1)
     assert isinstance(found.against, ComparisonFailed)

@@ -13,7 +13,8 @@ from fmnist.data.records import FILES, DataOrigin
 from fmnist.environment import _digest_of_source, describe_environment
 from fmnist.errors import StoreError
 from fmnist.evaluation.gate import Verdict
-from fmnist.promotion.unchanged import find_unchanged, fingerprint_of, remember
+from fmnist.promotion.stored import remember
+from fmnist.promotion.unchanged import find_unchanged, fingerprint_of
 from fmnist.registry import keys
 from fmnist.settings import GateSettings, Settings
 from tests.support import records

@@ -1,11 +1,14 @@
 """The figures: that they draw in every case, show what they should, and stay small."""
 
 import base64
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -17,14 +20,21 @@ from fmnist.evaluation.comparison import Comparison, compare
 from fmnist.evaluation.metrics import Evaluation, evaluate
 from fmnist.report.figures import (
     _DOTS_PER_INCH,
+    _FONT,
+    _OTHER_FONTS,
+    _letters,
+    _other_fonts,
     champion_and_challenger,
     confident_mistakes,
     confusion_matrix,
     draw_figures,
     figure_titles,
     learning_curves,
+    mean_images,
+    png,
 )
 from fmnist.report.markdown import markdown
+from fmnist.report.run import Run
 from fmnist.training.records import TrainingResult
 from tests.support import records
 
@@ -53,7 +63,7 @@ def texts(figure: Figure) -> list[str]:
 
 def test_the_figures_of_a_run_are_small(real_data: FetchedData) -> None:
     run = records.run(champion_before=records.champion(), against=records.comparison())
-    drawn = draw_figures(run, read_idx(real_data.test_images, 3))
+    drawn = draw_figures(run, read_idx(real_data.test_images, 3), records.mean_images())
     for content in drawn.values():
         assert content.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(content) < 120_000
@@ -62,7 +72,7 @@ def test_the_figures_of_a_run_are_small(real_data: FetchedData) -> None:
         for title, file in figure_titles(drawn).items()
     }
     page = markdown(run, inside, sorted(records.FILES | records.COMPARISON_FILES))
-    assert len(inside) == 4 and all(address in page for address in inside.values())
+    assert len(inside) == 5 and all(address in page for address in inside.values())
     assert len(page.encode()) < 200_000
 
 
@@ -114,28 +124,52 @@ def test_the_confusion_matrix_names_all_classes_and_counts() -> None:
     assert "10,000 test images: 858 wrong" in axes.get_title()
 
 
-@pytest.mark.parametrize("classes", [2, 30])
-def test_figures_of_other_classes_have_no_overlapping_text(classes: int) -> None:
+@pytest.mark.parametrize(
+    ("classes", "name"), [(2, "{:03}"), (10, "WWWWWWWWWWWWWWW {:03}"), (30, "{:040}")]
+)
+def test_figures_of_other_classes_have_no_overlapping_text(classes: int, name: str) -> None:
     """Up to 30 classes with long names, no name, count or caption runs into its neighbour."""
-    names = [f"{number:040}" for number in range(classes)]
-    labels = (np.arange(2_000) % classes).astype(np.uint8)
-    random = np.random.default_rng(0)
-    answers = (labels + random.integers(0, 2, (2, len(labels)))) % classes
-    before, after = np.eye(classes, dtype=np.float32)[answers]
-    evaluation = evaluate(after, labels, names)
-    compared = compare("old", before, after, labels, names, same_test_set=True)
+    names = [name.format(number) for number in range(classes)]
+    evaluation, compared = judged(names)
     images = np.zeros((2_000, 32, 48), np.uint8)
     for figure in (
         confusion_matrix(evaluation),
         confident_mistakes(evaluation, images),
         champion_and_challenger(compared, images),
+        mean_images(evaluation, images[:classes]),
     ):
         figure.set_dpi(_DOTS_PER_INCH)
         figure.draw_without_rendering()
         for axes in figure.axes:
             assert not overlaps(axes.get_yticklabels())
             assert not overlaps([text for text in axes.texts if text.get_text() != "·"])
-        assert not overlaps([axes.title for axes in figure.axes if axes.images])
+        captions = [axes.title for axes in figure.axes if axes.images]
+        assert not overlaps(captions)
+        for caption in captions:
+            box = caption.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def judged(names: Sequence[str]) -> tuple[Evaluation, Comparison]:
+    """A model that has half of the images of these classes right, and one to compare it with."""
+    labels = (np.arange(2_000) % len(names)).astype(np.uint8)
+    random = np.random.default_rng(0)
+    answers = (labels + random.integers(0, 2, (2, len(labels)))) % len(names)
+    before, after = np.eye(len(names), dtype=np.float32)[answers]
+    compared = compare("old", before, after, labels, names, same_test_set=True)
+    return evaluate(after, labels, names), compared
+
+
+def test_long_names_do_not_squeeze_the_confusion_matrix() -> None:
+    """The figure grows by what the names need, and the cells keep their size."""
+    widths = []
+    for name in ("{}", "Women's wear no. {:03}", "WWWWWWWWWWWWWWWWWWW{:03}"):
+        evaluation, _ = judged([name.format(number) for number in range(10)])
+        figure = confusion_matrix(evaluation)
+        figure.draw_without_rendering()
+        widths.append(figure.axes[0].get_window_extent().width / figure.dpi)
+    assert min(widths) > 5.5
+    assert max(widths) - min(widths) < 0.5
 
 
 def overlaps(texts: Sequence[Text]) -> bool:
@@ -262,7 +296,7 @@ def test_long_class_names_are_cut_in_the_middle_so_that_they_still_differ() -> N
     figure = champion_and_challenger(COMPARISONS["long class names"], IMAGES)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(set(names)) == 10
-    assert all(len(name) <= 24 and "…" in name for name in names)
+    assert all("…" in name for name in names)
     figure.draw_without_rendering()
     assert figure.axes[0].get_position().width > 0.5
 
@@ -277,11 +311,91 @@ def test_class_names_are_drawn_as_they_are_written() -> None:
         for name, each in zip(odd, found.mistakes, strict=False)
     ]
     classes = [replace(each, name=name) for name, each in zip(names, found.classes, strict=True)]
+    found = replace(found, classes=tuple(classes), mistakes=tuple(mistakes))
     for figure in (
-        confusion_matrix(replace(found, classes=tuple(classes))),
-        confident_mistakes(replace(found, mistakes=tuple(mistakes)), IMAGES),
+        confusion_matrix(found),
+        confident_mistakes(found, IMAGES),
+        mean_images(found, records.mean_images()),
         champion_and_challenger(records.comparison(class_names=names), IMAGES),
     ):
         figure.draw_without_rendering()
         shown = [text.replace(r"\$", "$") for text in texts(figure)]
         assert all(any(name in text for text in shown) for name in odd)
+
+
+# ---- mean images --------------------------------------------------------------------------------
+
+
+def test_each_classs_mean_image_stands_under_its_name() -> None:
+    evaluation, means = records.evaluation(), records.mean_images()
+    shown = [axes for axes in mean_images(evaluation, means).axes if axes.images]
+    assert [axes.get_title() for axes in shown] == list(records.CLASS_NAMES)
+    for axes, image in zip(shown, means, strict=True):
+        assert (np.asarray(axes.images[0].get_array()) == image).all()
+        # Black means dark in every one of them alike.
+        assert axes.images[0].get_clim() == (0, 255)
+
+
+# ---- names in letters that our usual font lacks -------------------------------------------------
+
+FOREIGN = ["裤子", "ドレス", "가방", *records.CLASS_NAMES[3:]]
+
+
+@pytest.fixture
+def foreign() -> Run:
+    """A run whose first classes have names in Chinese, Japanese and Korean."""
+    evaluation, compared = judged(FOREIGN)
+    run = records.run(champion_before=records.champion(), against=compared)
+    return replace(run, evaluation=evaluation)
+
+
+def drawn_with(run: Run, fonts: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """All figures as they would be on a machine with these font files besides our own."""
+    _other_fonts.cache_clear()
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: fonts)
+    found: list[Figure] = []
+    monkeypatch.setattr(
+        "fmnist.report.figures.png", lambda figure: png(found.append(figure) or figure)
+    )
+    try:
+        files = draw_figures(run, IMAGES, records.mean_images())
+    finally:
+        _other_fonts.cache_clear()
+    return dict(zip(files, found, strict=True))
+
+
+def test_a_name_that_no_font_can_draw_is_shown_as_its_number(
+    foreign: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In every figure, without boxes, warnings or log lines; the other names stay."""
+    figures = drawn_with(foreign, [], monkeypatch)
+    assert len(figures) == 5
+    for name, figure in figures.items():
+        shown = "\n".join(texts(figure))
+        assert not any(letter in shown for word in FOREIGN[:3] for letter in word)
+        if "learning" not in name:
+            assert all(word in shown for word in ("class 0", "class 1", "class 2", "Dress"))
+    assert not caplog.records
+
+
+def test_another_installed_font_draws_what_our_usual_one_lacks(
+    foreign: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is found by its file's name, and used only where it is needed."""
+    letter = "の"
+    data = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    installed = shutil.copy(data / "STIXGeneral.ttf", tmp_path / _OTHER_FONTS[0])
+    assert letter in _letters("STIXGeneral") and letter not in _letters(_FONT)
+    evaluation, compared = judged([f"{letter} one", *FOREIGN[3:]])
+    run = replace(foreign, evaluation=evaluation, against=compared)
+    figures = drawn_with(run, [str(installed), "/usr/share/fonts/other.ttf"], monkeypatch)
+    shown = texts(figures["figures/confusion_matrix.png"])
+    assert f"{letter} one" in shown and "class 0" not in shown
+    assert matplotlib.rcParams["font.family"] != [_FONT, "STIXGeneral"]
+
+
+def test_other_fonts_are_not_looked_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for them may take seconds, and usual names need none."""
+    monkeypatch.setattr("fmnist.report.figures._other_fonts", lambda: pytest.fail("looked for"))
+    monkeypatch.setattr("fmnist.report.figures.png", lambda _: b"")
+    assert draw_figures(records.run(), IMAGES, records.mean_images())

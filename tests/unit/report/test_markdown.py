@@ -1,5 +1,6 @@
 """The report of a run, and its summary in one line."""
 
+import html
 import re
 import shlex
 from collections.abc import Mapping
@@ -7,13 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
+from fmnist.data.records import DataChange, DataStatistics, Duplicates
+from fmnist.data.statistics import compare_statistics
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed
 from fmnist.evaluation.gate import undecided
 from fmnist.evaluation.metrics import Evaluation
-from fmnist.report.markdown import CHAMPION_AND_CHALLENGER, markdown, summary
-from fmnist.report.run import Run
-from fmnist.settings import GateSettings, Settings, StoreSettings
+from fmnist.report.markdown import markdown, summary
+from fmnist.report.run import CHAMPION_AND_CHALLENGER, MEAN_IMAGES, Run
+from fmnist.settings import DataSettings, GateSettings, Settings, StoreSettings
 from tests.support import records
 
 IMAGES = {"Learning curves": "a.png", "Confusion matrix": "b.png"}
@@ -370,8 +374,15 @@ def test_a_comparison_on_other_data_is_said_not_to_decide() -> None:
     """Whatever the policy, since the champion may have been trained on some of the images."""
     settings = Settings(gate=GateSettings(champion="better"))
     text = against_the_champion(records.comparison(same_test_set=False), settings)
-    assert "under other class names, so it may have been trained on some of these images" in text
-    assert "this is shown and does not decide." in text and "`better`" not in text
+    assert "and may have been trained on these images: this is shown and does not decide." in text
+    assert "`better`" not in text
+
+
+def test_images_left_out_of_the_comparison_are_counted() -> None:
+    found = replace(records.comparison(same_test_set=False), images=9_800, left_out=200)
+    text = against_the_champion(found, Settings(gate=GateSettings(champion="better")))
+    assert "both scored on the same 9,800 test images. The other 200 are left out" in text
+    assert "`gate.champion` is `better`" in text and "does not decide" not in text
 
 
 @pytest.mark.parametrize(
@@ -417,3 +428,168 @@ def test_an_undecided_run_claims_nothing_about_a_champion() -> None:
     assert "| champion | not known yet |" in report
     assert "| rule |" not in report and "champion after" not in report
     assert section(run, "Go back") == "Nothing to undo: nothing has been decided yet."
+
+
+# ---- the data -----------------------------------------------------------------------------------
+
+CHAMPION = records.champion().run_id
+
+
+def with_data(change: DataChange | None, settings: Settings | None = None) -> Run:
+    """A run whose data have so changed."""
+    return replace(records.run(settings=settings), data_change=change)
+
+
+def changed(now: DataStatistics) -> DataChange:
+    return DataChange(CHAMPION, compare_statistics(records.statistics(), now))
+
+
+def test_the_report_has_a_row_for_each_class_of_the_data() -> None:
+    """Images in each set, and mean and spread of their brightness."""
+    text = section(with_data(None), "Data")
+    for place, name in enumerate(records.CLASS_NAMES):
+        assert f"| {name} | 4,800 | 1,200 | 1,000 | {80 + place}.0 | 9.5 |" in text
+    assert "champion" not in text
+
+
+def test_the_mean_images_stand_in_the_section_about_the_data() -> None:
+    """They are not shown a second time among the other figures."""
+    images = {MEAN_IMAGES: "m.png", **IMAGES}
+    assert f"![{MEAN_IMAGES}](m.png)" in section(records.run(), "Data", images)
+    assert markdown(records.run(), images).count("m.png") == 1
+
+
+@pytest.mark.parametrize(("leaked", "conflicting"), [(0, 0), (12, 0), (0, 1_234), (12, 1_234)])
+def test_the_report_counts_images_that_occur_twice(leaked: int, conflicting: int) -> None:
+    """Only if there are any."""
+    run = records.run()
+    found = Duplicates(leaked, (), conflicting, ())
+    text = section(replace(run, prepared=replace(run.prepared, duplicates=found)), "Data")
+    words = "- 12 of the 10,000 test images are among the training images too;"
+    assert (words in text) is bool(leaked)
+    assert ("- 1,234 images have the pixels of another one" in text) is bool(conflicting)
+    assert text.startswith("- ") is bool(leaked or conflicting)
+
+
+def test_a_notable_change_of_the_data_is_flagged() -> None:
+    """Each as a sentence, above the figures of all tests."""
+    text = section(with_data(changed(records.statistics((12_000, *(6_000,) * 9), 80))), "Data")
+    assert text.startswith(f"Against the data of the champion {CHAMPION}:\n\n- **Notable change** ")
+    assert text.count("\n- **Notable change** in the ") == 4
+    assert "class shares of the training and validation images: Cramér's V 0.1" in text
+    assert "(T-shirt/top 10.0% to 18.2%, " in text
+    assert "brightness of the test images: Kolmogorov-Smirnov D 0.333, above 0.1" in text
+    assert re.search(
+        r"\| test \| 10,000 → 11,000 \| 0\.1\d\d \| < 0\.0001 \| 85\.0 → 95\.0 \| 0\.333 \| < 0",
+        text,
+    )
+
+
+def test_a_change_below_the_settings_thresholds_is_shown_and_not_flagged() -> None:
+    settings = Settings(data=DataSettings(notable_share_change=0.5, notable_brightness_change=0.5))
+    now = records.statistics((12_000, *(6_000,) * 9), 80)
+    text = section(with_data(changed(now), settings), "Data")
+    assert text.startswith(
+        f"No notable change against the data of the champion {CHAMPION}.\n\n| set"
+    )
+    assert "**" not in text and "| 0.333 |" in text
+    same = section(with_data(changed(records.statistics())), "Data")
+    assert "| 60,000 → 60,000 | 0.000 | 1.0000 | 85.0 → 85.0 | 0.000 | 1.0000 |" in same
+
+
+def test_data_that_were_not_compared_say_why() -> None:
+    text = section(with_data(DataChange(CHAMPION, reason="they are the very same files")), "Data")
+    words = f"Not compared with the data of the champion {CHAMPION}: they are the very same files."
+    assert text.startswith(words + "\n\n")
+    assert "Cramér" not in text
+
+
+# ---- what others have written -------------------------------------------------------------------
+
+HOSTILE = "<img src=x onerror=alert(1)> *a* _b_ `c` | [d](e) ~~f~~ $g$ &amp; \\ #1"
+
+
+def shown(report: str) -> str:
+    """The report as a person would see it on a page, without what a browser would not show."""
+    page = MarkdownIt("gfm-like", {"linkify": False}).enable("table").render(report)
+    assert not re.search(
+        r"<(?!/?(p|h\d|table|thead|tbody|t[rhd]|ul|li|code|pre|strong|img)\b)", page
+    )
+    return html.unescape(re.sub(r"<[^>]*>", "", page))
+
+
+def hostile(run: Run) -> Run:
+    """The run with something hostile in every place that others write to."""
+    judged, comparison = run.evaluation, records.comparison(class_names=[HOSTILE] * 10)
+    statistics = records.statistics(class_names=[HOSTILE] * 10)
+    now = records.statistics((12_000, *(6_000,) * 9), class_names=[HOSTILE] * 10)
+    return replace(
+        run,
+        location=f"/srv/{HOSTILE}",
+        data=replace(run.data, source=HOSTILE),
+        settings=Settings(data=DataSettings(class_names=(HOSTILE, "other"))),
+        environment=replace(run.environment, commit=HOSTILE, processor=HOSTILE),
+        evaluation=replace(
+            judged,
+            classes=tuple(replace(one, name=HOSTILE) for one in judged.classes),
+            confused_pairs=tuple(
+                replace(pair, true=HOSTILE, predicted=HOSTILE) for pair in judged.confused_pairs
+            ),
+        ),
+        verdict=replace(
+            run.verdict,
+            reason=f"the recall of {HOSTILE}",
+            notes=(f"a note about {HOSTILE}",),
+            rules=(replace(run.verdict.rules[1], name=f"the rule of {HOSTILE}"),),
+        ),
+        against=comparison,
+        prepared=replace(run.prepared, statistics=statistics),
+        data_change=DataChange(CHAMPION, compare_statistics(statistics, now)),
+    )
+
+
+def test_what_others_wrote_is_shown_as_they_wrote_it() -> None:
+    """In names, places and settings it is text: no HTML, emphasis, link, code or formula."""
+    run = hostile(challenger())
+    report = markdown(run, {}, ["model.keras"])
+    seen = shown(report)
+    assert "<img src=x" not in report.replace(f"/srv/{HOSTILE}", "")
+    # Ten classes in three tables, ten confused pairs, the weakest classes, and so on.
+    assert seen.count(HOSTILE) > 55
+    for place in (
+        f"{HOSTILE}, the official files", f"{HOSTILE}, 2 cores", f"/srv/{HOSTILE}/model.keras",
+        f"the rule of {HOSTILE}", f"('{HOSTILE.replace(chr(92), chr(92) * 2)}', 'other')",
+        f"({HOSTILE} 10.0% to 18.2%",
+    ):  # fmt: skip
+        assert place in seen
+    failed = replace(run, against=ComparisonFailed(CHAMPION, f"its model is {HOSTILE}"))
+    assert "its model is &lt;img src=x" in markdown(failed, {})
+
+
+def test_the_gates_own_words_keep_their_code() -> None:
+    """What a reason or note has in backticks is code; what it quotes besides is text."""
+    run = records.run()
+    run = replace(
+        run,
+        verdict=replace(
+            run.verdict,
+            reason="after `fmnist release`, <b>x</b> is *judged* again",
+            notes=("see `gate.min_accuracy` and a lone ` backtick",),
+        ),
+    )
+    report = markdown(run, {})
+    assert "After `fmnist release`, &lt;b&gt;x&lt;/b&gt; is \\*judged\\* again." in report
+    assert "- See `gate.min_accuracy` and a lone \\` backtick." in report
+
+
+def test_a_line_break_in_a_stored_name_cannot_fake_a_line_of_the_report() -> None:
+    run = hostile(challenger())
+    faked = "\n\n# Promoted: another\n\n"
+    run = replace(
+        run,
+        location=f"/srv{faked}",
+        data=replace(run.data, source=faked),
+        verdict=replace(run.verdict, reason=f"because{faked}of", notes=(faked,)),
+        against=ComparisonFailed(CHAMPION, faked),
+    )
+    assert "\n# Promoted: another" not in markdown(run, {}, ["model.keras"])
