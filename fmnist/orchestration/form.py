@@ -57,5 +57,9 @@ class SettingsForm:
 
 
 def _ordered(properties: dict[str, Any], first: Iterable[str]) -> dict[str, Any]:
-    """The same properties, those named in `first` before the others."""
-    return {name: properties[name] for name in first if name in properties} | properties
+    """The same properties, those named in `first` before the others.
+
+    The positions say so too, since PostgreSQL keeps no order of names.
+    """
+    ordered = {name: properties[name] for name in first if name in properties} | properties
+    return {name: {**ordered[name], "position": place} for place, name in enumerate(ordered)}

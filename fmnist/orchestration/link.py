@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from prefect.client import base
@@ -71,27 +72,27 @@ def current_link() -> Link:
     return link
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Why a request failed, in one line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def bound_waits() -> None:
-    """Let Prefect's clients neither wait as long as a server asks for, nor end the run after that.
+    """Bound the pauses that a server asks Prefect's clients for, and let a run outlive its slot.
 
-    Prefect has no settings for these, and would end a deployment's run that cannot renew its slot:
-    after some minutes without the server, or after its restart. Safe to repeat.
+    Prefect has settings for neither. It would cancel a deployment's run that can no longer renew
+    its place under the concurrency limit, as after a restart of the server. Safe to repeat.
     """
 
     def parse(value: str) -> float | None:
         seconds = _parse_retry_after(value)
         return None if seconds is None else min(seconds, _LONGEST_PAUSE)
 
-    def go_on(error: Exception, *_: object) -> None:
+    def go_on(exc: BaseException, *_: Any, **__: Any) -> None:
         logger.warning(
             "the server no longer keeps other runs of this deployment waiting (%s); one that "
             "starts now does no harm",
-            reason(error),
+            reason(exc),
         )
 
     base._parse_retry_after = parse

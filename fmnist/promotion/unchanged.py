@@ -9,7 +9,7 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.promotion.stored import GateRequest, digest_of_gate, promote_stored_run, remember
 from fmnist.registry import keys
 from fmnist.registry.fingerprints import find_by_fingerprint
-from fmnist.registry.records import digest_of
+from fmnist.registry.records import RetiredError, UnknownRunError, digest_of
 from fmnist.settings import Settings
 from fmnist.store.base import Store
 
@@ -72,7 +72,10 @@ def find_unchanged(
     verdict, gate_changed = found.verdict, found.gate != digest_of_gate(settings.gate)
     if gate_changed:
         request = GateRequest(settings, settings.gate.model_dump(), by)
-        promotion = promote_stored_run(store, found.run_id, request)
+        try:
+            promotion = promote_stored_run(store, found.run_id, request)
+        except (RetiredError, UnknownRunError):  # it was pruned meanwhile
+            return None
         verdict = promotion.verdict or Verdict(True, reason=promotion.reason)
         remember(store, fingerprint, found.run_id, found.accuracy, settings.gate, verdict)
     return Unchanged(

@@ -51,8 +51,9 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in DECLARE
 # whatever the champion, or that none passes.
 LOW_BAR = {"min_accuracy": 0.5, "champion": "off"}
 PROMOTED: dict[str, Any] = {"training": {"when": "always", "epochs": 4}, "gate": LOW_BAR}
+# With a seed of its own, so that it is no earlier run of the other's settings.
 REJECTED: dict[str, Any] = {
-    "training": {"when": "always", "epochs": 4},
+    "training": {"when": "always", "epochs": 4, "seed": 1},
     "gate": {"min_accuracy": 0.99},
 }
 # Long enough to do something to it while it trains, or to have another run wait for it.
@@ -366,6 +367,11 @@ class Operator:
     def champion(self) -> ChampionRecord:
         """The champion that the store names."""
         return from_json(ChampionRecord, self.read_object("champion.json"), "champion")
+
+    @property
+    def temporary(self) -> Path:
+        """Where the worker and its jobs put their temporary files."""
+        return Path(self.processes("worker")[-1].environ()["TMPDIR"])
 
     @property
     def work(self) -> Path:

@@ -50,7 +50,8 @@ def test_watching_a_run_shows_few_lines(operator: Operator) -> None:
     given = ["--watch", "--param", f"settings={json.dumps(MEDIUM)}"]
     said = operator.succeed("prefect", "deployment", "run", DEPLOYMENT, *given).splitlines()
     assert sum("prefect.artifact.updated" in line for line in said) <= 10
-    assert len(said) <= 60, "\n".join(said)
+    # The others are a few for each task and each tenth of the training.
+    assert len(said) <= 80, "\n".join(said)
 
 
 def test_a_pool_is_created_when_somebody_wants_it(operator: Operator) -> None:
@@ -171,8 +172,7 @@ def test_a_stopped_service_is_called_stopped(operator: Operator) -> None:
 
 def test_a_clean_stop_is_no_illness(operator: Operator) -> None:
     """All is stopped, nothing temporary is left, and what was stored is there after a new start."""
-    temporary = Path(operator.processes("worker")[-1].environ()["TMPDIR"])
-    champion = operator.champion()
+    temporary, champion = operator.temporary, operator.champion()
     operator.stack("stop")
     options = ["--state", operator.state, "--env-file", operator.env_file]
     status = operator.run("python", "deployments/stack.py", *options, "status")

@@ -73,7 +73,7 @@ def test_scheduled_runs_leave_nothing_behind(operator: Operator, promoted: FlowR
 
     def left() -> tuple[int, set[str]]:
         files = {str(path) for path in operator.work.iterdir()}
-        files |= {path.name for path in Path("/tmp").glob("prefect-workspace-attempt-*")}
+        files |= {path.name for path in operator.temporary.iterdir()}
         return len(operator.processes("worker")), files
 
     operator.wait_until_idle()

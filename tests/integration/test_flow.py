@@ -309,7 +309,7 @@ def test_a_reviewer_finds_the_report_with_its_figures_in_the_run(pair: Pair) -> 
     report = artifacts["report"].data
     assert len(report) < 200_000
     assert report.startswith(f"# Rejected: {pair.rejected.run_id}")
-    assert report.count("data:image/png;base64,") == 4
+    assert report.count("data:image/png;base64,") == 5
     for words in ("Ankle boot", pair.promoted.run_id, f"{pair.url}/runs/", "model.keras"):
         assert words in report
 

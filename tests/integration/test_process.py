@@ -175,9 +175,13 @@ def test_a_silent_server_does_not_hold_up_the_end(laboratory: Laboratory) -> Non
         server.suspend()
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    for server in servers:
-        server.resume()
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        for server in servers:
+            server.resume()
+        if process.poll() is None:
+            process.kill()
     assert len(servers) == 1
     assert time.monotonic() - start < LONGEST_END
     assert process.returncode == 130 and out.startswith(b"interrupted  after "), laboratory.error()

@@ -220,7 +220,7 @@ def test_a_bucket_that_is_not_there_is_named(name: str, bucket: str, call: Call)
     )
 
 
-@pytest.mark.parametrize("name", ["champion", "history", "rollback", "pull"])
+@pytest.mark.parametrize("name", ["champion", "history", "rollback", "hold", "release", "pull"])
 def test_a_store_without_a_champion_is_said_to_be(name: str, url: str, call: Call) -> None:
     """Before the first promotion these end with code 5 and one line, and make nothing."""
     if "://" not in url:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmnist.data.records import DataOrigin
+from fmnist.data.records import DataOrigin, DataRecord
 from fmnist.environment import describe_environment
 from fmnist.errors import DamagedError, ExitCode, StoreError
 from fmnist.evaluation.comparison import Comparison, ComparisonFailed
@@ -293,12 +293,17 @@ def test_a_run_is_put_together_whole(
     write_run(run, records.drawn_images(), records.mean_images(), folder)
 
     assert files_in(folder) == DOCUMENTED | more
+    prepared = run.prepared
+    whole_data = DataRecord(
+        **vars(run.data), duplicates=prepared.duplicates, statistics=prepared.statistics
+    )
     for name, record, kind in (
         ("evaluation.json", run.evaluation, Evaluation),
         ("verdict.json", run.verdict, Verdict),
         ("training.json", run.training, TrainingResult),
         ("settings.json", run.settings, Settings),
         (keys.DATA, run.data, DataOrigin),
+        (keys.DATA, whole_data, DataRecord),
         *([(keys.COMPARISON, against, type(against))] if against else []),
     ):
         assert from_json(kind, (folder / name).read_bytes(), name) == record

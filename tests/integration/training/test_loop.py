@@ -113,6 +113,17 @@ print(predict(load_model_bytes(path.read_bytes()), images).tobytes().hex())
     assert Path("configured.keras").read_bytes() == Path("plain.keras").read_bytes()
 
 
+def test_no_setting_of_keras_is_left_to_the_user() -> None:
+    """Not even those that do not change the default network, but may change another."""
+    usual = keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format()
+    keras.config.set_floatx("float64")
+    keras.config.set_epsilon(0.2)
+    keras.config.set_image_data_format("channels_first")
+    loop._set_up_keras()
+    found = keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format()
+    assert found == usual == ("float32", 1e-7, "channels_last")
+
+
 def test_the_weights_kept_are_those_of_the_best_epoch(sets: Sets, tmp_path: Path) -> None:
     """What is saved scores the best validation accuracy of the history, whatever came after."""
     wild = SHORT.model_copy(update={"epochs": 6, "learning_rate": 0.5})

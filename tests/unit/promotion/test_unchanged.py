@@ -13,10 +13,12 @@ from fmnist.data.records import FILES, DataOrigin
 from fmnist.environment import _digest_of_source, describe_environment
 from fmnist.errors import StoreError
 from fmnist.evaluation.gate import Verdict
-from fmnist.promotion.stored import remember
+from fmnist.promotion.stored import GateRequest, Promotion, remember
 from fmnist.promotion.unchanged import find_unchanged, fingerprint_of
 from fmnist.registry import keys
+from fmnist.registry.records import RetiredError, UnknownRunError
 from fmnist.settings import GateSettings, Settings
+from fmnist.store.base import Store
 from tests.support import records
 from tests.support.memory import MemoryStore
 from tests.support.registry import once, put, run_id
@@ -123,6 +125,33 @@ def test_the_earlier_run_and_its_latest_verdict_are_found_without_a_write() -> N
     assert found.verdict.reason == "not good enough" and not found.judged_again
     assert found.reason == f"unchanged: same data, settings, code and versions as {run_id(1)}"
     assert not store.writes
+
+
+def test_a_changed_gate_judges_the_earlier_run_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its new verdict is kept for the next run of the same gate."""
+    store, asked = store_with_run(GateSettings(min_accuracy=0.95)), []
+
+    def judge(_: Store, run: str, request: GateRequest) -> Promotion:
+        asked.append((run, request.gate_overrides["min_accuracy"]))
+        return Promotion(run, None, None, Verdict(True, reason="fine"), None, "fine")
+
+    monkeypatch.setattr("fmnist.promotion.unchanged.promote_stored_run", judge)
+    for again in (True, False):
+        found = find_unchanged(store, records.RUN_ID, Settings(), SAME, by="tests")
+        assert found and found.judged_again is again and found.verdict.reason == "fine"
+    assert asked == [(run_id(1), 0.9)]
+
+
+@pytest.mark.parametrize("error", [RetiredError, UnknownRunError])
+def test_a_run_that_is_pruned_while_it_is_judged_again_is_trained_again(
+    error: type[StoreError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> Promotion:
+        raise error("it was removed")
+
+    store = store_with_run(GateSettings(min_accuracy=0.95))
+    monkeypatch.setattr("fmnist.promotion.unchanged.promote_stored_run", gone)
+    assert find_unchanged(store, records.RUN_ID, Settings(), SAME, by="tests") is None
 
 
 def test_without_such_a_run_there_is_something_to_train() -> None:

@@ -558,6 +558,15 @@ def test_a_rollback_to_a_run_that_was_removed_long_ago_is_no_damage(store: Memor
 # ---- hold and release ---------------------------------------------------------------------------
 
 
+def test_without_a_champion_there_is_nothing_to_hold(store: MemoryStore) -> None:
+    refused(
+        lambda: set_hold(store, held=True, reason="", by=BY),
+        ExitCode.STORE,
+        "no run was promoted yet",
+    )
+    assert store.list_names("") == []
+
+
 def test_a_held_champion_stays_until_it_is_released(store: MemoryStore) -> None:
     """A run that passes is not promoted meanwhile, and has a verdict that says why."""
     put_champions(store, "one")

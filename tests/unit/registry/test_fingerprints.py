@@ -6,7 +6,7 @@ from fmnist.evaluation.gate import Verdict
 from fmnist.registry import keys
 from fmnist.registry.champion import retire
 from fmnist.registry.fingerprints import find_by_fingerprint, forget_fingerprint, record_fingerprint
-from fmnist.registry.records import FORMAT, FingerprintedRun, from_json, to_json
+from fmnist.registry.records import FORMAT, LARGEST_RECORD, FingerprintedRun, from_json, to_json
 from tests.support.memory import MemoryStore
 from tests.support.registry import once, put, run_id
 
@@ -69,6 +69,14 @@ def test_a_damaged_object_is_not_found_and_is_replaced(content: bytes) -> None:
     assert find_by_fingerprint(store, SAME) is None
     record_fingerprint(store, SAME, use())
     assert find_by_fingerprint(store, SAME) == use()
+
+
+def test_an_object_of_too_many_bytes_is_not_read(store: MemoryStore) -> None:
+    """Not even if a record is in it."""
+    put(store, 1, fingerprint=SAME)
+    large = to_json(use()) + b" " * LARGEST_RECORD
+    store.put_if_absent(keys.of_fingerprint(SAME), large)
+    assert find_by_fingerprint(store, SAME) is None
 
 
 def test_of_two_runs_at_once_either_is_found() -> None:

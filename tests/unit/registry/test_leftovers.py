@@ -59,6 +59,7 @@ def test_interrupted_writes_in_a_folder_are_leftovers(tmp_path: Path) -> None:
         f"runs/{run_id(2)}/.abc.part",
         ".champion.part",
         "history/.x.part",
+        "fingerprints/.x.part",
         ".probe-0123",
     ]
     for part in parts:

@@ -146,3 +146,12 @@ def test_class_names_are_read_from_a_complete_evaluation() -> None:
     """A comparison finds them among figures that it does not need."""
     content = to_json(records.evaluation())
     assert from_json(RecordedClasses, content, "here").names == records.CLASS_NAMES
+
+
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+def test_a_date_that_utc_does_not_have_is_damage(date: str) -> None:
+    """Whoever showed it would fail."""
+    content = edited(to_json(records.champion("one")), moved_at=date)
+    refused(
+        lambda: from_json(ChampionRecord, content, "champion.json"), ExitCode.DAMAGED, "moved_at"
+    )
