@@ -265,7 +265,8 @@ class S3Store:
         message = f"{where} failed at {error.operation_name} ({status} {code}); {_LATER}"
         if status == 501 or code == "NotImplemented":
             return _NotSupported(message)
-        if status == 409:
+        # A missing object is answered with a code, unless the answer broke off before it.
+        if status == 409 or (status == 404 and code == "404"):
             return _Again(message, retryable=True)
         return StoreError(message, retryable=status == 429 or status >= 500)
 

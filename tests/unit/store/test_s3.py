@@ -108,6 +108,7 @@ ANSWERS = {
     "conflict": (409, refusal("ConditionalRequestConflict"), "409", True),
     "not implemented": (400, refusal("InvalidRequest"), "400 InvalidRequest", False),
     "unknown condition": (501, refusal("Unknown"), "501 Unknown", False),
+    "an answer that broke off": (404, b"<Err", "404", True),
     "no bucket": (404, refusal("NoSuchBucket"), "does not exist: create it", False),
     "no room, by status": (507, refusal("NoRoom"), "is full (NoRoom)", False),
     "no room, by name": (400, refusal("XMinioStorageFull"), "is full (XMinioStorageFull)", False),
