@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fmnist.data.duplicates import digests_of
 from fmnist.data.records import (
     FILES,
     OFFICIAL_SHA256,
@@ -16,7 +17,7 @@ from fmnist.data.records import (
     FetchedData,
     LabelledImages,
 )
-from fmnist.data.split import load_images, prepare_sets, split
+from fmnist.data.split import load_digests, load_images, prepare_sets, split
 from fmnist.data.statistics import describe_sets
 from fmnist.errors import DataError, ExitCode, StoreError
 from fmnist.settings import DataSettings, SplitSettings
@@ -182,6 +183,29 @@ def test_bad_data_are_refused_before_anything_is_written(
     with pytest.raises(DataError, match=TEST_LABELS):
         prepare_sets(fetched, DATA, SplitSettings(), folder)
     assert not list(folder.iterdir())
+
+
+def test_test_images_that_are_training_images_too_are_refused_before_anything_is_written(
+    fetched: FetchedData, everything: LabelledImages, test_set: LabelledImages, tmp_path: Path
+) -> None:
+    """One in thirty is more than the share that is allowed by default."""
+    leaked = np.concatenate([everything.images[7:8], test_set.images[1:]])
+    fetched.test_images.write_bytes(idx(leaked))
+    folder = tmp_path / "work"
+    folder.mkdir()
+    with pytest.raises(DataError, match="test image 0 is training image 7"):
+        prepare_sets(fetched, DATA, SplitSettings(), folder)
+    assert not list(folder.iterdir())
+    allowed = DataSettings(max_leaked=0.04)
+    assert prepare_sets(fetched, allowed, SplitSettings(), folder).duplicates.leaked == 1
+
+
+def test_the_digests_are_those_of_all_images_to_learn_from(
+    fetched: FetchedData, everything: LabelledImages, tmp_path: Path
+) -> None:
+    prepared = prepare_sets(fetched, DATA, SplitSettings(), tmp_path)
+    expected = np.sort(digests_of(everything.images))
+    np.testing.assert_array_equal(load_digests(prepared.training_digests), expected)
 
 
 def test_test_images_of_another_size_are_refused(fetched: FetchedData, tmp_path: Path) -> None:
