@@ -9,4 +9,4 @@ printf '%s\n%s\n' "$JOB_ACCESS_KEY" "$JOB_SECRET_KEY" | mc admin user add store 
 if ! mc admin policy entities store --policy training | grep -qwF "$JOB_ACCESS_KEY"; then
   mc admin policy attach store training --user "$JOB_ACCESS_KEY" >/dev/null
 fi
-echo "the job's user may read and add in the bucket 'models', below 'fashion-mnist/', and read 'data'"
+echo "the job's user may read and add in the bucket 'models', and read in 'data', below 'fashion-mnist/'"

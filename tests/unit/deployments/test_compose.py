@@ -63,7 +63,8 @@ def test_the_policy_and_the_worker_name_the_same_place() -> None:
     assert [statement["Resource"] for statement in statements] == [
         [f"arn:aws:s3:::{bucket}"],
         [f"arn:aws:s3:::{bucket}/{prefix}/*"],
-        ["arn:aws:s3:::data", "arn:aws:s3:::data/*"],
+        ["arn:aws:s3:::data"],
+        ["arn:aws:s3:::data/fashion-mnist/*"],
     ]
     writing = [each["Resource"] for each in statements if "s3:PutObject" in each["Action"]]
     assert writing == [[f"arn:aws:s3:::{bucket}/{prefix}/*"]]
