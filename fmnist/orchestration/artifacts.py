@@ -101,7 +101,8 @@ def _sent_beside(send: Callable[[float], None]) -> Iterator[Callable[[float], No
                 value = latest[-1]
                 try:
                     send(value)
-                except (httpx.HTTPError, PrefectException) as error:
+                # Prefect's client raises the last of them once the run has ended and closed it.
+                except (httpx.HTTPError, PrefectException, RuntimeError) as error:
                     # Later, the run itself knows better whether the server is there.
                     if not left.is_set():
                         link.note(error)

@@ -196,7 +196,6 @@ def test_a_small_file_that_asks_for_gigabytes_is_refused_before_they_are_taken(
 import pathlib, resource, sys
 from fmnist.errors import DamagedError
 from fmnist.training.model_file import load_model_bytes
-from tests.support.processes import run_program
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     load_model_bytes(pathlib.Path("hostile.keras").read_bytes())
