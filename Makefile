@@ -21,13 +21,13 @@ train: $(READY) ## one run with the current settings: fetch, preprocess, train, 
 unit: $(READY) ## run the unit tests (1 min)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit $(ARGS)
 
-test: $(READY) ## run the unit and the integration tests (5 min)
+test: $(READY) ## run the unit and the integration tests (25 min on a busy machine)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
-faults: $(READY) ## interrupt every publication at every step, on three stores (8 min)
+faults: $(READY) ## interrupt every publication at every step, on three stores (8 to 24 min)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
-e2e: $(READY) ## run the end-to-end tests on the real stack, in a browser, in the image (20 min)
+e2e: $(READY) ## run the end-to-end tests on the real stack, in a browser, in the image (40 min on a busy machine)
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 check: $(READY) ## check style, format and types
