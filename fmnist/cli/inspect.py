@@ -135,7 +135,7 @@ def _held_and_forced(champion: ChampionRecord | None) -> tuple[bool, bool]:
     return champion.held, champion.forced or champion.move == "forced promotion"
 
 
-def _how_it_is(forced: bool, held: bool) -> str:
+def _how_it_is(held: bool, forced: bool) -> str:
     """What else there is to say of a champion, to follow that word."""
     said = [word for word, is_so in (("forced", forced), ("held", held)) if is_so]
     return f" ({', '.join(said)})" if said else ""
@@ -161,7 +161,7 @@ def _table_of_runs(context: Context, lines: Sequence[RunLine]) -> Table:
 def _explain_marks(context: Context, lines: Sequence[RunLine]) -> None:
     for line in lines:
         if line.champion:
-            context.say(f"* the champion{_how_it_is(line.forced, line.held)}")
+            context.say(f"* the champion{_how_it_is(line.held, line.forced)}")
     if any(line.rejected_later for line in lines):
         context.say("! rejected later, when it was to be promoted")
     for line in lines:
@@ -191,7 +191,7 @@ def show_run(context: Context, run: RunId, /) -> Result:
     others = dict.fromkeys([*([champion.run_id] if champion else []), *before])
     same = runs.same_model(store, stored, others)
     is_champion = champion is not None and champion.run_id == run
-    mark = _how_it_is(*reversed(_held_and_forced(champion)))
+    mark = _how_it_is(*_held_and_forced(champion))
     kind = "the official files" if origin.official else "not the official files"
     images = "" if figures.images is None else f", {figures.images:,} images"
     settings = [f"{name} {value}" for name, value in changed.items()]
@@ -334,7 +334,7 @@ def compare_runs(context: Context, first: RunId, second: RunId, /) -> Result:
     for run, is_same in zip(stored, same, strict=True):
         if not is_same and found.left_out is None:
             context.say(
-                f"{run.run_id} was judged on other test data, and may have trained on these"
+                f"{run.run_id} was judged on other test data, and may have been trained on these"
             )
     low, high = found.interval.low, found.interval.high
     return done(

@@ -30,7 +30,9 @@ def comparison_lines(
         f"the {after} has right, {found.lost:,} only the {before}",
     ]
     if found.left_out:
-        lines.append(f"left out        {found.left_out:,} images that either may have trained on")
+        lines.append(
+            f"left out        {found.left_out:,} images that either may have been trained on"
+        )
     return lines
 
 

@@ -5,7 +5,6 @@ Among 70,000 images, two that differ have the same digest by accident once in 10
 
 import hashlib
 import logging
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +27,7 @@ def digests_of(images: Bytes) -> Digests:
     size = np.array(images.shape[1:], "<u4").tobytes()
     made = (
         hashlib.blake2b(pixels.tobytes(), digest_size=_DIGEST.itemsize, salt=size).digest()
-        for pixels in images.reshape(len(images), math.prod(images.shape[1:]))
+        for pixels in images.reshape(len(images), -1)
     )
     return np.frombuffer(b"".join(made), _DIGEST)
 
@@ -41,7 +40,9 @@ def pack_digests(digests: Digests) -> bytes:
 def unpack_digests(content: bytes, where: str) -> Digests:
     """The digests in such bytes, or a `DamagedError` that says `where` they are."""
     if len(content) % _DIGEST.itemsize:
-        raise DamagedError(f"{where} cannot be read: {len(content):,} bytes are no whole digests")
+        raise DamagedError(
+            f"{where} cannot be read: {len(content):,} bytes are not a whole number of digests"
+        )
     return np.frombuffer(content, _DIGEST)
 
 
@@ -64,8 +65,7 @@ def find_duplicates(digests: Digests, labels: Bytes, training: int) -> Duplicate
     """
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     earlier = first[group]
-    places = np.arange(len(digests))
-    leaked = np.flatnonzero((places >= training) & (earlier < training))
+    leaked = training + np.flatnonzero(earlier[training:] < training)
     conflicting = np.flatnonzero(labels != labels[earlier])
 
     def name(place: int) -> str:
@@ -101,12 +101,12 @@ def report_duplicates(found: Duplicates, test_images: int, allowed: float) -> No
         logger.warning("%s", leaked)
     if found.conflicting:
         logger.warning(
-            "identical images have different labels, %s times: %s",
+            "identical images with different labels (%s): %s",
             f"{found.conflicting:,}",
             _listed(found.conflicting_named, found.conflicting),
         )
 
 
 def _listed(named: tuple[str, ...], count: int) -> str:
-    """The examples in a row, images counted from 0."""
+    """The examples in a row, with dots if there are more."""
     return ", ".join(named) + (", ..." if count > len(named) else "")

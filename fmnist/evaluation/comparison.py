@@ -162,7 +162,7 @@ def compare(
     The p-value is that of McNemar's test (1947), exact, by the binomial distribution of the images
     that changed sides: are gains and losses as likely as a fair coin's sides?
     """
-    places = np.flatnonzero(np.ones(len(labels), bool) if unseen is None else unseen)
+    places = np.arange(len(labels)) if unseen is None else np.flatnonzero(unseen)
     labels, probabilities = labels[places], probabilities[places]
     before, after = champion_probabilities[places].argmax(axis=1), probabilities.argmax(axis=1)
     was_right, is_right = before == labels, after == labels

@@ -167,7 +167,7 @@ def obstacle(against: Comparison, settings: GateSettings) -> str:
     if against.images >= needed:
         return ""
     return (
-        f"and this model can be compared on {against.images:,} of the {images:,} test images only, "
+        f"and this model can be compared on only {against.images:,} of the {images:,} test images, "
         f"where gate.min_comparable is {needed:,}, since they may have been trained on the others"
     )
 

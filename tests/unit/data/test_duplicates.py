@@ -43,7 +43,9 @@ def test_digests_are_kept_sorted_in_eight_bytes_each() -> None:
 
 
 def test_digests_that_are_cut_short_are_damaged() -> None:
-    with pytest.raises(DamagedError, match="here cannot be read: 15 bytes are no whole digests"):
+    with pytest.raises(
+        DamagedError, match="here cannot be read: 15 bytes are not a whole number of digests"
+    ):
         unpack_digests(bytes(15), "here")
 
 
@@ -106,7 +108,7 @@ def test_duplicates_that_are_allowed_are_logged(caplog: pytest.LogCaptureFixture
     assert caplog.messages == [
         "1 of the 100 test images (1.00%) can be found among the training images: test image 0 is "
         "training image 0",
-        "identical images have different labels, 1 times: test image 0 has label 3, "
+        "identical images with different labels (1): test image 0 has label 3, "
         "but training image 0 has 0",
     ]
     caplog.clear()

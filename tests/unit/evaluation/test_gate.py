@@ -339,7 +339,9 @@ def test_a_comparison_on_too_few_images_is_shown_and_does_not_decide(
     assert bool(shown) is not decides
     if shown:
         needed = f"gate.min_comparable is {setting or 1_000:,}"
-        assert f"on {found.images:,} of the 10,000 test images" in shown[0] and needed in shown[0]
+        assert (
+            f"on only {found.images:,} of the 10,000 test images" in shown[0] and needed in shown[0]
+        )
 
 
 @pytest.mark.parametrize(("images", "needed"), [(2_001, 1_000), (1_999, 1_000), (601, 301)])
