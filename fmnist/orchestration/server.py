@@ -36,7 +36,7 @@ logger = logging.getLogger("fmnist.flow")
 
 _LONGEST_FIRST_ANSWER = 10
 _LONGEST_LOOK = 3
-_SMALLEST_ROOM = 2**20
+_SMALLEST_ROOM = 8 * 2**20  # A new database takes five megabytes.
 _SECONDS_BETWEEN_HEARTBEATS = 30
 
 

@@ -187,6 +187,29 @@ def test_a_silent_server_does_not_hold_up_the_end(laboratory: Laboratory) -> Non
     assert process.returncode == 130 and out.startswith(b"interrupted  after "), laboratory.error()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_a_command_has_its_imports_is_one_line(number: int) -> None:
+    """From its first line on: nothing has to be put in order yet."""
+    program = """if True:
+        from fmnist import process
+        process.begin()
+        import time
+        print("begun", flush=True)
+        time.sleep(60)
+    """
+    begun = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert begun.stdout and begun.stdout.readline() == b"begun\n"
+    begun.send_signal(number)
+    out, err = begun.communicate(timeout=60)
+    assert (begun.returncode, err) == (130, b"")
+    assert out.startswith(b"interrupted  after ") and out.count(b"\n") == 1
+
+
 def test_a_signal_after_the_last_line_leaves_the_exit_code_as_it_is() -> None:
     """Also while Python itself ends, which takes a moment with much in memory."""
     program = """if True:

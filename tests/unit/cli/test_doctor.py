@@ -26,6 +26,7 @@ from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
 from tests.support.doctor import NAMES, OF_THE_STORE, bad, findings, own_places, settings  # noqa: F401
 from tests.support.mirrors import OWN, Mirrors, closed_port, with_sums
+from tests.support.processes import no_file_larger_than
 from tests.support.tiny_s3 import Handler, TinyS3, no_pauses, serving, some_keys, tiny_s3  # noqa: F401
 
 
@@ -266,6 +267,12 @@ def test_a_folder_of_prefect_that_cannot_be_written_is_named() -> None:
     Path("prefect").write_text("a file")
     bad(settings(), "Prefect API", ExitCode.PREFECT, str(Path("prefect").absolute()),
         "cannot be written", "set PREFECT_HOME")  # fmt: skip
+
+
+def test_a_folder_of_prefect_without_room_for_a_new_database_is_named() -> None:
+    """On a disk that is almost full, the server would end at its start, and its log be empty."""
+    with no_file_larger_than(4 * 2**20):
+        bad(settings(), "Prefect API", ExitCode.PREFECT, "cannot be written", "free some space")
 
 
 def test_an_empty_address_of_prefect_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
