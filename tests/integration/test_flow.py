@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,14 +29,11 @@ from prefect.testing.utilities import prefect_test_harness
 from fmnist.configure import Setting, all_settings
 from fmnist.data.cache import sha256_of
 from fmnist.data.idx import read_labelled_images
-from fmnist.orchestration.artifacts import training_progress
 from fmnist.orchestration.job import complete_settings
-from fmnist.orchestration.link import new_link
 from fmnist.registry.champion import champion_history, current_champion
 from fmnist.registry.records import Manifest, from_json
 from fmnist.store.base import open_store
 from fmnist.store.folder import FolderStore
-from fmnist.training.records import Epoch
 from tests.support.processes import (
     ROOT,
     S3Server,
@@ -720,64 +716,6 @@ def test_a_server_lost_in_the_middle_ends_with_7(
         shown = capsys.readouterr()
         assert shown.out.startswith("failed  -  prefect: lost the Prefect server at ")
         assert "hush-hush" not in shown.out + shown.err
-
-
-def test_a_failed_report_to_prefect_does_not_end_the_run(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise httpx.ConnectError("refused")
-
-    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", refuse)
-    with caplog.at_level("WARNING", "fmnist"), new_link(), training_progress(1) as report:
-        report(Epoch(1, 1, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
-    assert caplog.text.count("the Prefect server was lost (refused)") == 1
-
-
-def test_progress_is_sent_beside_the_training_and_only_the_latest_of_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A server that hangs holds up neither epochs nor the end; it gets the last value later."""
-    sent: list[float] = []
-    answers = threading.Event()
-
-    def create(percent: float, **_: object) -> str:
-        answers.wait(8)
-        sent.append(percent)
-        return "artifact"
-
-    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", create)
-    monkeypatch.setattr(
-        "prefect.artifacts.update_progress_artifact", lambda _, percent: sent.append(percent)
-    )
-    with new_link(), training_progress(100) as report:
-        for number in range(1, 101):
-            report(Epoch(number, 100, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
-    assert sent == []
-    answers.set()
-    deadline = time.monotonic() + 30
-    while sent[-1:] != [100.0] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert sent[-1] == 100.0 and len(sent) <= 3
-
-
-def test_the_progress_of_a_training_is_updated_ten_times_at_most(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """However many epochs there are, a watcher of the run gets few events about them."""
-    sent: list[float] = []
-    monkeypatch.setattr(
-        "prefect.artifacts.create_progress_artifact",
-        lambda percent, **_: sent.append(percent) or "artifact",
-    )
-    monkeypatch.setattr(
-        "prefect.artifacts.update_progress_artifact", lambda _, percent: sent.append(percent)
-    )
-    with new_link(), training_progress(150) as report:
-        for number in range(1, 151):
-            report(Epoch(number, 150, 0.5, 0.8, 0.5, 0.8, 0.001, 1.0))
-            time.sleep(0.005)
-    assert sent[0] == 0.0 and sent[-1] == 100.0 and 5 < len(sent) <= 11
 
 
 @pytest.mark.parametrize(

@@ -340,3 +340,18 @@ def test_a_current_folder_that_is_deleted_is_one_line(
     assert process.returncode == 5, err
     assert b"Traceback" not in err
     assert len(out.splitlines()) == 1
+
+
+def test_a_command_in_a_folder_that_was_deleted_is_one_line(tmp_path: Path) -> None:
+    """Even where it only reads, since the places in its settings are relative to that folder."""
+    ended = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD"; exec "$0" -m fmnist runs', sys.executable],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 5, ended.stderr
+    assert ended.stdout.startswith("failed  -  store: the current folder cannot be used (No such ")
+    assert ended.stdout.count("\n") == 1 and ended.stderr == ""
