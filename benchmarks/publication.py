@@ -24,11 +24,12 @@ import conditions
 from fmnist.configure import load_named_settings
 from fmnist.data.duplicates import digests_of
 from fmnist.data.fetch import fetch_files
-from fmnist.data.split import load_images, prepare_sets
+from fmnist.data.split import load_digests, load_images, prepare_sets
 from fmnist.environment import Environment
 from fmnist.evaluation.metrics import digest_of_predictions, evaluate
 from fmnist.promotion.judge import Judge, TestSet
 from fmnist.promotion.publish import publish_run
+from fmnist.promotion.unchanged import fingerprint_of
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion
 from fmnist.registry.records import from_json, new_run_id
@@ -82,6 +83,7 @@ def main() -> None:
             scorer(test.images, len(settings.data.class_names)),
             digests_of(test.images),
         )
+        trained_on = load_digests(prepared.training_digests)
         original = Path(source)
         stored = from_json(Settings, (original / keys.SETTINGS).read_bytes(), keys.SETTINGS)
         trained = from_json(
@@ -101,9 +103,8 @@ def main() -> None:
             (sealed / keys.MANIFEST).unlink()
             manifest = seal_run(sealed, run_id, datetime.now(UTC))
             files = {name: (sealed / name).read_bytes() for name in manifest.files}
-            judge = Judge(
-                store, test_set, GateSettings(min_accuracy=0), run_id, conditional_writes=True
-            )
+            gate = GateSettings(min_accuracy=0)
+            judge = Judge(store, test_set, gate, run_id, True, trained_on)
             with measured(plain):
                 for name, file in files.items():
                     store.put_if_absent(f"plain/{run_id}/{name}", file)
@@ -114,6 +115,7 @@ def main() -> None:
                 started_at=datetime.now(UTC),
                 location=store.location(keys.of_run(run_id)),
                 settings=stored,
+                fingerprint=fingerprint_of(stored, fetched.origin, environment),
                 data=fetched.origin,
                 prepared=prepared,
                 training=trained,
