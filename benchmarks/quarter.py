@@ -35,8 +35,13 @@ from tests.support.processes import kept_run
 MOST_TRAININGS = 10
 CLASSES = 10
 SETTINGS = {"training": {"epochs": 20, "batch_size": 64}, "gate": {"min_accuracy": 0.8}}
-# A job reads these; the first lets the worker ask for runs more often than every ten seconds.
-JOB = {"PREFECT_WORKER_QUERY_SECONDS": "1", "FMNIST_STORE__RETRY_PAUSES": "1,3"}
+# A job reads these; the first lets the worker ask for runs more often than every ten seconds, the
+# last lets a run that fetches wait for as long as it takes to stop a server on a busy machine.
+JOB = {
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "FMNIST_STORE__RETRY_PAUSES": "1,3",
+    "FMNIST_DATA__TIMEOUT": "300",
+}
 OUTAGE = 20.0  # seconds
 LONGEST_RUN = 900.0
 # Nights in which something happens, and the pauses between these.
