@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,23 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LONGEST_END = 8.0  # seconds
 _START = time.monotonic()
 
-_is_command = threading.Event()
-_asked_to_end = threading.Event()
-_codes: list[int] = []
+
+@dataclass
+class _Command:
+    """What is known of the command, in plain values: signals can interrupt a signal's handler.
+
+    Attributes:
+        started: whether it has started, so that a signal bounds how long it may take to end.
+        asked_to_end: whether a signal has come since.
+        code: its exit code, as soon as its last line is out.
+    """
+
+    started: bool = False
+    asked_to_end: bool = False
+    code: int | None = None
+
+
+_command = _Command()
 
 
 class _LossyFile(io.FileIO):
@@ -91,15 +106,14 @@ def hold_back() -> None:
 
 def start_command() -> None:
     """Hold signals back; after one, the command that starts here ends within ten seconds."""
-    _codes.clear()
-    _asked_to_end.clear()
-    _is_command.set()
+    _command.asked_to_end, _command.code = False, None
+    _command.started = True
     hold_back()
 
 
 def end_command(code: int) -> None:
     """The command's last line is out: a signal only hurries what is left to be done."""
-    _codes.append(code)
+    _command.code = code
 
 
 @contextmanager
@@ -121,7 +135,7 @@ def interruptible() -> Iterator[None]:
             raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    if before is _note and _asked_to_end.is_set():
+    if before is _note and _command.asked_to_end:
         raise KeyboardInterrupt
     _handle(interrupt)
     try:
@@ -166,15 +180,15 @@ def _handle(handler: Callable[..., None] | signal.Handlers) -> None:
 
 
 def _note(*_: object) -> None:
-    if _is_command.is_set() and not _asked_to_end.is_set():
-        _asked_to_end.set()
+    if _command.started and not _command.asked_to_end:
+        _command.asked_to_end = True
         watchdog = threading.Timer(_LONGEST_END, _exit)
         watchdog.daemon = True
         watchdog.start()
 
 
 def _exit(*_: object) -> None:
-    if not _codes:
+    if _command.code is None:
         after = f"after {time.monotonic() - _START:.0f} s"
         line = f"interrupted  {after}\n"
         if "--json" in sys.argv:
@@ -183,4 +197,4 @@ def _exit(*_: object) -> None:
             line += f'"message": "{after}"}}\n'
         with suppress(OSError):
             os.write(1, line.encode())
-    os._exit(_codes[-1] if _codes else ExitCode.INTERRUPTED)
+    os._exit(ExitCode.INTERRUPTED if _command.code is None else _command.code)

@@ -1,7 +1,6 @@
 """What a signal does in a block that must not, or must, be interrupted."""
 
 import signal
-import threading
 
 import pytest
 
@@ -14,7 +13,7 @@ def test_an_import_of_tensorflow_is_interrupted_only_after_its_end(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle, its native code may turn the interrupt into an `ImportError`."""
-    monkeypatch.setattr(process, "_is_command", threading.Event())
+    monkeypatch.setattr(process, "_command", process._Command())
     imported = False
     with pytest.raises(KeyboardInterrupt), process.interruptible():
         with quiet_tensorflow_import():
