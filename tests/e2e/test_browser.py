@@ -114,7 +114,8 @@ def visit(browser: Browser, server: str, operator: Operator) -> Iterator[Visit]:
 
     def open_page(path: str) -> Page:
         page.set_viewport_size(WINDOW)
-        page.goto(path)
+        # Until it has what it shows, a page goes back to its first tab.
+        page.goto(path, wait_until="networkidle")
         return page
 
     yield open_page
