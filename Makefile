@@ -21,13 +21,13 @@ train: $(READY) ## one run with the current settings: fetch, preprocess, train, 
 unit: $(READY) ## run the unit tests (1 min)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit $(ARGS)
 
-test: $(READY) ## run the unit and the integration tests (25 min on a busy machine)
+test: $(READY) ## run the unit and the integration tests (15 min)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
-faults: $(READY) ## interrupt every publication at every step, on three stores (8 to 24 min)
+faults: $(READY) ## interrupt every publication at every step, on three stores (15 min)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
-e2e: $(READY) ## run the end-to-end tests on the real stack, in a browser, in the image (40 min on a busy machine)
+e2e: $(READY) ## run the end-to-end tests on the real stack, in a browser, in the image (35 min)
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 check: $(READY) ## check style, format and types
@@ -44,7 +44,7 @@ benchmarks: $(READY) ## measure the epoch (4 min) and the seeds (30 min), and st
 	  > $(VENV)/epoch.md && mv $(VENV)/epoch.md benchmarks/results/
 	$(BIN)/python benchmarks/seeds.py > $(VENV)/seeds.md && mv $(VENV)/seeds.md benchmarks/results/
 
-quarter: $(READY) ## play ninety nights on the real stack, and store the table (20 min)
+quarter: $(READY) ## play ninety nights on the real stack, and store the table (16 min)
 	PYTHONPATH=.:deployments $(BIN)/python benchmarks/quarter.py > $(VENV)/quarter.md \
 	  && mv $(VENV)/quarter.md benchmarks/results/
 

@@ -131,10 +131,7 @@ def main() -> None:
                 training = train(case, Path(folder))
             measured[case].append(training)
             print(f"round {number + 1}: server {case}: {training}", file=sys.stderr)
-    print(
-        f"Training of {EPOCHS} epochs, {rounds} rounds, on a machine that others used at the same "
-        f"time. {conditions.line()}.\n"
-    )
+    print(f"Training of {EPOCHS} epochs, {rounds} rounds. {conditions.line()}.\n")
     print(
         "| the server | median s for an epoch | median s from the last epoch to the end | training, "
         "ratio to the first line in the same round: least | median | most | processor s of the job, "

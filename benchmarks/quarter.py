@@ -413,10 +413,7 @@ def faults(operator: Operator, quarter: Quarter, uses: Iterable[Use]) -> Iterato
 def print_tables(quarter: Quarter, uses: Sequence[Use], minutes: float) -> None:
     """Print what happened, what it came to, and what is left."""
     nights = quarter.nights
-    print(
-        f"{len(nights)} nights in {minutes:.0f} minutes, on a machine that others used at the same "
-        f"time. {conditions.line()}.\n"
-    )
+    print(f"{len(nights)} nights in {minutes:.0f} minutes. {conditions.line()}.\n")
     print(
         "Every night is a scheduled run of the nightly deployment, with `training.when: changed`, on "
         "the stack of `deployments/stack.py`: PostgreSQL, Prefect server, MinIO, worker. Data: 600 "

@@ -147,10 +147,7 @@ def main() -> None:
             ):
                 measured[f"{kind}, {past:,}"] = measure(url, past)
                 print(f"{kind}, {past:,}: done", file=sys.stderr)
-    print(
-        f"{ROUNDS} skipped runs each, with the real data, on a machine that others used at the same "
-        f"time. {conditions.line()}.\n"
-    )
+    print(f"{ROUNDS} skipped runs each, with the real data. {conditions.line()}.\n")
     print(
         "| store, past runs | requests | least s | median s | most s | processor s, median |\n"
         "|---|---:|---:|---:|---:|---:|"
