@@ -21,7 +21,7 @@ train: $(READY) ## one run with the current settings: fetch, preprocess, train, 
 unit: $(READY) ## run the unit tests (1 min)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit $(ARGS)
 
-test: $(READY) ## run the unit and the integration tests (15 min)
+test: $(READY) ## run the unit and the integration tests (16 min)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 faults: $(READY) ## interrupt every publication at every step, on three stores (15 min)
