@@ -114,8 +114,7 @@ def visit(browser: Browser, server: str, operator: Operator) -> Iterator[Visit]:
 
     def open_page(path: str) -> Page:
         page.set_viewport_size(WINDOW)
-        # Until it has what it shows, a page goes back to its first tab.
-        page.goto(path, wait_until="networkidle")
+        page.goto(path)
         return page
 
     yield open_page
@@ -153,7 +152,8 @@ def log_in(page: Page, password: str) -> None:
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Change to a tab of the page."""
+    """Change to a tab of the page, once it has loaded: until then it goes back to its first tab."""
+    page.wait_for_load_state("networkidle")
     page.locator(".p-tab").get_by_text(name, exact=True).click()
 
 
