@@ -120,7 +120,9 @@ def end_command(code: int) -> None:
 def interruptible() -> Iterator[None]:
     """Raise `KeyboardInterrupt` in this block at the first signal, and ignore any that follow.
 
-    In threads other than the main one, which get no signals, the block changes nothing.
+    What it breaks, such as an import of native code, may raise an error of its own in its place;
+    that is a `KeyboardInterrupt` again when the block ends. In threads other than the main one,
+    which get no signals, the block changes nothing.
     """
     if not _in_main_thread():
         yield
@@ -140,10 +142,19 @@ def interruptible() -> Iterator[None]:
     _handle(interrupt)
     try:
         yield
+    except Exception as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         interrupted = True
         # SIGTERM stays ignored until Prefect, which catches it around a flow, restores what was.
         signal.signal(signal.SIGINT, before)
+
+
+def is_asked_to_end() -> bool:
+    """Whether a signal has come since the command started."""
+    return _command.asked_to_end
 
 
 @contextmanager

@@ -21,3 +21,22 @@ def test_an_import_of_tensorflow_is_interrupted_only_after_its_end(
             imported = True
         pytest.fail("the signal was lost")
     assert imported
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_error_that_an_interrupt_has_caused_counts_as_the_interrupt(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Native code that is interrupted as it loads raises an `ImportError`."""
+    monkeypatch.setattr(process, "_command", process._Command())
+    with pytest.raises(KeyboardInterrupt), process.interruptible():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+
+def test_an_error_that_no_signal_has_caused_is_raised_as_it_is() -> None:
+    """A defect must not pass for an interrupt."""
+    with pytest.raises(ImportError), process.interruptible():
+        raise ImportError("no such module")
