@@ -120,9 +120,9 @@ def end_command(code: int) -> None:
 def interruptible() -> Iterator[None]:
     """Raise `KeyboardInterrupt` in this block at the first signal, and ignore any that follow.
 
-    What it breaks, such as an import of native code, may raise an error of its own in its place;
-    that is a `KeyboardInterrupt` again when the block ends. In threads other than the main one,
-    which get no signals, the block changes nothing.
+    Code that is interrupted, such as native code that calls back into Python, may raise an error of
+    its own instead; that leaves the block as a `KeyboardInterrupt` too. In threads other than the
+    main one, which get no signals, the block changes nothing.
     """
     if not _in_main_thread():
         yield

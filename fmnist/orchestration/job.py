@@ -241,10 +241,10 @@ def _is_not_foreseen(record: logging.LogRecord) -> bool:
     """Drops what Prefect says of a foreseeable error or an interrupt: the flow logs one line."""
     if record.msg.startswith("Crash detected!"):
         return not isinstance(sys.exc_info()[1], KeyboardInterrupt)
-    if record.exc_info and process.is_asked_to_end():
-        return False
+    if not record.exc_info:
+        return True
     foreseen = (JobError, httpx.HTTPError, PrefectException)
-    return not (record.exc_info and isinstance(record.exc_info[1], foreseen))
+    return not (process.is_asked_to_end() or isinstance(record.exc_info[1], foreseen))
 
 
 def _is_of_no_use(_record: logging.LogRecord) -> bool:

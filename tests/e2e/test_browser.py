@@ -152,7 +152,7 @@ def log_in(page: Page, password: str) -> None:
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Change to a tab of the page, once it has loaded: until then it goes back to its first tab."""
+    """Open a tab of the page, once the page has loaded: until then it returns to its first tab."""
     page.wait_for_load_state("networkidle")
     page.locator(".p-tab").get_by_text(name, exact=True).click()
 
