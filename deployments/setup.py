@@ -5,7 +5,8 @@
 
 PREFECT_API_URL and PREFECT_API_AUTH_STRING name the server. Alerts are posted as JSON to
 ALERT_WEBHOOK_URL, and in Slack's form to ALERT_SLACK_URL; without either, the automations that post
-are left out. An alert is due when no run was completed for ALERT_SILENCE_HOURS (26).
+are left out. An address that does not take an alert is tried three times more, and then named in
+the server's log. An alert is due when no run was completed for ALERT_SILENCE_HOURS (26).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 import httpx
 import yaml
-from prefect.blocks.webhook import Webhook
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
@@ -28,7 +29,7 @@ from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.settings import PREFECT_API_URL
 from prefect.types import SecretDict
 from prefect.workers.process import ProcessWorker
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 HERE = Path(__file__).resolve().parent
 POOLS = {"training": "process", "docker": "docker", "kubernetes": "kubernetes"}
@@ -64,12 +65,26 @@ def declared_automations(hours: float) -> list[dict[str, Any]]:
     return [copy.deepcopy(declared) for declared in yaml.safe_load(text)["automations"]]
 
 
+def alert_block(name: str, url: str) -> CustomWebhookNotificationBlock:
+    """A block that posts the text of a notification, which is JSON, to an address.
+
+    Not Prefect's `Webhook`: all of its blocks share one pool of connections, and whichever has
+    posted first closes the pool on the others.
+    """
+    return CustomWebhookNotificationBlock(
+        name=name,
+        url="{{ address }}",
+        form_data="{{ body }}",
+        headers={"Content-Type": "application/json"},
+        secrets=SecretDict({"address": url}),
+    )
+
+
 def save_webhooks(environment: Mapping[str, str]) -> dict[str, str]:
     """Save a block for each address that alerts go to; their ids, by the variable's name."""
-    headers = SecretDict({"Content-Type": "application/json"})
     return {
-        variable: str(Webhook(url=SecretStr(url), headers=headers).save(block, overwrite=True))
-        for variable, block in WEBHOOKS.items()
+        variable: str(alert_block(name, url).save(name, overwrite=True))
+        for variable, name in WEBHOOKS.items()
         if (url := environment.get(variable))
     }
 

@@ -1,5 +1,8 @@
 """The automations, and what setup.py does when it cannot reach the server."""
 
+import asyncio
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ def test_the_automations_are_valid() -> None:
     """Prefect understands each of them, once the webhook's block is filled in."""
     for declared in setup.declared_automations(26):
         for action in declared["actions"]:
-            if action["type"] == "call-webhook":
+            if "webhook" in action:
                 assert action.pop("webhook") in setup.WEBHOOKS
                 action["block_document_id"] = "00000000-0000-0000-0000-000000000001"
         assert AutomationCore.model_validate(declared).name == declared["name"]
@@ -65,9 +68,9 @@ def test_no_run_that_ended_is_taken_for_crashed() -> None:
 def test_every_alert_is_posted_in_both_forms_as_one_line() -> None:
     """Many receivers read a line at a time; Slack takes nothing but a `text`."""
     for declared in setup.declared_automations(26):
-        posts = {a["webhook"]: a["payload"] for a in declared["actions"] if "webhook" in a}
+        posts = {a["webhook"]: a["body"] for a in declared["actions"] if "webhook" in a}
         assert not posts or posts.keys() == setup.WEBHOOKS.keys()
-        assert not any("\n" in payload for payload in posts.values())
+        assert not any("\n" in body for body in posts.values())
         assert posts.get("ALERT_SLACK_URL", '{"text": ').startswith('{"text": ')
 
 
@@ -76,7 +79,7 @@ def test_the_silence_before_an_alert_can_be_set(hours: float, seconds: float) ->
     """In hours, for schedules other than nightly."""
     silence = setup.declared_automations(hours)[-1]
     assert float(silence["trigger"]["within"]) == seconds
-    assert f"for {hours} hours" in silence["actions"][0]["payload"]
+    assert f"for {hours} hours" in silence["actions"][0]["body"]
 
 
 @pytest.mark.parametrize(
@@ -94,3 +97,37 @@ def test_a_server_that_cannot_be_set_up_is_named(
     said = capsys.readouterr().err
     assert said.startswith(f"setup: the Prefect server at {address} was not set up: ")
     assert reason in said.lower() and len(said.splitlines()) == 1
+
+
+def test_alerts_at_the_same_time_do_not_disturb_each_other() -> None:
+    """A quick address and a slow one both get their whole alert, as JSON, character for character."""
+    texts = {"/quick": '{"reason": "é {{ body }}"}', "/slow": '{"text": "\\n"}'}
+    received: dict[str, tuple[str | None, str]] = {}
+    quick_is_done = threading.Event()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            if self.path == "/slow":
+                quick_is_done.wait(30)
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            received[self.path] = (self.headers["Content-Type"], body)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    async def post(path: str) -> None:
+        address = f"http://127.0.0.1:{server.server_port}{path}"
+        await setup.alert_block("alerts", address).notify(texts[path], "a subject")
+        if path == "/quick":
+            quick_is_done.set()
+
+    async def post_all() -> None:
+        await asyncio.gather(post("/slow"), post("/quick"))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asyncio.run(post_all())
+        server.shutdown()
+    assert received == {path: ("application/json", text) for path, text in texts.items()}
