@@ -5,8 +5,8 @@
 
 PREFECT_API_URL and PREFECT_API_AUTH_STRING name the server. Alerts are posted as JSON to
 ALERT_WEBHOOK_URL, and in Slack's form to ALERT_SLACK_URL; without either, the automations that post
-are left out. An address that does not take an alert is tried three times more, and then named in
-the server's log. An alert is due when no run was completed for ALERT_SILENCE_HOURS (26).
+are left out. If an address refuses an alert, the server tries three more times, and its log names
+the address. An alert is due when no run was completed for ALERT_SILENCE_HOURS (26).
 """
 
 import argparse
@@ -68,8 +68,8 @@ def declared_automations(hours: float) -> list[dict[str, Any]]:
 def alert_block(name: str, url: str) -> CustomWebhookNotificationBlock:
     """A block that posts the text of a notification, which is JSON, to an address.
 
-    Not Prefect's `Webhook`: all of its blocks share one pool of connections, and whichever has
-    posted first closes the pool on the others.
+    Not Prefect's `Webhook`: all such blocks share one pool of connections, and the first to finish
+    closes it while the others are still posting.
     """
     return CustomWebhookNotificationBlock(
         name=name,
