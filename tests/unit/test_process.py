@@ -1,6 +1,7 @@
 """What a signal does in a block that must not, or must, be interrupted."""
 
 import signal
+import time
 
 import pytest
 
@@ -34,6 +35,22 @@ def test_an_error_that_an_interrupt_has_caused_counts_as_the_interrupt(
             signal.raise_signal(number)
         except KeyboardInterrupt:
             raise ImportError("initialization failed") from None
+
+
+def test_an_interrupt_that_a_finalizer_swallows_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python only reports what a finalizer raises, and goes on."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(process, "_command", process._Command())
+    with pytest.raises(KeyboardInterrupt), process.interruptible():
+        Interrupted()
+        time.sleep(10)
+        pytest.fail("the signal was lost")
 
 
 def test_an_error_that_no_signal_has_caused_is_raised_as_it_is() -> None:
