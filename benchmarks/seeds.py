@@ -16,7 +16,8 @@ import conditions
 
 from fmnist.data.fetch import fetch_files
 from fmnist.data.split import load_images, prepare_sets
-from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.evaluation.metrics import evaluate
+from fmnist.evaluation.records import Evaluation
 from fmnist.settings import Settings
 from fmnist.training.loop import train_network
 from fmnist.training.model_file import load_model_bytes, predict

@@ -29,6 +29,7 @@ from train import training_job
 from fmnist.configure import load_named_settings
 from fmnist.evaluation.gate import Verdict
 from fmnist.orchestration.server import run_flow
+from fmnist.orchestration.temporary_server import temporary_server
 from fmnist.promotion.unchanged import Unchanged
 from fmnist.registry import keys
 from fmnist.registry.records import FORMAT, FingerprintedRun, Manifest, digest_of, to_json
@@ -76,7 +77,8 @@ def run_once(url: str, folder: Path) -> Skipped:
         took[:] = [time.monotonic() - start, time.process_time() - cpu]
         return state
 
-    result = run_flow(timed, settings)
+    with temporary_server() as server:
+        result = run_flow(lambda: timed, settings, server)
     return Skipped(took[0], took[1], tuple(requests), isinstance(result, Unchanged))
 
 

@@ -6,34 +6,29 @@ Everything that computes or stores is in the package `fmnist`, and what only Pre
 in `fmnist.orchestration`. Here are the order of the stages, their retries, and the command line.
 """
 
-import logging
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
-
 from fmnist import process
 
 if __name__ == "__main__":
     process.begin()
+    # Arguments come first: what is imported below takes seconds, which only a run is worth.
+    from fmnist.cli.train import main
 
-from fmnist.prefect_import import prefect_import
+    process.leave(main(__file__))
 
-with prefect_import(end=__name__ == "__main__"):
-    from prefect import flow, task
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
 
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
 
-from fmnist.cli.command import run
-from fmnist.cli.train import training_app
 from fmnist.data.fetch import fetch_files
 from fmnist.data.records import DataOrigin, FetchedData, PreparedData
 from fmnist.data.split import load_digests, load_images, prepare_sets
 from fmnist.data.statistics import mean_images
-from fmnist.errors import ExitCode
 from fmnist.orchestration.artifacts import show_report, show_unchanged, training_progress
 from fmnist.orchestration.form import SettingsForm
 from fmnist.orchestration.job import (
@@ -47,7 +42,6 @@ from fmnist.orchestration.job import (
     unchanged_state,
 )
 from fmnist.orchestration.link import settle
-from fmnist.orchestration.server import run_flow
 from fmnist.promotion.data_change import compare_data
 from fmnist.promotion.judge import Decision, Judge, make_test_set
 from fmnist.promotion.publish import publish_run, write_run
@@ -160,13 +154,3 @@ def _judge(job: Job, data: DataOrigin, prepared: PreparedData) -> Judge:
     test_set = make_test_set(load_images(prepared.test), settings.data.class_names, data)
     trained_on = load_digests(prepared.training_digests)
     return Judge(store, test_set, settings.gate, job.run_id, job.conditional_writes, trained_on)
-
-
-def main(arguments: Sequence[str] | None = None) -> ExitCode:
-    """Run the job once as the command line says; the last line on standard output sums it up."""
-    app = training_app(lambda settings: run_flow(training_job, settings))
-    return run(app, arguments, json=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

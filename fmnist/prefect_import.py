@@ -46,6 +46,26 @@ def prefect_import(*, end: bool = False) -> Iterator[None]:
         sys.exit(error.exit_code)
 
 
+def may_name_a_server() -> bool:
+    """Whether anything that Prefect reads may name a server: a quick look, without importing it."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    for file, mark in (
+        (_profiles(), "PREFECT_API"),
+        (Path(".env"), "PREFECT_"),
+        (Path("prefect.toml"), ""),
+        (Path("pyproject.toml"), "tool.prefect"),
+    ):
+        try:
+            if mark in file.expanduser().read_text():
+                return True
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):  # Prefect says what is wrong with it.
+            return True
+    return False
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         fault = error.errors(include_url=False, include_input=False)[0]

@@ -9,9 +9,15 @@ from rich.text import Text
 
 from fmnist.cli.command import Context
 from fmnist.errors import printable
-from fmnist.evaluation.comparison import Against, Comparison, in_digits, in_points
 from fmnist.evaluation.gate import Verdict
-from fmnist.evaluation.metrics import CONFIDENCE, Interval
+from fmnist.evaluation.records import (
+    CONFIDENCE,
+    Against,
+    Comparison,
+    Interval,
+    in_digits,
+    in_points,
+)
 
 _WIDE = 90
 

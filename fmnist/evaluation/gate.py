@@ -7,8 +7,14 @@ test set's is a rejection.
 import math
 from dataclasses import dataclass, replace
 
-from fmnist.evaluation.comparison import Against, Comparison, ComparisonFailed, in_digits, in_points
-from fmnist.evaluation.metrics import Evaluation
+from fmnist.evaluation.records import (
+    Against,
+    Comparison,
+    ComparisonFailed,
+    Evaluation,
+    in_digits,
+    in_points,
+)
 from fmnist.settings import GateSettings
 
 SIGNIFICANCE = 0.025

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,108 +9,18 @@ from scipy.stats import binomtest
 from sklearn.metrics import classification_report, confusion_matrix
 
 from fmnist.data.records import Bytes, Probabilities
+from fmnist.evaluation.records import (
+    CONFIDENCE,
+    ClassScores,
+    ConfusedPair,
+    Evaluation,
+    Interval,
+    Mistake,
+)
 
-CONFIDENCE = 0.95
 CALIBRATION_BINS = 15
 _PAIRS_KEPT = 10
 _MISTAKES_KEPT = 24
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A confidence interval for a share, at the level `CONFIDENCE`.
-
-    Attributes:
-        low: its lower bound.
-        high: its upper bound.
-    """
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """The scores of one class, or their average over the classes.
-
-    Attributes:
-        name: of the class, or `macro average` or `weighted average`.
-        precision: share of the images predicted as this class that are of it.
-        recall: share of the images of this class that were predicted as it.
-        f1: the harmonic mean of the two.
-        support: how many images are of this class.
-    """
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-@dataclass(frozen=True)
-class ConfusedPair:
-    """Two classes of which one was taken for the other.
-
-    Attributes:
-        true: the class of the images.
-        predicted: the class they were taken for.
-        images: how many.
-    """
-
-    true: str
-    predicted: str
-    images: int
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A test image that was classified wrongly.
-
-    Attributes:
-        index: its place in the test set, from 0.
-        true: its class.
-        predicted: the class it was taken for.
-        confidence: the probability given to that class.
-    """
-
-    index: int
-    true: str
-    predicted: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model's figures on the test set.
-
-    Attributes:
-        images: how many images were scored.
-        correct: how many of them were classified right.
-        accuracy: the share of those.
-        interval: the accuracy's confidence interval (Wilson).
-        loss: the mean cross-entropy.
-        calibration_error: the expected calibration error.
-        classes: the scores of each class, by class number.
-        averages: their macro and weighted averages.
-        confusion: `confusion[true][predicted]` counts images.
-        confused_pairs: the classes confused most often, worst first.
-        mistakes: the mistakes that the model was surest of, most confident first.
-        predictions_sha256: see `digest_of_predictions`; empty in older files.
-    """
-
-    images: int
-    correct: int
-    accuracy: float
-    interval: Interval
-    loss: float
-    calibration_error: float
-    classes: tuple[ClassScores, ...]
-    averages: tuple[ClassScores, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    confused_pairs: tuple[ConfusedPair, ...]
-    mistakes: tuple[Mistake, ...]
-    predictions_sha256: str = ""
 
 
 def digest_of_predictions(probabilities: Probabilities) -> str:

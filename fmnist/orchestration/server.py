@@ -20,13 +20,15 @@ from prefect.client.orchestration import get_client
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import Abort, PrefectException
+from prefect.flows import load_flow_from_entrypoint
+from prefect.logging.handlers import APILogWorker
 from prefect.utilities import engine
 from sqlalchemy.engine import make_url
 
 from fmnist import process
 from fmnist.errors import JobError, PrefectError, without_credentials, writing
-from fmnist.orchestration import temporary_server
 from fmnist.orchestration.link import bound_waits, new_link, reason
+from fmnist.orchestration.temporary_server import LOG, TemporaryServer
 from fmnist.prefect_import import prefect_import
 from fmnist.promotion.unchanged import Unchanged
 from fmnist.report.run import Run
@@ -36,12 +38,15 @@ logger = logging.getLogger("fmnist.flow")
 
 _LONGEST_FIRST_ANSWER = 10
 _LONGEST_LOOK = 3
+_LONGEST_DRAIN = 3
 _SMALLEST_ROOM = 8 * 2**20  # A new database takes five megabytes.
 _SECONDS_BETWEEN_HEARTBEATS = 30
 
 
-def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
-    """Run the flow in this process, on the configured Prefect server or a temporary one.
+def run_flow(
+    load: Callable[[], Callable[..., Any]], settings: Settings, own: TemporaryServer
+) -> Run | Unchanged:
+    """Load a flow and run it in this process, on the configured Prefect server or `own`.
 
     What the stages came to is the outcome, also if Prefect can no longer be told.
 
@@ -50,19 +55,18 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
         PrefectError: no server answers, or it was lost before the run came to anything.
         KeyboardInterrupt: the run was interrupted.
     """
-    process.end_at_once()
     url, login = api_address_and_login()
     if url:
+        own.end()
         ask_server(url, login)
     else:
         check_own_database()
-        # Prefect itself takes an empty address for one.
-        os.environ.pop("PREFECT_API_URL", None)
-    unset = set() if url else {prefect.PREFECT_API_URL}
-    with prefect.temporary_settings(run_settings(), restore_defaults=unset), new_link() as link:
+        own.begin()
+    flow = load()
+    if not url:
+        _wait_for(own)
+    with prefect.temporary_settings(run_settings(None if url else own)), new_link() as link:
         try:
-            if not url:
-                _start_temporary_server()
             _let_events_fail_fast()
             bound_waits()
             process.hold_back()
@@ -87,7 +91,19 @@ def run_flow(flow: Callable[..., Any], settings: Settings) -> Run | Unchanged:
             )
             return link.outcome
         finally:
+            # What is still to be sent is sent before the server is let go.
+            EventsWorker.drain_all(_LONGEST_DRAIN)
+            APILogWorker.drain_all(_LONGEST_DRAIN)
             EventsWorker.set_client_override(None)
+
+
+def load_flow(file: Path) -> Callable[..., Any]:
+    """The flow `training_job` of a file."""
+    try:
+        return load_flow_from_entrypoint(f"{file}:training_job")
+    except FileNotFoundError:
+        process.check_current_folder()  # which Prefect looks at
+        raise
 
 
 def api_address_and_login() -> tuple[str, str | None]:
@@ -100,31 +116,24 @@ def api_address_and_login() -> tuple[str, str | None]:
     return (api.url or "").rstrip("/"), login
 
 
-def run_settings() -> dict[Any, Any]:
-    """The Prefect settings that a run started by hand needs."""
-    # Where an automation marks runs without a heartbeat as crashed, this run must send one too.
-    found: dict[Any, Any] = {prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS}
-    # The flow waits for a lost server itself; with Prefect's five, each call would take a minute.
-    found[prefect.PREFECT_CLIENT_MAX_RETRIES] = 2
-    if not prefect.PREFECT_API_URL.value():
-        found |= {
-            prefect.PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
-            # Its telemetry prints a traceback if the database is locked when it starts.
-            prefect.PREFECT_SERVER_ANALYTICS_ENABLED: False,
-        }
-    return found
+def run_settings(own: TemporaryServer | None = None) -> dict[Any, Any]:
+    """The Prefect settings that a run started by hand needs, on the configured server or `own`."""
+    address = {prefect.PREFECT_API_URL: own.url, prefect.PREFECT_UI_URL: ""} if own else {}
+    return address | {
+        # Where an automation marks runs without a heartbeat as crashed, this run must send one too.
+        prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS,
+        # The flow waits for a lost server itself; with Prefect's five, each call takes a minute.
+        prefect.PREFECT_CLIENT_MAX_RETRIES: 2,
+    }
 
 
-def _start_temporary_server() -> None:
-    temporary_server.prepare()
-    try:
-        with get_client(sync_client=True) as client:
-            client.read_flows(limit=1)
-    except (httpx.HTTPError, PrefectException, OSError, RuntimeError, ValueError) as error:
+def _wait_for(own: TemporaryServer) -> None:
+    if fault := own.fault():
+        log = prefect.Settings().home.expanduser().absolute() / LOG
         raise PrefectError(
-            f"the temporary Prefect server cannot be used: {reason(error)}; correct what it says, "
-            "or start a server and set PREFECT_API_URL"
-        ) from error
+            f"the temporary Prefect server cannot be used: {fault}; its log is {log}; correct what "
+            "it says, or start a server and set PREFECT_API_URL"
+        )
 
 
 def _let_events_fail_fast() -> None:

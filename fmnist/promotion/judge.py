@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from fmnist.data.duplicates import Digests, digests_of, unseen
 from fmnist.data.records import Bytes, DataChange, DataOrigin, LabelledImages, Probabilities
 from fmnist.errors import DamagedError, StoreError
-from fmnist.evaluation.comparison import Against, ComparisonFailed, compare
+from fmnist.evaluation.comparison import compare
 from fmnist.evaluation.gate import GateContext, Verdict, decide, hold_back, undecided
-from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.evaluation.metrics import evaluate
+from fmnist.evaluation.records import Against, ComparisonFailed, Evaluation
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of, promote_run
 from fmnist.registry.records import ChampionRecord, PromotionResult, RecordedClasses, StoredRun

@@ -5,11 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-from fmnist.configure import describe_faults
 from fmnist.data.fetch import fetch_files
 from fmnist.data.idx import read_labelled_images
 from fmnist.data.records import DataOrigin, LabelledImages
@@ -21,6 +17,7 @@ from fmnist.promotion.workspace import finished_folder, work_folder
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, promotion_since
 from fmnist.registry.fingerprints import record_fingerprint
+from fmnist.registry.recorded_settings import recorded_section
 from fmnist.registry.records import (
     FORMAT,
     ChampionRecord,
@@ -31,11 +28,10 @@ from fmnist.registry.records import (
     to_json,
 )
 from fmnist.registry.runs import read_file, read_record, read_run, read_training_digests, upload_run
-from fmnist.settings import RENAMED, DataSettings, GateSettings, Settings, sections
+from fmnist.settings import DataSettings, GateSettings, Settings
 from fmnist.store.base import Store
 
 logger = logging.getLogger(__name__)
-Section = TypeVar("Section", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -206,43 +202,3 @@ def fetch_test_data(settings: DataSettings) -> tuple[DataOrigin, LabelledImages]
     fetched = fetch_files(settings)
     classes = len(settings.class_names)
     return fetched.origin, read_labelled_images(fetched.test_images, fetched.test_labels, classes)
-
-
-def recorded_section(store: Store, run: StoredRun, name: str, kind: type[Section]) -> Section:
-    """A section of the settings that a run was made with.
-
-    A setting that was added since has its default; a setting that no longer exists is ignored.
-    """
-    recorded = read_record(store, run, keys.SETTINGS, dict[str, Any]).get(name, {})
-    try:
-        return kind.model_validate(recorded, extra="ignore")
-    except ValidationError as error:
-        where = store.location(keys.of_run(run.run_id, keys.SETTINGS))
-        raise DamagedError(
-            f"{where} cannot be read: {name}: {describe_faults(error)[0]}; it was damaged or "
-            "written by another version"
-        ) from error
-
-
-def recorded_changes(store: Store, run: StoredRun) -> Mapping[str, Any]:
-    """The settings of a run that differ from today's defaults, by their present names."""
-    defaults = _by_full_name(
-        {name: section().model_dump(mode="json") for name, section in sections().items()}
-    )
-    recorded = _by_full_name(read_record(store, run, keys.SETTINGS, dict[str, Any]))
-    renamed = {f"training.{old}": f"training.{new}" for old, new in RENAMED.items()}
-    present = {renamed.get(name, name): value for name, value in recorded.items()}
-    return {
-        name: value
-        for name, value in present.items()
-        if name not in defaults or value != defaults[name]
-    }
-
-
-def _by_full_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        f"{section}.{name}": value
-        for section, values in settings.items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-    }

@@ -55,7 +55,7 @@ from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 from fmnist.configure import hide_secrets
 from fmnist.errors import DamagedError, ExitCode, SettingsError, StoreError
 from fmnist.evaluation.gate import Verdict
-from fmnist.evaluation.metrics import Interval
+from fmnist.evaluation.records import Interval
 
 FORMAT: Literal[2] = 2
 # The most that a manifest, a champion record, a verdict or a count may have, in bytes.

@@ -21,8 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 from fmnist.data.records import Bytes
-from fmnist.evaluation.comparison import Comparison
-from fmnist.evaluation.metrics import Evaluation
+from fmnist.evaluation.records import Comparison, Evaluation
 from fmnist.report.run import CHAMPION_AND_CHALLENGER, MEAN_IMAGES, Run
 from fmnist.training.records import TrainingResult
 

@@ -10,9 +10,16 @@ from collections.abc import Mapping, Sequence
 from fmnist.data.records import DataChange, PreparedData
 from fmnist.data.statistics import notable_changes
 from fmnist.errors import printable
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, in_digits, in_points
 from fmnist.evaluation.gate import Rule, Verdict, obstacle
-from fmnist.evaluation.metrics import CONFIDENCE, ClassScores, Evaluation
+from fmnist.evaluation.records import (
+    CONFIDENCE,
+    ClassScores,
+    Comparison,
+    ComparisonFailed,
+    Evaluation,
+    in_digits,
+    in_points,
+)
 from fmnist.report.run import CHAMPION_AND_CHALLENGER, MEAN_IMAGES, Run
 from fmnist.settings import DataSettings, GateSettings, non_defaults
 

@@ -5,9 +5,8 @@ from datetime import datetime
 
 from fmnist.data.records import DataChange, DataOrigin, PreparedData
 from fmnist.environment import Environment
-from fmnist.evaluation.comparison import Against
 from fmnist.evaluation.gate import Verdict
-from fmnist.evaluation.metrics import Evaluation
+from fmnist.evaluation.records import Against, Evaluation
 from fmnist.registry.records import ChampionRecord
 from fmnist.settings import Settings
 from fmnist.training.records import TrainingResult

@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 
+from fmnist.cli.train import main
 from fmnist.configure import Setting, all_settings
 from fmnist.data.cache import sha256_of
 from fmnist.data.idx import read_labelled_images
@@ -698,7 +699,7 @@ def test_a_wrong_setting_of_the_worker_fails_the_run_in_one_line(
 
 
 def test_a_server_lost_in_the_middle_ends_with_7(
-    train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whether the call raises the error or the run ends with it, the line names Prefect."""
 
@@ -711,8 +712,8 @@ def test_a_server_lost_in_the_middle_ends_with_7(
     monkeypatch.setattr("fmnist.orchestration.server.ask_server", lambda *_: None)
     monkeypatch.setenv("PREFECT_API_URL", "http://me:hush-hush@127.0.0.1:9/api")
     for job in (raises, carries):
-        monkeypatch.setattr(train, "training_job", job)
-        assert train.main([]) == 7
+        monkeypatch.setattr("fmnist.orchestration.server.load_flow", lambda _, job=job: job)
+        assert main("train.py", []) == 7
         shown = capsys.readouterr()
         assert shown.out.startswith("failed  -  prefect: lost the Prefect server at ")
         assert "hush-hush" not in shown.out + shown.err

@@ -21,18 +21,18 @@ from tests.support.tiny_s3 import Handler, serving
 # halts after publication until the file `go` is there.
 _PROGRAM = """
 import pathlib, sys, time
-sys.path.insert(0, sys.argv[1])
 import fmnist.orchestration.link as link
 link._LONGEST_OUTAGE = float(sys.argv[2])
-import train
-show_report = train.show_report
+import fmnist.orchestration.artifacts as artifacts
+from fmnist.cli.train import main
+show_report = artifacts.show_report
 def halt(*arguments):
     pathlib.Path("published").touch()
     while not pathlib.Path("go").exists():
         time.sleep(0.1)
     show_report(*arguments)
-train.show_report = halt
-sys.exit(train.main(sys.argv[3:]))
+artifacts.show_report = halt
+sys.exit(main(sys.argv[1], sys.argv[3:]))
 """
 _RUN = ["--training.epochs", "6", "--training.warmup_fraction", "0", "--model.hidden", "32"]
 _RUN += ["--model.dropout", "0.1", "--gate.min_accuracy", "0.1"]
@@ -94,7 +94,7 @@ def job(server: Server, data: Path, outage: int) -> "subprocess.Popen[str]":
     """The job's command, started in the current folder, with standard error in the file `err`."""
     with Path("err").open("w") as err:
         return subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(ROOT / "flows"), str(outage), *_RUN],
+            [sys.executable, "-c", _PROGRAM, str(ROOT / "flows" / "train.py"), str(outage), *_RUN],
             env=os.environ
             | {
                 "PREFECT_API_URL": server.url,

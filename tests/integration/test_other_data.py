@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.train import main
 from fmnist import load_champion
+from fmnist.cli.train import main
 from fmnist.data.records import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
 from fmnist.errors import ExitCode
 from fmnist.registry.champion import current_champion
 from fmnist.store.folder import FolderStore
 from tests.support.mirrors import idx, with_sums, write
+from tests.support.processes import ROOT
 from tests.support.records import learnable_images
 
 FIVE = ("square", "circle", "cross", "star", "moon")
@@ -64,7 +66,8 @@ def data_set(folder: Path, shape: tuple[int, int], names: tuple[str, ...]) -> Da
 @pytest.fixture(scope="module", autouse=True)
 def prefect_server() -> Iterator[None]:
     """A real Prefect server on a database of its own."""
-    with prefect_test_harness(server_startup_timeout=180):
+    with prefect_test_harness(server_startup_timeout=180), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
         yield
 
 
@@ -83,6 +86,7 @@ def twenty(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 def publish(data: DataSet, store: Path, *options: str, names: tuple[str, ...] = ()) -> Published:
     before = set((store / "runs").glob("*"))
     code = main(
+        str(ROOT / "flows" / "train.py"),
         [
             "--data.source", str(data.folder), "--data.class_names", ",".join(names or data.names),
             "--store.url", str(store), "--store.work", str(store.parent / "work"),

@@ -15,7 +15,8 @@ from fmnist.cli.app import main
 from fmnist.data.records import FILES, Bytes, DataOrigin
 from fmnist.errors import ExitCode
 from fmnist.evaluation.gate import GateContext, Verdict, decide
-from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.evaluation.metrics import evaluate
+from fmnist.evaluation.records import Evaluation
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, generation_of, promote_run
 from fmnist.registry.records import FileEntry, StoredRun, to_json

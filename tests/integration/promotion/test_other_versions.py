@@ -16,11 +16,10 @@ import pytest
 from fmnist import load_champion
 from fmnist.cli.app import main
 from fmnist.data.records import DataOrigin, DataRecord
-from fmnist.evaluation.comparison import Comparison
 from fmnist.evaluation.gate import Verdict
-from fmnist.evaluation.metrics import Evaluation
-from fmnist.promotion.stored import recorded_changes, recorded_section
+from fmnist.evaluation.records import Comparison, Evaluation
 from fmnist.registry import keys
+from fmnist.registry.recorded_settings import recorded_changes, recorded_section
 from fmnist.registry.records import RecordedFigures
 from fmnist.registry.runs import read_record, read_run, seal_run, upload_run
 from fmnist.settings import GateSettings

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import binomtest
 
 from fmnist.data.records import Bytes
-from fmnist.evaluation.comparison import Comparison, compare, difference_interval
+from fmnist.evaluation.comparison import compare, difference_interval
+from fmnist.evaluation.records import Comparison
 from tests.support import records
 
 NAMES = ("a", "b", "c")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed
 from fmnist.evaluation.gate import (
     GateContext,
     Rule,
@@ -19,7 +18,8 @@ from fmnist.evaluation.gate import (
     undecided,
     verdict_of,
 )
-from fmnist.evaluation.metrics import Evaluation, evaluate, wilson_interval
+from fmnist.evaluation.metrics import evaluate, wilson_interval
+from fmnist.evaluation.records import Comparison, ComparisonFailed, Evaluation
 from fmnist.settings import GateSettings
 from tests.support import records
 

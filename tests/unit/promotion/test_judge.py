@@ -10,9 +10,10 @@ import pytest
 from fmnist.data.duplicates import Digests, pack_digests
 from fmnist.data.records import OFFICIAL_SHA256, TEST_LABELS, TRAIN_IMAGES, DataOrigin
 from fmnist.errors import DamagedError, StoreError
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
+from fmnist.evaluation.comparison import compare
 from fmnist.evaluation.gate import GateContext, decide
 from fmnist.evaluation.metrics import evaluate
+from fmnist.evaluation.records import Comparison, ComparisonFailed
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
 from fmnist.registry import keys
 from fmnist.registry.champion import current_champion, set_hold

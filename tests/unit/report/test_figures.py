@@ -16,8 +16,9 @@ from matplotlib.text import Text
 
 from fmnist.data.idx import read_idx
 from fmnist.data.records import FetchedData
-from fmnist.evaluation.comparison import Comparison, compare
-from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.evaluation.comparison import compare
+from fmnist.evaluation.metrics import evaluate
+from fmnist.evaluation.records import Comparison, Evaluation
 from fmnist.report.figures import (
     _DOTS_PER_INCH,
     _FONT,

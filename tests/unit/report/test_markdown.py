@@ -12,9 +12,8 @@ from markdown_it import MarkdownIt
 
 from fmnist.data.records import DataChange, DataStatistics, Duplicates
 from fmnist.data.statistics import compare_statistics
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed
 from fmnist.evaluation.gate import undecided
-from fmnist.evaluation.metrics import Evaluation
+from fmnist.evaluation.records import Comparison, ComparisonFailed, Evaluation
 from fmnist.report.markdown import markdown, summary
 from fmnist.report.run import CHAMPION_AND_CHALLENGER, MEAN_IMAGES, Run
 from fmnist.settings import DataSettings, GateSettings, Settings, StoreSettings

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from fmnist.errors import ExitCode
-from fmnist.promotion.stored import recorded_changes, recorded_section
 from fmnist.registry import keys
+from fmnist.registry.recorded_settings import recorded_changes, recorded_section
 from fmnist.settings import GateSettings
 from tests.support.memory import MemoryStore
 from tests.support.registry import put, refused
