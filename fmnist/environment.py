@@ -1,5 +1,6 @@
 """What a run is computed with: the code, the machine and the packages."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -14,6 +15,8 @@ from packaging.specifiers import SpecifierSet
 
 # Recorded even from a checkout that was never installed, which declares no requirements.
 _MAIN = ("fmnist", "tensorflow", "keras", "numpy", "prefect")
+# The same package under the names of its other builds, as in the image.
+_OTHER_BUILDS = {"tensorflow": ("tensorflow-cpu",)}
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,18 @@ def requirements() -> Mapping[str, SpecifierSet]:
 
 
 def installed(package: str) -> str | None:
-    """The version of a package, if it is installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """The version of a package, or of another build of it, if either is installed."""
+    for name in (package, *_OTHER_BUILDS.get(package, ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
+
+
+def precision_here(wanted: str) -> str:
+    """The precision to train in: for `auto`, that in which this processor is fastest."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if "amx_bf16" in _cpuinfo("flags").split() else "float32"
 
 
 def _digest_of_source(folder: Path) -> str:
@@ -105,10 +115,15 @@ def _commit(folder: Path) -> str | None:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(name: str) -> str:
+    """What Linux says about the first processor under this name; empty if it says nothing."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""

@@ -155,6 +155,8 @@ class TrainingSettings(_Section):
     """Seed of the weights, shuffling and augmentation."""
     deterministic: bool = True
     """Give the same weights, to the byte, for the same seed and machine; a few percent slower."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of the matrix products while training: auto is bfloat16 where the CPU has Intel's AMX."""
 
 
 class GateSettings(_Section):

@@ -16,7 +16,8 @@ from fmnist.data.records import Bytes, LabelledImages
 from fmnist.errors import DataError
 
 _UNSIGNED_BYTE = 8
-_MAX_ELEMENTS = 2**31
+# What gzip can compress a byte's worth of file from, at the most.
+_MOST_PER_BYTE = 1032
 _CHUNK = 2**24
 _MIN_SIDE, _MAX_SIDE = 8, 256
 
@@ -39,28 +40,21 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
                 raise DataError(f"{path} ends within its IDX header")
             shape = tuple(int(size) for size in np.frombuffer(raw_shape, ">u4"))
             size = math.prod(shape)
-            if size > _MAX_ELEMENTS:
+            if size > path.stat().st_size * _MOST_PER_BYTE:
                 raise DataError(f"{path} claims to have {size:,} elements, more than is possible")
-            elements = _read(stream, size)
-            if len(elements) < size:
-                found = f"{len(elements):,}"
-                raise DataError(f"{path} has {found} elements; its header says {size:,}")
+            elements, found = np.empty(size, np.uint8), 0
+            while found < size and (part := stream.read(min(size - found, _CHUNK))):
+                elements[found : found + len(part)] = np.frombuffer(part, np.uint8)
+                found += len(part)
+            if found < size:
+                raise DataError(f"{path} has {found:,} elements; its header says {size:,}")
             if stream.read(1):
                 raise DataError(f"{path} has more than the {size:,} elements that its header says")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a complete gzip file: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    return np.frombuffer(elements, np.uint8).reshape(shape)
-
-
-def _read(stream: gzip.GzipFile, size: int) -> bytes:
-    """Up to `size` bytes, in pieces, so that a false header cannot make us reserve memory."""
-    parts = []
-    while size and (part := stream.read(min(size, _CHUNK))):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+    return elements.reshape(shape)
 
 
 def read_labelled_images(images_path: Path, labels_path: Path, classes: int) -> LabelledImages:
@@ -93,7 +87,7 @@ def read_labelled_images(images_path: Path, labels_path: Path, classes: int) -> 
         raise DataError(
             f"{labels_path} has no image of class {numbers}; every class needs one, and {named}"
         )
-    if len(images) > 1 and (images == images[0]).all():
+    if len(images) > 1 and all(np.array_equal(image, images[0]) for image in images[1:]):
         raise DataError(f"{images_path}: all {len(images):,} images are identical")
     return LabelledImages(images, labels)
 

@@ -22,6 +22,8 @@ OFFICIAL_SHA256 = {
 # A pixel is one of them, from 0.
 GREY_LEVELS = 256
 Bytes = npt.NDArray[np.uint8]
+# Which images are meant, by their place in a data set.
+Rows = npt.NDArray[np.intp]
 # Of a model's classes, `(n, classes)`.
 Probabilities = npt.NDArray[np.float32]
 
@@ -41,6 +43,10 @@ class LabelledImages:
     def __len__(self) -> int:
         """The number of images."""
         return len(self.labels)
+
+    def __getitem__(self, rows: Rows) -> "LabelledImages":
+        """The images at these places, in this order."""
+        return LabelledImages(self.images[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -230,9 +236,9 @@ class PreparedData:
     """The three sets on disk, read with `load_images`.
 
     Attributes:
-        train: `.npz` file of the training set.
-        validation: `.npz` file of the validation set.
-        test: `.npz` file of the test set, apart so that nothing before the evaluation opens it.
+        train: folder of the training set.
+        validation: folder of the validation set.
+        test: folder of the test set, apart so that nothing before the evaluation opens it.
         train_images: number of images, as the next two.
         validation_images: number of images in the validation set.
         test_images: number of images in the test set.

@@ -19,39 +19,42 @@ from fmnist.data.duplicates import (
     unpack_digests,
 )
 from fmnist.data.idx import read_labelled_images, size_text
-from fmnist.data.records import FetchedData, LabelledImages, PreparedData
+from fmnist.data.records import Bytes, FetchedData, LabelledImages, PreparedData, Rows
 from fmnist.data.statistics import describe_sets
 from fmnist.errors import DataError, writing
 from fmnist.settings import DataSettings, SplitSettings
 
 _NEEDED = 2
+_IMAGES, _LABELS = "images.npy", "labels.npy"
+# Images that are copied at a time.
+_PIECE = 8192
 
 
-def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages, LabelledImages]:
-    """Divide into training and validation, each class in the same proportions on both sides.
+def split(labels: Bytes, settings: SplitSettings) -> tuple[Rows, Rows]:
+    """Divide images with these labels `(n,)` into those to train on and those to validate with.
 
-    The same seed gives the same split. A class with too few images for both sides is refused.
+    Each class has the same proportions on both sides, and the same seed gives the same split. A
+    class with too few images for both sides is refused.
     """
     shares = f"{1 - settings.validation:.0%} / {settings.validation:.0%}"
     refusal = f"the training images cannot be split {shares} by class"
-    numbers, counts = np.unique(data.labels, return_counts=True)
+    numbers, counts = np.unique(labels, return_counts=True)
     if alone := numbers[counts < _NEEDED].tolist():
         raise DataError(
             f"{refusal}: class {', '.join(map(str, alone))} has 1 image, but each class needs at "
             f"least {_NEEDED}, one for either side; add images, or leave the class out"
         )
     try:
-        sides = train_test_split(
-            np.arange(len(data)),
+        train, validation = train_test_split(
+            np.arange(len(labels)),
             test_size=settings.validation,
-            stratify=data.labels,
+            stratify=labels,
             random_state=settings.seed,
         )
     except ValueError as error:
         raise DataError(f"{refusal}: {error}") from error
-    classes = set(data.labels.tolist())
-    for side in sides:
-        if missing := sorted(classes - set(data.labels[side].tolist())):
+    for side in (train, validation):
+        if missing := sorted(set(numbers.tolist()) - set(np.unique(labels[side]).tolist())):
             least = math.ceil(1 / min(settings.validation, 1 - settings.validation))
             few = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
             found = ", ".join(f"class {number} has {few[number]}" for number in missing)
@@ -59,14 +62,16 @@ def split(data: LabelledImages, settings: SplitSettings) -> tuple[LabelledImages
                 f"{refusal}: one side would have none of a class: {found} images, where {least} "
                 "are enough; add images, or set split.validation nearer to 0.5"
             )
-    train, validation = (LabelledImages(data.images[side], data.labels[side]) for side in sides)
     return train, validation
 
 
 def prepare_sets(
     fetched: FetchedData, data: DataSettings, settings: SplitSettings, folder: Path
 ) -> PreparedData:
-    """Read and check the fetched files, split them, and write the three sets into `folder`."""
+    """Read and check the fetched files, split them, and write the three sets into `folder`.
+
+    However many images there are, memory holds them once.
+    """
     classes = len(data.class_names)
     everything = read_labelled_images(fetched.train_images, fetched.train_labels, classes)
     test = read_labelled_images(fetched.test_images, fetched.test_labels, classes)
@@ -75,7 +80,7 @@ def prepare_sets(
             f"{fetched.test_images} has images of {size_text(test.images)} pixels, but "
             f"{fetched.train_images} of {size_text(everything.images)}; they must be the same size"
         )
-    train, validation = split(everything, settings)
+    sides = split(everything.labels, settings)
     digests = digests_of(everything.images)
     duplicates = find_duplicates(
         np.concatenate([digests, digests_of(test.images)]),
@@ -83,10 +88,17 @@ def prepare_sets(
         len(everything),
     )
     report_duplicates(duplicates, len(test), data.max_leaked)
+    paths = [folder / name for name in ("train", "validation", "test")]
+    for data_set, rows, path in zip(
+        (everything, everything, test), (*sides, np.arange(len(test))), paths, strict=True
+    ):
+        _save(data_set, rows, path)
+    del everything, data_set
+    train, validation = load_images(paths[0]), load_images(paths[1])
     return PreparedData(
-        train=_save(train, folder / "train.npz"),
-        validation=_save(validation, folder / "validation.npz"),
-        test=_save(test, folder / "test.npz"),
+        train=paths[0],
+        validation=paths[1],
+        test=paths[2],
         train_images=len(train),
         validation_images=len(validation),
         test_images=len(test),
@@ -97,9 +109,9 @@ def prepare_sets(
 
 
 def load_images(path: Path) -> LabelledImages:
-    """Read one set that `prepare_sets` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return LabelledImages(arrays["images"], arrays["labels"])
+    """One set that `prepare_sets` wrote. Its files are mapped into memory, not read at once."""
+    images, labels = (np.load(path / name, mmap_mode="c") for name in (_IMAGES, _LABELS))
+    return LabelledImages(np.asarray(images), np.asarray(labels))
 
 
 def load_digests(path: Path) -> Digests:
@@ -113,7 +125,14 @@ def _save_digests(digests: Digests, path: Path) -> Path:
     return path
 
 
-def _save(data: LabelledImages, path: Path) -> Path:
-    with writing(path, "set store.work to another folder"):
-        np.savez(path, images=data.images, labels=data.labels)
-    return path
+def _save(data: LabelledImages, rows: Rows, folder: Path) -> None:
+    """Write these rows as two files of NumPy's, a piece at a time."""
+    with writing(folder, "set store.work to another folder"):
+        folder.mkdir()
+        np.save(folder / _LABELS, data.labels[rows])
+        with (folder / _IMAGES).open("wb") as stream:
+            shape = (len(rows), *data.images.shape[1:])
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in range(0, len(rows), _PIECE):
+                stream.write(data[rows[start : start + _PIECE]].images.data)

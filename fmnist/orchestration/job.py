@@ -24,7 +24,7 @@ from prefect.utilities.collections import deep_merge
 from fmnist import process
 from fmnist.configure import load_settings
 from fmnist.data.records import DataOrigin, PreparedData
-from fmnist.environment import Environment, describe_environment
+from fmnist.environment import Environment, describe_environment, precision_here
 from fmnist.errors import JobError
 from fmnist.orchestration.link import bound_waits, end_if_lost, settle
 from fmnist.promotion.judge import Decision
@@ -83,7 +83,7 @@ def started_job(parameters: Settings | Mapping[str, Any]) -> Iterator[Job]:
             client.update_flow_run(runtime.flow_run.id, name=run_id)
     try:
         with process.interruptible():
-            settings = complete_settings(parameters)
+            settings = for_this_machine(complete_settings(parameters))
             store = open_store(settings.store.url, single_publisher=settings.store.single_publisher)
             # Read now, to notice a damaged champion before training.
             seen_generation = generation_of(current_champion(store))
@@ -216,6 +216,13 @@ def complete_settings(parameters: Settings | Mapping[str, Any]) -> Settings:
         deployed = deployment.parameters.get("settings", {})
     merged: dict[str, Any] = deep_merge(deployed, dict(parameters))
     return load_settings(merged)
+
+
+def for_this_machine(settings: Settings) -> Settings:
+    """The settings as they are recorded: with the precision that this machine trains in."""
+    precision = precision_here(settings.training.precision)
+    training = settings.training.model_copy(update={"precision": precision})
+    return settings.model_copy(update={"training": training})
 
 
 def _announce(what: str, run_id: str, reason: str, run: Run | None = None) -> None:

@@ -5,21 +5,22 @@ import numpy.typing as npt
 import tensorflow as tf
 
 
-def shift(padded: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Shift a fraction of the images by one pixel: `(n, h + 2, w + 2)` in, `(n, h, w)` out.
+def shift(images: tf.Tensor, fraction: float) -> tf.Tensor:
+    """Shift a fraction of the images `(n, h, w)` by one pixel, with 0 where nothing was.
 
     The first `fraction * n` images are shifted, an equal block of them in each of the eight
     directions. The batch is shuffled already, so this needs no random number and no gather.
     """
-    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+    number, height, width = images.shape
     offsets = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
-    block = int(padded.shape[0] * fraction) // len(offsets)
+    block = int(number * fraction) // len(offsets)
+    shifted = block * len(offsets)
+    padded = tf.pad(images[:shifted], ((0, 0), (1, 1), (1, 1)))
     blocks = [
         padded[index * block : (index + 1) * block, y : y + height, x : x + width]
         for index, (y, x) in enumerate(offsets)
     ]
-    blocks.append(padded[block * len(offsets) :, 1 : 1 + height, 1 : 1 + width])
-    return tf.concat(blocks, axis=0)
+    return tf.concat([*blocks, images[shifted:]], axis=0)
 
 
 def erasing_masks(

@@ -8,24 +8,41 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from fmnist.training.masks import PooledDropout
+from fmnist.training.normalization import FusedNormalization
+from fmnist.training.precision import Bfloat16Dense
 
 # Wider or higher-dimensional activations would need too large a pool of masks.
 _MOST_POOLED_UNITS = 1024
 
 
-def with_pooled_dropout(
-    network: keras.Model, batch: int, generator: np.random.Generator
+def for_training(
+    network: keras.Model,
+    batch: int,
+    step: tf.Variable,
+    generator: np.random.Generator,
+    precision: str = "float32",
 ) -> keras.Model:
-    """The same layers and weights, for training alone, with faster dropout where possible."""
+    """The same layers and weights, for training alone, with faster ones where there are any.
+
+    `step` is a variable that counts the steps; `precision` is that of Dense layers' products.
+    """
 
     def replacement(layer: keras.layers.Layer) -> keras.layers.Layer:
-        # Subclasses, such as SpatialDropout2D, drop something else.
-        if type(layer) is keras.layers.Dropout and layer.rate and not layer.noise_shape:
-            shape = layer.output.shape
-            if len(shape) == 2 and shape[1] <= _MOST_POOLED_UNITS:
-                return PooledDropout(layer.rate, shape[1], batch, generator)
+        shape: tuple[Any, ...] = getattr(layer.output, "shape", ())
+        if len(shape) != 2:
+            return layer
+        # Of the very type: subclasses, such as SpatialDropout2D, do something else.
+        if type(layer) is keras.layers.BatchNormalization:
+            if layer.trainable and layer.center and layer.scale:
+                return FusedNormalization(layer)
+        elif type(layer) is keras.layers.Dropout and layer.rate:
+            if not layer.noise_shape and shape[1] <= _MOST_POOLED_UNITS:
+                return PooledDropout(layer.rate, shape[1], batch, step, generator)
+        elif type(layer) is keras.layers.Dense and precision == "bfloat16":
+            return Bfloat16Dense(layer)
         return layer
 
     return _copy(network, replacement)

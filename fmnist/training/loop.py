@@ -1,8 +1,7 @@
 """Train the network: augmentation, schedule, early stopping, calibration, a saved file.
 
-The data set fits into memory, and the network is so small that the time between two steps costs
-more than a step. So one compiled call runs an entire epoch, and Keras's own `fit` sees an epoch as
-one batch: its callbacks, history and early stopping work as usual, at no cost per step.
+The data set fits into memory, and the network is so small that the time between two steps of
+Keras's own `fit` costs more than a step. So one compiled call runs an entire epoch.
 """
 
 import hashlib
@@ -11,7 +10,6 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -20,16 +18,21 @@ import tensorflow as tf
 # Keras takes the seeds of initial weights from here, and offers no other way to seed them.
 from keras.src.random import seed_generator
 
-from fmnist.data.records import LabelledImages
+from fmnist.data.records import Bytes, LabelledImages
+from fmnist.environment import precision_here
 from fmnist.errors import TrainingError, writing
 from fmnist.settings import ModelSettings, TrainingSettings
 from fmnist.training.augmentation import erasing_masks, shift
 from fmnist.training.calibration import divide_logits, fit_temperature
-from fmnist.training.graph import learning_variables, with_pooled_dropout
+from fmnist.training.graph import for_training, learning_variables
 from fmnist.training.masks import MaskPool, pool_size
 from fmnist.training.model_file import predict, save_model
 from fmnist.training.network import build
+from fmnist.training.optimizer import Adam, learning_rates
 from fmnist.training.records import Epoch, TrainingResult
+
+# Of TensorFlow's tensors, in bytes.
+_ALIGNMENT = 64
 
 
 def train_network(
@@ -60,22 +63,9 @@ def train_network(
 
     image_shape = train_set.images.shape[1:]
     network = build(model_settings, image_shape, classes)
-    batch = min(settings.batch_size, len(train_set))
-    steps = len(train_set) // batch
-    schedule = learning_rate_schedule(settings, steps)
-    trainer = EpochTrainer(network, settings, batch)
-    trainer.compile(optimizer=adam(schedule, settings.weight_decay))
-    early_stopping = keras.callbacks.EarlyStopping(
-        monitor="val_accuracy", mode="max", patience=settings.patience, restore_best_weights=True
-    )
-    recorder = _Recorder(settings.epochs, schedule, steps, report)
-    trainer.fit(
-        full_epoch(train_set, validation_set),
-        epochs=settings.epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[recorder, early_stopping],
-    )
+    trainer = EpochTrainer(network, settings, train_set, validation_set)
+    history = _train(network, trainer, settings, report)
+    best = max(history, key=lambda epoch: epoch.val_accuracy)
     temperature = fit_temperature(predict(network, validation_set.images), validation_set.labels)
     calibrated = divide_logits(network, temperature)
     with writing(path, "set store.work to another folder"):
@@ -84,9 +74,9 @@ def train_network(
     return TrainingResult(
         model_sha256=digest,
         parameters=network.count_params(),
-        history=tuple(recorder.epochs),
-        best_epoch=early_stopping.best_epoch + 1,
-        stopped_early=len(recorder.epochs) < settings.epochs,
+        history=history,
+        best_epoch=best.number,
+        stopped_early=len(history) < settings.epochs,
         temperature=temperature,
         seconds=time.monotonic() - start,
         image_shape=image_shape,
@@ -100,142 +90,138 @@ def _set_up_keras() -> None:
     keras.config.set_image_data_format("channels_last")
 
 
-def learning_rate_schedule(
-    settings: TrainingSettings, steps: int
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up to the highest rate, then a cosine down to 0 at the last step.
-
-    `steps` is the number of steps per epoch. Source: Loshchilov & Hutter, "SGDR", 2017.
-    """
-    total = settings.epochs * steps
-    warmup = round(total * settings.warmup_fraction)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else settings.learning_rate,
-        decay_steps=max(total - warmup, 1),
-        warmup_target=settings.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-
-
-def adam(schedule: Any, weight_decay: float) -> keras.optimizers.Adam:
-    """Adam with decoupled weight decay on the kernels, not on biases or normalization."""
-    adam = keras.optimizers.Adam(schedule, weight_decay=weight_decay or None)
-    if weight_decay:
-        adam.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return adam
-
-
-def full_epoch(train_set: LabelledImages, validation_set: LabelledImages) -> tf.data.Dataset:
-    """What `EpochTrainer` is fitted on: one element that holds everything.
-
-    The training images get a border of one empty pixel, ready to be shifted.
-    """
-    padded = np.pad(train_set.images, ((0, 0), (1, 1), (1, 1)))
-    return tf.data.Dataset.from_tensors(
-        ((padded, train_set.labels), (validation_set.images, validation_set.labels))
-    )
+def _train(
+    network: keras.Model,
+    trainer: "EpochTrainer",
+    settings: TrainingSettings,
+    report: Callable[[Epoch], None],
+) -> tuple[Epoch, ...]:
+    """Train until validation has not improved for `patience` epochs; keep the best weights."""
+    history: list[Epoch] = []
+    best, weights = 0, network.get_weights()
+    for number in range(1, settings.epochs + 1):
+        start = time.monotonic()
+        figures = trainer.run_epoch()
+        if not all(map(math.isfinite, figures)):
+            raise TrainingError(
+                f"the loss was no longer finite in epoch {number} of {settings.epochs}; lower "
+                "training.learning_rate or training.weight_decay"
+            )
+        epoch = Epoch(
+            number,
+            settings.epochs,
+            *figures,
+            learning_rate=trainer.last_rate(number),
+            seconds=time.monotonic() - start,
+        )
+        history.append(epoch)
+        report(epoch)
+        if not best or epoch.val_accuracy > history[best - 1].val_accuracy:
+            best, weights = number, network.get_weights()
+        elif number - best >= settings.patience:
+            break
+    network.set_weights(weights)
+    return tuple(history)
 
 
-class EpochTrainer(keras.Model):
-    """Wraps the network so that one of Keras's training steps is an entire epoch.
+class EpochTrainer:
+    """Trains a network, one compiled call for an epoch with its validation.
 
-    The network's own layers and weights are trained, in batches of `batch` images; nothing of this
-    class ends up in the saved file.
+    The network's own layers and weights are trained, in full batches of images.
     """
 
-    def __init__(self, network: keras.Model, settings: TrainingSettings, batch: int) -> None:
-        super().__init__()
-        self.network = network
-        self._seed = settings.seed
-        self._batch = batch
-        self._shift_fraction = settings.shift_fraction
+    def __init__(
+        self,
+        network: keras.Model,
+        settings: TrainingSettings,
+        train_set: LabelledImages,
+        validation_set: LabelledImages,
+    ) -> None:
+        self._network = network
+        self._settings = settings
+        self._batch = min(settings.batch_size, len(train_set))
+        self._steps = len(train_set) // self._batch
+        self._rates = learning_rates(settings, self._steps)
+        self._images, self._labels = _as_tensor(train_set.images), _as_tensor(train_set.labels)
+        self._held_out = _as_tensor(validation_set.images), _as_tensor(validation_set.labels)
+        self._step = tf.Variable(0, dtype=tf.int32, trainable=False)
+        self._variables = learning_variables(network)
+        self._adam = Adam(self._variables, settings.weight_decay)
         generator = np.random.default_rng(settings.seed)
-        self._training_network = with_pooled_dropout(network, batch, generator)
+        precision = precision_here(settings.precision)
+        self._training_network = for_training(
+            network, self._batch, self._step, generator, precision
+        )
         image_shape = network.input_shape[1:]
-        masks = pool_size(math.prod(image_shape), batch)
-        self._erasures = MaskPool(
-            erasing_masks(masks, image_shape, settings.max_erase_size, generator), batch, generator
+        masks = erasing_masks(
+            pool_size(math.prod(image_shape), self._batch),
+            image_shape,
+            settings.max_erase_size,
+            generator,
         )
+        self._erasures = MaskPool(masks, self._batch, self._step, generator)
+        # Without AutoGraph, which would take seconds to rewrite code that needs no rewriting.
+        self._compiled = tf.function(self._epoch, autograph=False)
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Train on every image once, then validate; returns the mean loss and accuracy of each."""
-        training, validation = data
-        figures = (*self._run_epoch(*training), *self._validate(*validation))
-        return dict(zip(("loss", "accuracy", "val_loss", "val_accuracy"), figures, strict=True))
+    def run_epoch(self) -> tuple[float, float, float, float]:
+        """Train on every image once, then validate: loss and accuracy of each, in the mean."""
+        loss, accuracy, val_loss, val_accuracy = map(float, self._compiled().numpy())
+        return loss, accuracy, val_loss, val_accuracy
 
-    @tf.function
-    def _run_epoch(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def last_rate(self, epoch: int) -> float:
+        """The learning rate of the last step of this epoch, from 1."""
+        return float(self._rates[epoch * self._steps - 1])
+
+    def _epoch(self) -> tf.Tensor:
         """Shuffle, then train on each full batch; the few images left over sit this epoch out."""
-        size = images.shape[0]
-        steps = size // self._batch
-        variables = learning_variables(self.network)
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(size), tf.stack([self._seed, tf.cast(self.optimizer.iterations, tf.int64)])
-        )
-        loss_sum, accuracy_sum = tf.constant(0.0), tf.constant(0.0)
-        for step in tf.range(steps):
-            rows = order[step * self._batch : (step + 1) * self._batch]
-            rows = tf.ensure_shape(rows, (self._batch,))
-            batch_labels = tf.gather(labels, rows)
-            shifted = shift(tf.gather(images, rows), self._shift_fraction)
-            with tf.GradientTape() as tape:
-                erased = shifted * self._erasures.draw()
-                probabilities = self._training_network(erased, training=True)
-                loss, accuracy = _loss_and_accuracy(batch_labels, probabilities)
-                total = tf.add_n([loss, *self._training_network.losses])
-            self.optimizer.apply(tape.gradient(total, variables), variables)
-            loss_sum += loss
-            accuracy_sum += accuracy
-        return loss_sum / steps, accuracy_sum / steps
+        size, rates = len(self._images), tf.constant(self._rates)
+        seed = tf.stack([self._settings.seed, self._step])
+        order = tf.random.experimental.stateless_shuffle(tf.range(size), seed)
 
-    @tf.function
-    def _validate(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean loss and accuracy, one batch at a time: all activations at once may not fit."""
-        size = images.shape[0]
-        loss_sum, accuracy_sum = tf.constant(0.0), tf.constant(0.0)
-        for start in tf.range(0, size, self._batch):
-            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            rows = slice(start, start + self._batch)
-            probabilities = self.network(images[rows], training=False)
-            loss, accuracy = _loss_and_accuracy(labels[rows], probabilities)
-            count = tf.cast(tf.shape(probabilities)[0], tf.float32)
-            loss_sum += loss * count
-            accuracy_sum += accuracy * count
-        return loss_sum / size, accuracy_sum / size
+        def train(number: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            rows = order[number * self._batch : (number + 1) * self._batch]
+            found = self._train_step(tf.ensure_shape(rows, (self._batch,)), rates[self._step])
+            return number + 1, *(a + b for a, b in zip(sums, found, strict=True))
+
+        def validate(start: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            images, labels = (part[start : start + self._batch] for part in self._held_out)
+            probabilities = self._network(images, training=False)
+            count = tf.cast(tf.shape(labels)[0], tf.float32)
+            found = _loss_and_accuracy(labels, probabilities)
+            return start + self._batch, *(a + b * count for a, b in zip(sums, found, strict=True))
+
+        steps, held_out = self._steps, len(self._held_out[1])
+        _, *trained = tf.while_loop(lambda at, *_: at < steps, train, (0, 0.0, 0.0))
+        with tf.control_dependencies(trained):
+            # One batch at a time: all activations at once may not fit.
+            _, *validated = tf.while_loop(
+                lambda at, *_: at < held_out, validate, (0, 0.0, 0.0), parallel_iterations=1
+            )
+        return tf.stack([*(one / steps for one in trained), *(one / held_out for one in validated)])
+
+    def _train_step(self, rows: tf.Tensor, rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        labels = tf.gather(self._labels, rows)
+        shifted = shift(tf.gather(self._images, rows), self._settings.shift_fraction)
+        erased = shifted * self._erasures.draw()
+        values = [variable.value for variable in self._variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            probabilities = self._training_network(erased, training=True)
+            loss, accuracy = _loss_and_accuracy(labels, probabilities)
+            total = tf.add_n([loss, *self._training_network.losses])
+        self._adam.apply(tape.gradient(total, values), rate, self._step)
+        self._step.assign_add(1)
+        return loss, accuracy
+
+
+def _as_tensor(array: Bytes) -> tf.Tensor:
+    """The array as a tensor, without a copy if it may be, as an array in a file of NumPy's may."""
+    if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return tf.constant(array)
 
 
 def _loss_and_accuracy(labels: tf.Tensor, probabilities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, probabilities))
     hits = keras.metrics.sparse_categorical_accuracy(labels, probabilities)
     return loss, tf.reduce_mean(hits)
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Keeps and reports each epoch's figures, and stops when the loss is not finite."""
-
-    def __init__(
-        self, total: int, schedule: Any, steps: int, report: Callable[[Epoch], None]
-    ) -> None:
-        super().__init__()
-        self.epochs: list[Epoch] = []
-        self._total, self._schedule, self._steps, self._report = total, schedule, steps, report
-
-    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
-        self._start = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        figures = {name: float(value) for name, value in logs.items()}
-        if not all(map(math.isfinite, figures.values())):
-            where = f"in epoch {epoch + 1} of {self._total}"
-            remedy = "lower training.learning_rate or training.weight_decay"
-            raise TrainingError(f"the loss was no longer finite {where}; {remedy}")
-        last_step = (epoch + 1) * self._steps - 1
-        ended = Epoch(
-            number=epoch + 1,
-            total=self._total,
-            **figures,
-            learning_rate=float(self._schedule(last_step)),
-            seconds=time.monotonic() - self._start,
-        )
-        self.epochs.append(ended)
-        self._report(ended)

@@ -20,19 +20,23 @@ class MaskPool:
     """Masks made once; each step uses a run of `batch` of them from a random start.
 
     The images are shuffled, so each of them still meets random masks. Drawing one number per step
-    costs nothing; drawing one per activation costs as much as a layer.
+    costs nothing; drawing one per activation costs as much as a layer. The number depends on
+    `step`, a variable that counts the steps, alone.
     """
 
-    def __init__(self, masks: npt.NDArray[Any], batch: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, masks: npt.NDArray[Any], batch: int, step: tf.Variable, generator: np.random.Generator
+    ) -> None:
         self._masks = tf.constant(masks)
         self._batch = batch
         self._starts = len(masks) - batch
-        self._seeds = keras.random.SeedGenerator(int(generator.integers(2**31)))
+        self._step = step
+        self._seed = int(generator.integers(2**31))
 
     def draw(self) -> tf.Tensor:
         """The masks for one batch."""
-        seed, most = self._seeds.next(), self._starts
-        start = tf.random.stateless_uniform((), seed, maxval=most, dtype=tf.int32)
+        seed = tf.stack([self._seed, self._step])
+        start = tf.random.stateless_uniform((), seed, maxval=self._starts, dtype=tf.int32)
         drawn = self._masks[start : start + self._batch]
         return tf.ensure_shape(drawn, (self._batch, *self._masks.shape[1:]))
 
@@ -43,10 +47,13 @@ class PooledDropout(keras.layers.Layer):
     It is for training in batches of one size. What is kept is scaled up to match.
     """
 
-    def __init__(self, rate: float, units: int, batch: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, rate: float, units: int, batch: int, step: tf.Variable, generator: np.random.Generator
+    ) -> None:
         super().__init__()
         kept = generator.random((pool_size(units, batch), units), np.float32) >= rate
-        self._masks = MaskPool((kept / (1 - rate)).astype(np.float32), batch, generator)
+        masks = kept.astype(np.float32) / np.float32(1 - rate)
+        self._masks = MaskPool(masks, batch, step, generator)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The inputs `(batch, units)`, some of them dropped if `training`."""

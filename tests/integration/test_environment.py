@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fmnist.environment import _commit, describe_environment
+from fmnist.environment import _commit, describe_environment, precision_here
 from fmnist.registry.records import to_json
 from tests.support.processes import ROOT
 
@@ -63,3 +63,24 @@ def test_nothing_personal_is_recorded() -> None:
     assert str(Path.home()) + "/" not in written
     if len(getpass.getuser()) > 4:
         assert getpass.getuser() not in written
+
+
+@pytest.mark.parametrize(
+    ("flags", "auto"),
+    [("fpu avx512_bf16 amx_bf16 amx_tile", "bfloat16"), ("fpu avx512_bf16", "float32")],
+)
+def test_bfloat16_is_chosen_where_the_processor_multiplies_in_it(
+    flags: str, auto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AVX512's bfloat16 is no faster than float32; a precision that is named is kept."""
+    monkeypatch.setattr(Path, "read_text", lambda _: f"processor\t: 0\nflags\t\t: {flags}\n")
+    assert precision_here("auto") == auto
+    assert [precision_here(name) for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+
+
+def test_without_knowing_the_processor_float32_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(_: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert precision_here("auto") == "float32"

@@ -20,9 +20,10 @@ from fmnist.data.records import (
     PreparedData,
 )
 from fmnist.environment import Environment
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed, compare
+from fmnist.evaluation.comparison import compare
 from fmnist.evaluation.gate import GateContext, decide
-from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.evaluation.metrics import evaluate
+from fmnist.evaluation.records import Comparison, ComparisonFailed, Evaluation
 from fmnist.registry.records import FORMAT, ChampionRecord
 from fmnist.report.run import Run
 from fmnist.settings import DataSettings, Settings
@@ -201,9 +202,9 @@ def run(
         fingerprint="f1" * 32,
         data=DataOrigin(source="mirrors", official=True, sha256=OFFICIAL_SHA256),
         prepared=PreparedData(
-            train=folder / "train.npz",
-            validation=folder / "validation.npz",
-            test=folder / "test.npz",
+            train=folder / "train",
+            validation=folder / "validation",
+            test=folder / "test",
             train_images=48_000,
             validation_images=12_000,
             test_images=TEST_IMAGES,

@@ -26,6 +26,6 @@ def test_the_real_data_read_right(real_data: FetchedData) -> None:
 def test_the_real_data_are_split_48000_to_12000(real_data: FetchedData) -> None:
     """Of the real 60,000 images, 4,800 of each class are for training and 1,200 for validation."""
     data = read_labelled_images(real_data.train_images, real_data.train_labels, 10)
-    train, validation = split(data, SplitSettings())
+    train, validation = (data[side] for side in split(data.labels, SplitSettings()))
     assert np.bincount(train.labels).tolist() == [4_800] * 10
     assert np.bincount(validation.labels).tolist() == [1_200] * 10

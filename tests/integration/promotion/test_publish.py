@@ -16,9 +16,9 @@ import pytest
 from fmnist.data.records import DataOrigin, DataRecord
 from fmnist.environment import describe_environment
 from fmnist.errors import DamagedError, ExitCode, StoreError
-from fmnist.evaluation.comparison import Comparison, ComparisonFailed
 from fmnist.evaluation.gate import Verdict, undecided
-from fmnist.evaluation.metrics import Evaluation, evaluate
+from fmnist.evaluation.metrics import evaluate
+from fmnist.evaluation.records import Comparison, ComparisonFailed, Evaluation
 from fmnist.promotion.judge import Judge, Probabilities, TestSet
 from fmnist.promotion.publish import publish_run, write_run
 from fmnist.promotion.workspace import LeftFolder, finished_folder, left_folders, workspace
@@ -80,7 +80,7 @@ class Trouble(Exception):
 
 def finish(folder: Path) -> None:
     """Leave the files that the stages of a run would, and a folder that none of them does."""
-    for name in ("train.npz", "validation.npz", "test.npz", "scratch/leftover"):
+    for name in ("train/images.npy", "test/images.npy", "scratch/leftover"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"arrays")
     finished = finished_folder(folder)
@@ -113,7 +113,7 @@ def test_a_failure_keeps_a_finished_run_and_nothing_else(
 ) -> None:
     """Of an unfinished one not even the folder stays."""
     with pytest.raises(error), workspace(StoreSettings(work=tmp_path / "work"), "id") as folder:
-        (folder / "train.npz").write_bytes(b"arrays")
+        (folder / "images.npy").write_bytes(b"arrays")
         (finished_folder(folder) / "model.keras").write_bytes(b"model")
         if finished:
             finish(folder)
@@ -154,7 +154,7 @@ from fmnist.promotion.workspace import LeftFolder, finished_folder, left_folders
 from fmnist.settings import StoreSettings
 import tempfile
 with workspace(StoreSettings(work=Path("work")), sys.argv[1]) as folder:
-    (folder / "train.npz").write_bytes(b"arrays")
+    (folder / "images.npy").write_bytes(b"arrays")
     tempfile.mkstemp(prefix="temporary-")
     print("ready", flush=True)
     sys.stdin.read()
@@ -179,7 +179,7 @@ def test_what_a_killed_run_left_goes_with_the_next_but_not_what_a_living_one_has
         assert process.stdout and process.stdout.readline() == b"ready\n"
         with workspace(settings, "second"):
             assert list(left_folders(settings)) == []
-            assert (tmp_path / "work" / run_id / "train.npz").exists()
+            assert (tmp_path / "work" / run_id / "images.npy").exists()
     finally:
         process.kill()
         process.wait()
@@ -228,7 +228,7 @@ def test_a_finished_run_is_kept_until_the_store_has_it_decided(
     finished = finished_folder(folder)
     finished.mkdir(parents=True)
     (finished / keys.MODEL).write_bytes(GOOD)
-    (folder / "train.npz").write_bytes(b"images")
+    (folder / "images.npy").write_bytes(b"images")
     (folder / "tmp").mkdir()
     rejected = replace(records.run().verdict, promoted=False, decided=True)
     verdict = rejected if case == "rejected at first" else records.run().verdict
@@ -331,7 +331,7 @@ def test_no_local_path_or_secret_is_published(
     write_run(run, records.drawn_images(), records.mean_images(), folder)
     for name in DOCUMENTED:
         content = (folder / name).read_bytes()
-        for private in (work, tmp_path, "the-users", "THEUSERSKEY", "TheUsersSecret", "npz"):
+        for private in (work, tmp_path, "the-users", "THEUSERSKEY", "TheUsersSecret", "npy"):
             assert str(private).encode() not in content, name
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from fmnist.data.records import LabelledImages
 from fmnist.settings import ModelSettings, TrainingSettings
 from fmnist.training.calibration import divide_logits
-from fmnist.training.graph import learning_variables, with_pooled_dropout
+from fmnist.training.graph import for_training, learning_variables
 from fmnist.training.loop import train_network
 from fmnist.training.masks import PooledDropout
 from fmnist.training.model_file import load_model_bytes, predict
@@ -43,11 +44,15 @@ def test_another_network_is_trained_and_loads_in_plain_keras(
     assert right == pytest.approx(result.best.val_accuracy, abs=1e-6)
 
 
+def copy_for_training(network: keras.Model) -> keras.Model:
+    return for_training(network, 8, tf.Variable(0), np.random.default_rng(0))
+
+
 @each_network
 def test_the_copy_for_training_shares_every_weight(build: Build) -> None:
     """It has the network's own variables, and predicts the same where nothing is dropped."""
     network = build(SMALL, (20, 24), 5)
-    copy = with_pooled_dropout(network, 8, np.random.default_rng(0))
+    copy = copy_for_training(network)
     assert {id(v) for v in copy.trainable_variables} == {id(v) for v in network.trainable_variables}
     images = learnable_images(8, (20, 24), 5).images
     assert np.asarray(copy(images)) == pytest.approx(np.asarray(network(images)), abs=1e-6)
@@ -55,7 +60,7 @@ def test_the_copy_for_training_shares_every_weight(build: Build) -> None:
 
 def test_only_small_flat_dropout_is_pooled() -> None:
     """Dropout on images keeps Keras's own layer, whose masks need no pool."""
-    copy = with_pooled_dropout(networks.residual(SMALL, (20, 24), 5), 8, np.random.default_rng(0))
+    copy = copy_for_training(networks.residual(SMALL, (20, 24), 5))
     kinds = [type(layer) for layer in copy.layers]
     assert (kinds.count(PooledDropout), kinds.count(layers.Dropout)) == (2, 1)
 

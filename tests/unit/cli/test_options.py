@@ -41,6 +41,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "training.seed": ("5", 5),
     "gate.min_accuracy": ("0.85", 0.85),
     "training.deterministic": ("false", False),
+    "training.precision": ("auto", "auto"),
     "gate.lower_bound": ("true", True),
     "gate.champion": ("not_worse", "not_worse"),
     "gate.max_class_drop": ("0.02", 0.02),

@@ -44,6 +44,7 @@ OTHER_MODEL = {
     "training.patience": "3",
     "training.seed": "1",
     "training.deterministic": "false",
+    "training.precision": "bfloat16",
 }
 
 
