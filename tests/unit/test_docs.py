@@ -109,9 +109,16 @@ def test_the_documents_and_the_stack_name_the_same_places() -> None:
 
 def test_no_lock_file_names_a_host() -> None:
     """The locks have packages and hashes, and no address."""
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        assert "://" not in (ROOT / name).read_text()
-        assert "--index" not in (ROOT / name).read_text()
+    for lock in ROOT.glob("requirements*.txt"):
+        assert "://" not in lock.read_text()
+        assert "--index" not in lock.read_text()
+
+
+def test_the_image_has_the_locked_version_of_tensorflow() -> None:
+    """Its build for CPUs is another package, with a lock of its own."""
+    locked = re.search(r"^tensorflow(==\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert locked
+    assert (ROOT / "requirements-cpu.txt").read_text().startswith(f"tensorflow-cpu{locked[1]} ")
 
 
 def test_the_lock_keeps_the_bounds() -> None:
