@@ -11,8 +11,8 @@
 # Without --init, or another parent that forwards signals, the job does not see a SIGTERM during its
 # first seconds, while Python is still importing; after that it ends within seconds.
 #
-# 2.5 GB unpacked on Debian's own Python (`.ci/image` prints it): 0.1 GB of base, 1.5 GB of
-# TensorFlow, most of it one library, and 0.8 GB of the other packages.
+# 1.5 GB unpacked on Debian's own Python (`.ci/image` prints it): 0.1 GB of base, 0.8 GB of
+# TensorFlow, most of it one library, and 0.6 GB of the other packages.
 
 # Any Debian-like image with Python 3.11 to 3.13 and its venv module.
 ARG BASE=python:3.11-slim-bookworm
@@ -25,22 +25,41 @@ FROM ${BASE} AS packages
 # pip stays in this stage: nothing in the image installs anything.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
 
-COPY requirements.txt /build/
+# To strip what is only there for debuggers. Behind a closed network, name a mirror of Debian's for
+# this step only: --secret id=sources.list,src=...
+RUN --mount=type=secret,id=sources.list \
+    list=/run/secrets/sources.list; \
+    if [ -e $list ]; then set -- -o Dir::Etc::SourceList=$list -o Dir::Etc::SourceParts=-; fi; \
+    command -v strip >/dev/null || { apt-get "$@" update -qq \
+    && apt-get "$@" install -y -qq --no-install-recommends binutils; }
 
-# Behind a closed network, give pip its index and certificates for this step only, so that no layer
-# keeps them: --secret id=pip.conf,src=/etc/pip.conf --secret id=ca.crt,src=bundle.crt
+COPY requirements.txt requirements-cpu.txt /build/
+
+# TensorFlow in its build for CPUs, which is the same release under another name: half the size, and
+# no job here has a GPU. A `pip check` would miss it under its own name, and libclang, but no more.
 #
-# - The headers, a fifth of TensorFlow, are only needed to compile extensions to it.
+# Likewise, give pip its index and certificates: --secret id=pip.conf,src=/etc/pip.conf
+# --secret id=ca.crt,src=bundle.crt
+#
+# - Sources, headers and libclang are only needed to compile extensions, the packages' own tests
+#   nowhere, and of Amazon's services only the store and the ways to log in to it.
+# - Libraries whose names were changed when they were packed, below *.libs, do not load once stripped.
 # - Bytecode that is not checked against its source's time stamp cannot go stale when files are
 #   copied, and nobody edits the code in an image.
 RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.crt \
     export PIP_CONFIG_FILE=/run/secrets/pip.conf PIP_DISABLE_PIP_VERSION_CHECK=1; \
     if [ -e /run/secrets/ca.crt ]; then export PIP_CERT=/run/secrets/ca.crt; fi; \
-    /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-cache-dir \
-        --require-hashes --no-deps --no-compile -r /build/requirements.txt \
-    && rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include \
-    && /opt/venv/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash \
-        /opt/venv/lib
+    sed '/^\(tensorflow\|libclang\)==/,/[^\\]$/d' /build/requirements.txt >/build/others.txt \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-cache-dir \
+        --require-hashes --no-deps --no-compile -r /build/others.txt -r /build/requirements-cpu.txt \
+    && cd /opt/venv/lib/python3*/site-packages \
+    && rm -rf tensorflow/include \
+    && find numpy scipy sklearn pandas matplotlib -type d -name tests -prune -exec rm -rf {} + \
+    && find . -name '*.c' -o -name '*.h' -o -name '*.py[xi]' -o -name '*.pxd' | xargs rm \
+    && find botocore/data -mindepth 1 -maxdepth 1 -type d -regextype posix-extended \
+        ! -regex '.*/(s3|sts|sso|sso-oidc|signin)' -exec rm -rf {} + \
+    && find . -name '*.so*' -type f ! -path '*.libs/*' -exec strip --strip-unneeded {} + \
+    && /opt/venv/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash .
 
 
 # ---- the project itself, as an installed package ------------------------------------------------

@@ -397,6 +397,7 @@ def test_only_what_the_image_needs_reaches_the_build(image: Image, tmp_path: Pat
     wanted = {
         *(
             "requirements.txt",
+            "requirements-cpu.txt",
             "pyproject.toml",
             "README.md",
             "flows/train.py",
