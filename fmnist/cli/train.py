@@ -1,5 +1,6 @@
 """The command line of the training job."""
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ def training_app(flow_file: Path) -> App:
 def _train(flow_file: Path, settings: Settings) -> Result:
     start = time.monotonic()
     process.end_at_once()
+    # Nothing of what is imported is garbage, and looking for it takes a fifth of the time.
+    gc.disable()
     with temporary_server() as server:
         with prefect_import():
             from fmnist.orchestration.server import run_flow
@@ -79,4 +82,6 @@ def _load(flow_file: Path) -> Callable[..., Any]:
     # It will need TensorFlow, whose import takes as long as the server takes to start.
     with quiet_tensorflow_import():
         import fmnist.training.model_file  # noqa: F401
+    gc.freeze()
+    gc.enable()
     return flow

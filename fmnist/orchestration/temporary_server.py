@@ -9,6 +9,7 @@ As a program, this file is that server: `temporary_server.py DESCRIPTOR`, of a l
 """
 
 import contextlib
+import gc
 import http.client
 import os
 import socket
@@ -104,10 +105,13 @@ def main(descriptor: str) -> int:
         ended.set()
 
     threading.Thread(target=follow_parent, daemon=True).start()
+    gc.disable()  # while importing, of which nothing is garbage
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
+    gc.freeze()
+    gc.enable()
     asked.wait()
     home = get_current_settings().home.expanduser().absolute()
     home.mkdir(parents=True, exist_ok=True)
