@@ -118,13 +118,12 @@ def api_address_and_login() -> tuple[str, str | None]:
 
 def run_settings(own: TemporaryServer | None = None) -> dict[Any, Any]:
     """The Prefect settings that a run started by hand needs, on the configured server or `own`."""
-    address = {prefect.PREFECT_API_URL: own.url, prefect.PREFECT_UI_URL: ""} if own else {}
-    return address | {
-        # Where an automation marks runs without a heartbeat as crashed, this run must send one too.
-        prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS,
-        # The flow waits for a lost server itself; with Prefect's five, each call takes a minute.
-        prefect.PREFECT_CLIENT_MAX_RETRIES: 2,
-    }
+    # The flow waits for a lost server itself; with Prefect's five, each call takes a minute.
+    common = {prefect.PREFECT_CLIENT_MAX_RETRIES: 2}
+    if own:
+        return common | {prefect.PREFECT_API_URL: own.url, prefect.PREFECT_UI_URL: ""}
+    # Where an automation marks runs without a heartbeat as crashed, this run must send one too.
+    return common | {prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: _SECONDS_BETWEEN_HEARTBEATS}
 
 
 def _wait_for(own: TemporaryServer) -> None:
