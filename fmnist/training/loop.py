@@ -1,11 +1,14 @@
 """Train the network: augmentation, schedule, early stopping, calibration, a saved file.
 
 The data set fits into memory, and the network is so small that the time between two steps of
-Keras's own `fit` costs more than a step. So one compiled call runs an entire epoch.
+Keras's own `fit` costs more than a step. So one compiled call runs an entire epoch. And the
+operations are so small that threads which share each of them mostly wait for each other. So each
+half of a batch goes through the network by itself, beside the other.
 """
 
 import hashlib
 import math
+import os
 import random
 import time
 from collections.abc import Callable
@@ -31,6 +34,7 @@ from fmnist.training.network import build
 from fmnist.training.optimizer import Adam, learning_rates
 from fmnist.training.records import Epoch, TrainingResult
 
+_HALVES = 2
 # Of TensorFlow's tensors, in bytes.
 _ALIGNMENT = 64
 
@@ -54,6 +58,7 @@ def train_network(
     """
     start = time.monotonic()
     _set_up_keras()
+    _set_up_threads()
     keras.utils.set_random_seed(settings.seed)
     # Not from Python's shared generator: other threads, such as Prefect's, draw from that as well.
     seed_generator.python_random = random.Random(settings.seed)  # noqa: S311 - no secret
@@ -88,6 +93,16 @@ def _set_up_keras() -> None:
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
+
+
+def _set_up_threads() -> None:
+    """Let both halves of a batch be computed at once, each by its share of the processors.
+
+    It counts if this process has not used TensorFlow yet, and the user has not decided otherwise.
+    """
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(_HALVES))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // _HALVES)))
 
 
 def _train(
@@ -127,7 +142,8 @@ def _train(
 class EpochTrainer:
     """Trains a network, one compiled call for an epoch with its validation.
 
-    The network's own layers and weights are trained, in full batches of images.
+    The network's own layers and weights are trained, in full batches of images. Each half of a batch
+    has its own dropout, and is normalized by its own mean and variance.
     """
 
     def __init__(
@@ -139,7 +155,8 @@ class EpochTrainer:
     ) -> None:
         self._network = network
         self._settings = settings
-        self._batch = min(settings.batch_size, len(train_set))
+        self._half = min(settings.batch_size, len(train_set)) // _HALVES
+        self._batch = _HALVES * self._half
         self._steps = len(train_set) // self._batch
         self._rates = learning_rates(settings, self._steps)
         self._images, self._labels = _as_tensor(train_set.images), _as_tensor(train_set.labels)
@@ -149,9 +166,10 @@ class EpochTrainer:
         self._adam = Adam(self._variables, settings.weight_decay)
         generator = np.random.default_rng(settings.seed)
         precision = precision_here(settings.precision)
-        self._training_network = for_training(
-            network, self._batch, self._step, generator, precision
-        )
+        self._training_networks = [
+            for_training(network, self._half, self._step, generator, precision)
+            for _ in range(_HALVES)
+        ]
         image_shape = network.input_shape[1:]
         masks = erasing_masks(
             pool_size(math.prod(image_shape), self._batch),
@@ -193,25 +211,39 @@ class EpochTrainer:
         steps, held_out = self._steps, len(self._held_out[1])
         _, *trained = tf.while_loop(lambda at, *_: at < steps, train, (0, 0.0, 0.0))
         with tf.control_dependencies(trained):
-            # One batch at a time: all activations at once may not fit.
+            # No more at a time: all activations at once may not fit.
             _, *validated = tf.while_loop(
-                lambda at, *_: at < held_out, validate, (0, 0.0, 0.0), parallel_iterations=1
+                lambda at, *_: at < held_out, validate, (0, 0.0, 0.0), parallel_iterations=_HALVES
             )
         return tf.stack([*(one / steps for one in trained), *(one / held_out for one in validated)])
 
     def _train_step(self, rows: tf.Tensor, rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values = [variable.value for variable in self._variables]
+        halves = zip(
+            self._training_networks,
+            tf.split(rows, _HALVES),
+            tf.split(self._erasures.draw(), _HALVES),
+            strict=True,
+        )
+        # Each has half the weight, so that the sums are the means of the batch.
+        parts = [self._half_step(*half, values) for half in halves]
+        losses, accuracies, gradients = zip(*parts, strict=True)
+        summed = [tf.add_n(gradient) for gradient in zip(*gradients, strict=True)]
+        self._adam.apply(summed, rate, self._step)
+        self._step.assign_add(1)
+        return tf.add_n(losses), tf.add_n(accuracies)
+
+    def _half_step(
+        self, network: keras.Model, rows: tf.Tensor, erasures: tf.Tensor, values: list[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         labels = tf.gather(self._labels, rows)
         shifted = shift(tf.gather(self._images, rows), self._settings.shift_fraction)
-        erased = shifted * self._erasures.draw()
-        values = [variable.value for variable in self._variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            probabilities = self._training_network(erased, training=True)
+            probabilities = network(shifted * erasures, training=True)
             loss, accuracy = _loss_and_accuracy(labels, probabilities)
-            total = tf.add_n([loss, *self._training_network.losses])
-        self._adam.apply(tape.gradient(total, values), rate, self._step)
-        self._step.assign_add(1)
-        return loss, accuracy
+            total = tf.add_n([loss, *network.losses]) / _HALVES
+        return loss / _HALVES, accuracy / _HALVES, tape.gradient(total, values)
 
 
 def _as_tensor(array: Bytes) -> tf.Tensor:
