@@ -37,7 +37,7 @@ faults: $(DEVELOP) ## interrupt every publication at every step, on three stores
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
 e2e: $(DEVELOP) ## run the end-to-end tests on the real stack, in a browser, in the image (35 min)
-	@$(BIN)/python -m pytest tests/e2e $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/e2e $(ARGS)
 
 check: $(DEVELOP) ## check style, format and types
 	@$(BIN)/ruff check .

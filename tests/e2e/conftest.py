@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -380,9 +380,7 @@ class Operator:
 
 
 @pytest.fixture(scope="session")
-def operator(
-    request: pytest.FixtureRequest, data_source: str, webhook: Webhook
-) -> Iterator[Operator]:
+def operator(data_source: str, webhook: Webhook) -> Iterator[Operator]:
     """The stack, started by its own command, with the deployments deployed as the README says."""
     # The path of the data is no business of the stack: it is one setting of the job.
     job = {
@@ -391,14 +389,21 @@ def operator(
         "FMNIST_STORE__RETRY_PAUSES": "2,5,10",
     }
     with running_stack(job, webhook) as operator:
-        try:
-            yield operator
-        finally:
-            if request.session.testsfailed:
-                terminal = request.config.get_terminal_writer()
-                for log in sorted((operator.state / "log").iterdir()):
-                    lines = log.read_text(errors="replace").splitlines()[-20:]
-                    terminal.line("\n    ".join([f"\nthe end of {log.name}:", *lines]))
+        yield operator
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a test that failed what the services of its stack logged last."""
+    report = yield
+    operator = item.funcargs.get("operator")
+    if report.failed and isinstance(operator, Operator):
+        for log in sorted((operator.state / "log").iterdir()):
+            lines = log.read_text(errors="replace").splitlines()[-20:]
+            report.sections.append((f"the end of {log.name}", "\n".join(lines)))
+    return report
 
 
 @contextlib.contextmanager
@@ -440,7 +445,7 @@ def running_stack(job: Mapping[str, str], webhook: Webhook) -> Iterator[Operator
         left = _started_from(state)
         operator.stack("stop")
         if output := os.environ.get("SCREENSHOTS"):
-            shutil.copytree(state / "log", Path(output) / "log", dirs_exist_ok=True)
+            shutil.copytree(state / "log", Path(output) / "log" / state.name)
         _, alive = psutil.wait_procs(left, timeout=20)
         for process in alive:
             process.kill()
