@@ -135,7 +135,7 @@ class TrainingSettings(_Section):
 
     when: Literal["always", "changed"] = "always"
     """Train always, or only if the data, settings, code or versions have changed (changed)."""
-    epochs: int = Field(150, ge=1, le=10_000)
+    epochs: int = Field(120, ge=1, le=10_000)
     """Maximum number of epochs."""
     batch_size: int = Field(2048, ge=8, le=65_536)
     """Images per training step."""

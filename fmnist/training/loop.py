@@ -58,7 +58,7 @@ def train_network(
     """
     start = time.monotonic()
     _set_up_keras()
-    _set_up_threads()
+    set_up_threads()
     keras.utils.set_random_seed(settings.seed)
     # Not from Python's shared generator: other threads, such as Prefect's, draw from that as well.
     seed_generator.python_random = random.Random(settings.seed)  # noqa: S311 - no secret
@@ -95,7 +95,7 @@ def _set_up_keras() -> None:
     keras.config.set_image_data_format("channels_last")
 
 
-def _set_up_threads() -> None:
+def set_up_threads() -> None:
     """Let both halves of a batch be computed at once, each by its share of the processors.
 
     It counts if this process has not used TensorFlow yet, and the user has not decided otherwise.

@@ -37,7 +37,7 @@ def test_settings_are_frozen(section: str) -> None:
 def test_caller_comes_before_environment_before_dotenv_before_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert Settings().training.epochs == 150
+    assert Settings().training.epochs == 120
     (tmp_path / ".env").write_text("FMNIST_TRAINING__EPOCHS=3\n")
     assert Settings().training.epochs == 3
     monkeypatch.setenv("FMNIST_TRAINING__EPOCHS", "4")
