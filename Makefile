@@ -36,7 +36,7 @@ test: $(DEVELOP) ## run the unit and the integration tests (16 min)
 faults: $(DEVELOP) ## interrupt every publication at every step, on three stores (15 min)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
-e2e: $(DEVELOP) ## run the end-to-end tests on the real stack, in a browser, in the image (35 min)
+e2e: $(DEVELOP) ## run the end-to-end tests on the real stack, in a browser, in the image (22 min)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/e2e $(ARGS)
 
 check: $(DEVELOP) ## check style, format and types
