@@ -30,7 +30,7 @@ train: $(READY) ## one run with the current settings: fetch, preprocess, train, 
 unit: $(DEVELOP) ## run the unit tests (1 min)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit $(ARGS)
 
-test: $(DEVELOP) ## run the unit and the integration tests (16 min)
+test: $(DEVELOP) ## run the unit and the integration tests (24 min)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 faults: $(DEVELOP) ## interrupt every publication at every step, on three stores (15 min)

@@ -28,7 +28,8 @@ _SETTINGS = {
     "PREFECT_UI_ENABLED": "0",
     # Its telemetry prints a traceback if the database is locked when it starts.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
-    # Nobody looks for blocks on it, and to register them it imports all of Prefect's integrations.
+    # Nobody looks for blocks on it. To register them, or only to find that they are registered, it
+    # would import every Prefect integration that is installed.
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "0",
     "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",

@@ -1,9 +1,9 @@
 """Train the network: augmentation, schedule, early stopping, calibration, a saved file.
 
 The data set fits into memory, and the network is so small that the time between two steps of
-Keras's own `fit` costs more than a step. So one compiled call runs an entire epoch. And the
-operations are so small that threads which share each of them mostly wait for each other. So each
-half of a batch goes through the network by itself, beside the other.
+Keras's own `fit` costs more than a step. So one compiled call runs an entire epoch. The operations
+are so small, too, that threads which share one mostly wait for each other. So each half of a batch
+goes through the network by itself, in parallel with the other.
 """
 
 import hashlib
@@ -96,9 +96,10 @@ def _set_up_keras() -> None:
 
 
 def set_up_threads() -> None:
-    """Let both halves of a batch be computed at once, each by its share of the processors.
+    """Have TensorFlow compute both halves of a batch at once, each on its share of the processors.
 
-    It counts if this process has not used TensorFlow yet, and the user has not decided otherwise.
+    Call it before the process first uses TensorFlow; later, it has no effect. Variables that the
+    user has set take precedence.
     """
     cores = os.cpu_count() or 1
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(_HALVES))
@@ -211,7 +212,7 @@ class EpochTrainer:
         steps, held_out = self._steps, len(self._held_out[1])
         _, *trained = tf.while_loop(lambda at, *_: at < steps, train, (0, 0.0, 0.0))
         with tf.control_dependencies(trained):
-            # No more at a time: all activations at once may not fit.
+            # Only a few batches at a time: the activations of all of them may not fit.
             _, *validated = tf.while_loop(
                 lambda at, *_: at < held_out, validate, (0, 0.0, 0.0), parallel_iterations=_HALVES
             )

@@ -191,10 +191,10 @@ class GradientDescent:
             variable.value.assign_sub(0.1 * gradient)
 
 
-def test_without_dropout_and_augmentation_a_step_is_the_mean_of_two_of_plain_keras(
+def test_without_dropout_and_augmentation_a_step_averages_those_of_plain_keras_on_each_half(
     sets: Sets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One compiled epoch of one batch trains as `train_on_batch` does on each half, on average."""
+    """An epoch of one batch gives the mean of what `train_on_batch` gives on either half."""
     monkeypatch.setattr(loop, "Adam", GradientDescent)
     settings = SHORT.model_copy(
         update={"shift_fraction": 0.0, "max_erase_size": 0, "batch_size": 4000}
